@@ -1,0 +1,40 @@
+"""Choose the long-context training data that teaches a language model the most: GATEAU for `datasets` and TRL."""
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+
+try:
+    __version__ = version("hf-gateau")
+except PackageNotFoundError:  # a bare checkout
+    __version__ = "0.0.0"
+
+# Public name -> the module it lives in; nothing is imported before it is used.
+_PUBLIC = {
+    "gateau_score": "measure",
+    "GateauScorer": "measure",
+    "MeasureConfig": "config",
+    "ModelPairConfig": "config",
+    "RankConfig": "config",
+    "rank": "ranking",
+    "ranking_record": "ranking",
+}
+__all__ = sorted(_PUBLIC)
+
+if TYPE_CHECKING:  # for editors and type checkers
+    from .config import MeasureConfig, ModelPairConfig, RankConfig  # noqa: F401
+    from .measure import GateauScorer, gateau_score  # noqa: F401
+    from .ranking import rank, ranking_record  # noqa: F401
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,354 @@
+"""One row becomes one `Sample`: token spans prefix | context | instruction | response.
+
+The concatenation of the spans is exactly what TRL's `SFTTrainer` tokenises for the row, so that the perplexity is taken
+over the very tokens that training would put loss on. No string is searched for inside the rendered conversation: the
+chat template is rendered once as it is and once with a marker in place of each content, which tells where each content
+went, also for templates that strip it.
+
+Spans (token indices into `input_ids`):
+
+    [0, context_start)                prefix: BOS, system turn, role header, a question asked before the context
+    [context_start, context_end)      context c, the only span that truncation may shorten (from the left)
+    [context_end, response_start)     instruction x, with the template's glue up to the response
+    [response_start, response_end)    response y, with the end-of-turn tokens that training puts loss on
+"""
+
+import hashlib
+import re
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+
+ROLES = ("system", "user", "assistant", "tool")
+# Private-use characters: no tokenizer, template or text gives them a meaning.
+MARKER = "\ue000gateau\ue001"
+CONTEXT_HEADER, INSTRUCTION_HEADER, RESPONSE_HEADER = "### Input:\n", "\n### Instruction:\n", "\n### Response:\n"
+
+SplitFunction = Callable[[str], tuple[int, int]]
+
+
+class SampleError(ValueError):
+    """A row that cannot be measured; the message is the reason kept in `gateau_error`."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Token spans of one row.
+
+    Attributes:
+        input_ids (`list[int]`): all tokens that `SFTTrainer` would see for the row, context truncated.
+        context_start, context_end, response_start, response_end (`int`): span borders, see the module's legend.
+        num_truncated (`int`): context tokens dropped from the left.
+    """
+
+    input_ids: list[int]
+    context_start: int
+    context_end: int
+    response_start: int
+    response_end: int
+    num_truncated: int = 0
+
+    @property
+    def prefix(self) -> list[int]:
+        return self.input_ids[: self.context_start]
+
+    @property
+    def context(self) -> list[int]:
+        return self.input_ids[self.context_start : self.context_end]
+
+    @property
+    def instruction(self) -> list[int]:
+        return self.input_ids[self.context_end : self.response_start]
+
+    @property
+    def response(self) -> list[int]:
+        return self.input_ids[self.response_start : self.response_end]
+
+    @cached_property
+    def key(self) -> str:
+        """Content key: SHA-256 over the tokens that are measured and their borders, 32 hex digits."""
+        borders = (self.context_start, self.context_end, self.response_start, self.response_end)
+        measured = self.input_ids[: self.response_end]
+        return hashlib.sha256(array("q", [*borders, *measured]).tobytes()).hexdigest()[:32]
+
+
+def build_sample(
+    row: Mapping[str, Any], tokenizer, *, max_length: int | None = None, split: SplitFunction | None = None
+) -> Sample:
+    """Lay one row out as a `Sample`.
+
+    Args:
+        row: a mapping with `messages` (`[{"role", "content"}, ...]`, the last turn the assistant's), or with the string
+            columns `context`, `instruction`, `response`; with `messages`, a string column `context` names the part of
+            the conversation that is the context.
+        tokenizer: a transformers tokenizer. With a chat template the conversation is rendered through it; without one,
+            as `### Input / ### Instruction / ### Response`, the paper's form.
+        max_length (`int`, *optional*): longest sample in tokens; the context loses tokens from its left until it fits.
+        split: maps the text of the last user turn to the character span `(start, end)` of its context; what stands
+            before stays in front of it, what follows is the instruction. Default: `last_paragraph`.
+
+    Raises:
+        SampleError: the row has no usable context, instruction or response; the message says why.
+    """
+    conversation = read_conversation(row, split or last_paragraph)
+    text, borders = _render_chat(conversation, tokenizer) if tokenizer.chat_template else _render_plain(conversation)
+    sample = _mark_trained_tokens(_tokenize(text, borders, tokenizer), conversation, tokenizer)
+    if not sample.response:
+        raise SampleError("the response has no tokens")
+    if not sample.context:
+        raise SampleError("the context has no tokens")
+    if not sample.prefix and not sample.instruction:
+        raise SampleError("nothing but the context precedes the response; give the row an instruction")
+    return truncate_context(sample, max_length) if max_length is not None else sample
+
+
+def truncate_context(sample: Sample, max_length: int) -> Sample:
+    """Drop context tokens from the left until `response_end <= max_length` (the paper truncates scoring from the left).
+
+    Raises:
+        SampleError: prefix, instruction and response leave no room for a single context token.
+    """
+    excess = sample.response_end - max_length
+    if excess <= 0:
+        return sample
+    if excess >= len(sample.context):
+        fixed = sample.response_end - len(sample.context)
+        raise SampleError(
+            f"prefix, instruction and response take {fixed} tokens ({len(sample.response)} of them the response) and "
+            f"leave no room for context in max_length={max_length}; raise max_length"
+        )
+    start = sample.context_start
+    return replace(
+        sample,
+        input_ids=sample.input_ids[:start] + sample.input_ids[start + excess :],
+        context_end=sample.context_end - excess,
+        response_start=sample.response_start - excess,
+        response_end=sample.response_end - excess,
+        num_truncated=sample.num_truncated + excess,
+    )
+
+
+# From a row to a conversation with a known context
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Checked turns; the context begins at character `start` of turn `first` and ends at `end` of turn `last`."""
+
+    messages: list[dict]
+    first: int
+    start: int
+    last: int
+    end: int
+
+
+def last_paragraph(text: str) -> tuple[int, int]:
+    """Default split of a user turn: the last non-empty paragraph is the instruction, the rest the context."""
+    borders = list(re.finditer(r"\n[^\S\n]*\n\s*", text.rstrip()))
+    return (0, borders[-1].start()) if borders else (0, 0)
+
+
+def read_conversation(row: Mapping[str, Any], split: SplitFunction = last_paragraph) -> Conversation:
+    """Check one row and find its context.
+
+    Raises:
+        SampleError: a key or role is missing, a value is null, empty or no string, or there is no context.
+    """
+    messages = row.get("messages")
+    if messages is None:
+        return _from_columns(row)
+    _check_messages(messages)
+    if isinstance(context := row.get("context"), str) and context.strip():
+        return _with_given_context(messages, context.strip())
+    return _with_split_context(messages, split)
+
+
+def _from_columns(row: Mapping[str, Any]) -> Conversation:
+    if "messages" in row and not any(column in row for column in ("context", "instruction", "response")):
+        raise SampleError("messages is null")
+    missing = [column for column in ("context", "instruction", "response") if column not in row]
+    if missing:
+        raise SampleError(f"the row has neither messages nor the column(s) {', '.join(missing)}")
+    for column in ("context", "instruction", "response"):
+        _check_text(row[column], column)
+    user = row["context"] + "\n\n" + row["instruction"]
+    messages = [{"role": "user", "content": user}, {"role": "assistant", "content": row["response"]}]
+    return Conversation(messages, 0, 0, 0, len(row["context"]))
+
+
+def _check_text(text: Any, name: str) -> None:
+    if text is None:
+        raise SampleError(f"{name} is null")
+    if not isinstance(text, str):
+        raise SampleError(f"{name} is a {type(text).__name__}, not a string")
+    if not text.strip():
+        raise SampleError(f"{name} is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SampleError(f"{name} holds a lone surrogate, which is no valid Unicode; re-encode the row") from error
+    if MARKER in text:
+        raise SampleError(f"{name} holds the private-use marker {MARKER!r}")
+
+
+def _check_messages(messages: Any) -> None:
+    if not isinstance(messages, list):
+        raise SampleError(f"messages is a {type(messages).__name__}, not a list of turns")
+    if len(messages) < 2:
+        raise SampleError(f"messages has {len(messages)} turn(s); a user and an assistant turn are needed")
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise SampleError(f"turn {i} is a {type(message).__name__}, not a mapping with role and content")
+        for key in ("role", "content"):
+            if key not in message:
+                raise SampleError(f"turn {i} has no {key}")
+        if message["role"] not in ROLES:
+            raise SampleError(f"turn {i} has the role {message['role']!r}; known roles are {', '.join(ROLES)}")
+        _check_text(message["content"], f"turn {i} ({message['role']})")
+    if messages[-1]["role"] != "assistant":
+        raise SampleError(f"the last turn is the {messages[-1]['role']}'s; the response must be the assistant's")
+    if messages[-2]["role"] != "user":
+        raise SampleError(f"the turn before the response is the {messages[-2]['role']}'s, not the user's")
+
+
+def _with_given_context(messages: list[dict], context: str) -> Conversation:
+    places = [(i, message["content"].find(context)) for i, message in enumerate(messages[:-1])]
+    places = [(i, start) for i, start in places if start >= 0]
+    if len(places) != 1:
+        raise SampleError(
+            f"the context column was found in {len(places)} turns of messages, not in one; rename the column if it is "
+            "not part of the conversation"
+        )
+    turn, start = places[0]
+    return Conversation(messages, turn, start, turn, start + len(context))
+
+
+def _with_split_context(messages: list[dict], split: SplitFunction) -> Conversation:
+    last = len(messages) - 2
+    text = messages[last]["content"]
+    start, end = split(text)
+    if not 0 <= start <= end <= len(text):
+        raise SampleError(f"split gave the span ({start}, {end}) for a user turn of {len(text)} characters")
+    earlier = next(i for i, message in enumerate(messages) if message["role"] != "system")
+    if earlier < last:  # several turns: everything before the last instruction is context
+        return (
+            Conversation(messages, earlier, 0, last, end) if end > start else _ending_before(messages, earlier, last)
+        )
+    if not text[start:end].strip():
+        raise SampleError("the context is empty: the user turn has one paragraph, so all of it is the instruction")
+    return Conversation(messages, last, start, last, end)
+
+
+def _ending_before(messages: list[dict], first: int, last: int) -> Conversation:
+    return Conversation(messages, first, 0, last - 1, len(messages[last - 1]["content"]))
+
+
+# From a conversation to text with character borders
+
+
+def _render_plain(conversation: Conversation) -> tuple[str, tuple[int, int, int]]:
+    """The paper's form for tokenizers without a chat template; all turns before the response, one after the other."""
+    contents = [message["content"] for message in conversation.messages[:-1]]
+    offsets = [0]
+    for content in contents:
+        offsets.append(offsets[-1] + len(content) + len("\n\n"))
+    asked = "\n\n".join(contents)
+    start, end = offsets[conversation.first] + conversation.start, offsets[conversation.last] + conversation.end
+    head = CONTEXT_HEADER + asked[:end]
+    text = head + INSTRUCTION_HEADER + asked[end:].strip() + RESPONSE_HEADER
+    return text + conversation.messages[-1]["content"], (len(CONTEXT_HEADER) + start, len(head), len(text))
+
+
+def _render_chat(conversation: Conversation, tokenizer) -> tuple[str, tuple[int, int, int]]:
+    messages = conversation.messages
+    text = _apply_template(tokenizer, messages)
+    prompt = _apply_template(tokenizer, messages[:-1], add_generation_prompt=True)
+    if text.startswith(prompt):
+        response_start = len(prompt)
+    else:  # a template whose generation prompt is no prefix of its own rendering: begin at the response's content
+        response_start = _place(tokenizer, messages, len(messages) - 1, text)[0]
+    first_start, first_cut = _place(tokenizer, messages, conversation.first, text)
+    last_start, last_cut = (
+        (first_start, first_cut)
+        if conversation.first == conversation.last
+        else _place(tokenizer, messages, conversation.last, text)
+    )
+    start = first_start + max(conversation.start - first_cut, 0)
+    end = last_start + max(conversation.end - last_cut, 0)
+    return text, (start, min(end, response_start), response_start)
+
+
+def _place(tokenizer, messages: list[dict], turn: int, text: str) -> tuple[int, int]:
+    """Where the content of one turn begins in the rendered text, and how many of its characters were stripped."""
+    content = messages[turn]["content"]
+    marked = [*messages[:turn], {**messages[turn], "content": MARKER}, *messages[turn + 1 :]]
+    parts = _apply_template(tokenizer, marked).split(MARKER)
+    if len(parts) != 2:
+        raise SampleError(f"the chat template shows the content of turn {turn} {len(parts) - 1} times, not once")
+    before, after = parts
+    shown = text[len(before) : len(text) - len(after)]
+    for cut, candidate in _stripped(content):
+        if shown == candidate and text.startswith(before) and text.endswith(after):
+            return len(before), cut
+    raise SampleError(f"the chat template rewrites the content of turn {turn}, so its tokens cannot be told apart")
+
+
+def _stripped(content: str) -> list[tuple[int, str]]:
+    """The content as a template may show it: whole, or stripped at either end, with the characters lost in front."""
+    lost = len(content) - len(content.lstrip())
+    return [(0, content), (lost, content.strip()), (lost, content.lstrip()), (0, content.rstrip())]
+
+
+def _apply_template(tokenizer, messages: list[dict], **kwargs) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, **kwargs)
+    except TemplateError as error:
+        raise SampleError(f"the chat template refuses the conversation: {error}") from error
+
+
+# From text to tokens
+
+
+def _tokenize(text: str, borders: tuple[int, int, int], tokenizer) -> Sample:
+    """Tokenise the whole text at once; a token belongs to the span of its last character, so each counts once."""
+    chat = bool(tokenizer.chat_template)
+    encoding = tokenizer(text, add_special_tokens=not chat, return_offsets_mapping=tokenizer.is_fast)
+    input_ids = encoding["input_ids"]
+    if tokenizer.is_fast:
+        ends = [end for _, end in encoding["offset_mapping"]]
+        while not chat and ends and ends[-1] == 0:  # special tokens appended by the tokenizer: training appends EOS
+            input_ids.pop(), ends.pop()
+        starts = [next((i for i, end in enumerate(ends) if end > border), len(ends)) for border in borders]
+    else:
+        starts = [_common_prefix(input_ids, tokenizer, text[:border], chat) for border in borders]
+    if not chat and tokenizer.eos_token_id is not None and input_ids[-1:] != [tokenizer.eos_token_id]:
+        input_ids = [*input_ids, tokenizer.eos_token_id]
+    context_start, context_end, response_start = starts
+    return Sample(list(input_ids), context_start, max(context_start, context_end), response_start, len(input_ids))
+
+
+def _common_prefix(input_ids: list[int], tokenizer, text: str, chat: bool) -> int:
+    """Border for tokenizers without offsets: how many tokens of the text up to the border stand in the whole one."""
+    head = tokenizer(text, add_special_tokens=not chat)["input_ids"]
+    pairs = enumerate(zip(head, input_ids, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(head), len(input_ids)))
+
+
+def _mark_trained_tokens(sample: Sample, conversation: Conversation, tokenizer) -> Sample:
+    """Where the template marks the assistant's tokens (`{% generation %}`), the response is what it marks."""
+    if not tokenizer.is_fast or not re.search(r"\{%-?\s*generation\b", tokenizer.chat_template or ""):
+        return sample
+    encoding = tokenizer.apply_chat_template(
+        conversation.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    mask = encoding["assistant_masks"]
+    if len(mask) != len(sample.input_ids):
+        raise SampleError("the chat template does not tokenise as it renders")
+    end = next((i + 1 for i in range(len(mask) - 1, -1, -1) if mask[i]), 0)
+    start = next((i + 1 for i in range(end - 1, -1, -1) if not mask[i]), 0)
+    return replace(sample, response_start=max(start, sample.context_end), response_end=end)
