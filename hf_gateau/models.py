@@ -1,0 +1,319 @@
+"""The homologous pair: loading both siblings, and the checks that a comparison of their perplexities rests on."""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from .attention import ATTENTION_NAME, eager_attention_forward
+from .config import ModelPairConfig
+from .samples import Sample
+
+
+logger = logging.getLogger(__name__)
+
+FINGERPRINT_BLOCKS, FINGERPRINT_BLOCK_BYTES = 64, 1 << 14
+PROBE = "The quick brown fox, 12 + 34 = 46;\n\tnaïve café — 東京 🙂 <|im_start|> [INST]"
+
+
+class ModelPair:
+    """Both siblings and their tokenizer. The tokenizer and the configurations load at once, the weights when needed.
+
+    Args:
+        config (`ModelPairConfig`): which models, and how.
+        rank (`int`): process number; with `device="auto"` it chooses among several GPUs.
+
+    Raises:
+        ValueError: the two models do not share one vocabulary, or a model cannot be measured.
+        OSError: a model is not found.
+    """
+
+    def __init__(self, config: ModelPairConfig, rank: int = 0):
+        self.config, self.rank = config, rank
+        for name in filter(None, (config.long_model, config.short_model)):
+            _check_local(name)
+        self.long_config = _load_config(config.long_model, config.long_revision, config.trust_remote_code)
+        self.short_config = self._short_config()
+        self.tokenizer = _load_tokenizer(config.tokenizer or config.long_model, config, config.long_revision)
+        self._check_vocabularies()
+        self._long = self._short = None
+
+    def _short_config(self):
+        config = self.config
+        if config.short_model is not None:
+            native = _load_config(config.short_model, config.short_revision, config.trust_remote_code)
+        else:
+            native = deepcopy(self.long_config)
+        return native if config.short_rope_scale is None else scale_rope(native, config.short_rope_scale)
+
+    def _check_vocabularies(self) -> None:
+        config = self.config
+        named = {config.long_model: self.tokenizer}
+        if config.tokenizer is not None:
+            named[config.long_model] = _load_tokenizer(config.long_model, config, config.long_revision)
+            check_same_vocabulary(config.tokenizer, self.tokenizer, config.long_model, named[config.long_model])
+        if config.short_model is not None:
+            short = _load_tokenizer(config.short_model, config, config.short_revision)
+            check_same_vocabulary(config.long_model, named[config.long_model], config.short_model, short)
+
+    @property
+    def long(self):
+        """The long-window model, loaded on first use."""
+        if self._long is None:
+            config = self.config
+            self._long = self._load(config.long_model, config.long_revision, config.long_adapter, self.long_config)
+        return self._long
+
+    @contextmanager
+    def long_with_attention(self) -> Iterator:
+        """The long model for the time of the block with the attention that a `ResponseAttention` can be handed to."""
+        own = self.long.config._attn_implementation
+        if own != ATTENTION_NAME:
+            self.long.set_attn_implementation(ATTENTION_NAME)
+        try:
+            yield self.long
+        finally:
+            if own != ATTENTION_NAME:
+                self.long.set_attn_implementation(own)
+
+    @contextmanager
+    def short(self) -> Iterator:
+        """The short-window sibling for the time of the block; where it shares weights, only its RoPE is exchanged."""
+        config = self.config
+        if config.short_model is not None:
+            if self._short is None:
+                self._short = self._load(
+                    config.short_model, config.short_revision, config.short_adapter, self.short_config
+                )
+            yield self._short
+        elif config.short_rope_scale is not None:
+            with exchanged_rope(self.long, self.short_config):
+                yield self.long
+        else:
+            yield self.long
+
+    def short_context(self, sample: Sample) -> list[int]:
+        """The context as the short sibling sees it: all of it, or its end that fits `short_window` together with the
+        instruction. Prefix, instruction and response stay whole."""
+        if self.config.short_window is None:
+            return sample.context
+        room = max(0, self.config.short_window - len(sample.instruction))
+        return sample.context[max(0, len(sample.context) - room) :]
+
+    @property
+    def is_self_paired(self) -> bool:
+        """Whether both siblings are one and the same model that differs by what it sees alone."""
+        return self.config.short_model is None and self.config.short_rope_scale is None
+
+    @property
+    def max_length(self) -> int:
+        """The long model's own window in tokens."""
+        return context_window(self.long_config)
+
+    @property
+    def device(self) -> torch.device:
+        return resolve_device(self.config.device, self.rank)
+
+    @property
+    def dtype(self) -> str:
+        """The name of the weights' dtype after resolving 'auto'."""
+        if self.config.dtype != "auto":
+            return self.config.dtype
+        stored = self.long_config.dtype or torch.float32
+        return "float32" if self.device.type == "cpu" else str(stored).removeprefix("torch.")
+
+    def describe(self) -> dict:
+        """Everything about the pair that changes a number, as plain JSON: the store's key and the cards' provenance."""
+        config = self.config
+        long = {
+            "model": config.long_model,
+            "fingerprint": model_fingerprint(config.long_model, self.long_config),
+            "adapter": config.long_adapter and model_fingerprint(config.long_adapter),
+        }
+        short = {"window": config.short_window, "rope_scale": config.short_rope_scale}
+        if config.short_model is not None:
+            short |= {
+                "model": config.short_model,
+                "fingerprint": model_fingerprint(config.short_model, self.short_config),
+                "adapter": config.short_adapter and model_fingerprint(config.short_adapter),
+            }
+        bits = 8 if config.load_in_8bit else 4 if config.load_in_4bit else None
+        return {"long": long, "short": short, "dtype": self.dtype, "bits": bits}
+
+    def _load(self, name: str, revision: str | None, adapter: str | None, model_config):
+        options = {"config": model_config, "dtype": getattr(torch, self.dtype), "attn_implementation": ATTENTION_NAME}
+        if self.config.load_in_8bit or self.config.load_in_4bit:
+            from transformers import BitsAndBytesConfig
+
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_8bit=self.config.load_in_8bit,
+                load_in_4bit=self.config.load_in_4bit,
+                bnb_4bit_compute_dtype=options["dtype"],
+            )
+            options["device_map"] = {"": self.device}
+        model = AutoModelForCausalLM.from_pretrained(
+            *_location(name), **_options(name, revision, self.config.trust_remote_code), **options
+        )
+        if adapter is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, adapter).get_base_model()
+        check_measurable(name, model)
+        if self.config.attn_implementation is not None:
+            model.set_attn_implementation(self.config.attn_implementation)
+        return model.eval() if "device_map" in options else model.to(self.device).eval()
+
+
+# Loading
+
+
+def _location(name: str) -> tuple[str]:
+    """A GGUF file is loaded by its folder (or repository) and its own name."""
+    return (name.rpartition("/")[0] or ".",) if name.endswith(".gguf") else (name,)
+
+
+def _options(name: str, revision: str | None, trust_remote_code: bool) -> dict:
+    gguf = {"gguf_file": name.rpartition("/")[2]} if name.endswith(".gguf") else {}
+    return {"revision": revision or "main", "trust_remote_code": trust_remote_code, **gguf}
+
+
+def _check_local(name: str) -> None:
+    if name.startswith(("/", "./", "../", "~")) and not Path(name).expanduser().exists():
+        raise FileNotFoundError(f"There is no model at {name!r}; give an existing folder, a .gguf file, or a Hub id.")
+
+
+def _load_config(name: str, revision: str | None, trust_remote_code: bool):
+    config = AutoConfig.from_pretrained(*_location(name), **_options(name, revision, trust_remote_code))
+    return config.get_text_config(decoder=True)
+
+
+def _load_tokenizer(name: str, config: ModelPairConfig, revision: str | None):
+    revision = revision if name in (config.long_model, config.short_model) else None
+    return AutoTokenizer.from_pretrained(*_location(name), **_options(name, revision, config.trust_remote_code))
+
+
+def resolve_device(device: str, rank: int = 0) -> torch.device:
+    """'auto' is the process's own GPU where there is one, else Apple's, else the CPU."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda", rank % torch.cuda.device_count())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def context_window(config) -> int:
+    """Positions a model was made for, in tokens; with a RoPE scaling factor in its configuration, the scaled number."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    original = rope.get("original_max_position_embeddings")
+    scaled = int(original * rope.get("factor", 1)) if original else 0
+    return max(getattr(config, "max_position_embeddings", None) or 1 << 62, scaled)
+
+
+# RoPE
+
+
+def scale_rope(config, factor: float):
+    """A copy of a model's configuration with the RoPE base theta times `factor` (in each kind of layer that has one).
+
+    Raises:
+        ValueError: the model has no rotary position embedding.
+    """
+    config = deepcopy(config)
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope] if "rope_theta" in rope else [kind for kind in rope.values() if isinstance(kind, dict)]
+    kinds = [kind for kind in kinds if "rope_theta" in kind]
+    if not kinds:
+        raise ValueError(
+            f"short_rope_scale={factor} needs rotary position embeddings, and a {config.model_type} model has none; "
+            "use short_window instead."
+        )
+    for kind in kinds:
+        kind["rope_theta"] *= factor
+    return config
+
+
+@contextmanager
+def exchanged_rope(model, config) -> Iterator[None]:
+    """Give a loaded model the rotary embeddings of another configuration for the time of the block."""
+    found = [
+        (parent, name, module)
+        for parent in model.modules()
+        for name, module in parent.named_children()
+        if type(module).__name__.endswith("RotaryEmbedding")
+    ]
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no rotary embedding to exchange; use short_window instead.")
+    for parent, name, module in found:
+        setattr(parent, name, type(module)(config=config).to(model.device))
+    try:
+        yield
+    finally:
+        for parent, name, module in found:
+            setattr(parent, name, module)
+
+
+# Checks
+
+
+def check_same_vocabulary(name: str, tokenizer, other_name: str, other) -> None:
+    """Perplexities of different vocabularies cannot be compared.
+
+    Raises:
+        ValueError: the tokenizers' vocabularies differ, or they cut the same text differently.
+    """
+    vocab, other_vocab = tokenizer.get_vocab(), other.get_vocab()
+    differing = {token for token in vocab.keys() | other_vocab.keys() if vocab.get(token) != other_vocab.get(token)}
+    if differing:
+        example = min(differing)
+        raise ValueError(
+            f"{name!r} ({len(vocab)} tokens) and {other_name!r} ({len(other_vocab)} tokens) do not share a vocabulary: "
+            f"{len(differing)} tokens differ, e.g. {example!r} is {vocab.get(example)} and {other_vocab.get(example)}. "
+            "Choose two models from the same pre-training, or short_window with the long model alone."
+        )
+    if tokenizer(PROBE)["input_ids"] != other(PROBE)["input_ids"]:
+        raise ValueError(
+            f"{name!r} and {other_name!r} have the same tokens but cut text differently; name the tokenizer that both "
+            "were trained with as tokenizer=, or use short_window with the long model alone."
+        )
+
+
+def check_measurable(name: str, model) -> None:
+    """Refuse a model whose attention cannot be seen or whose head cannot be told from its decoder, before any row.
+
+    Raises:
+        ValueError: what is missing.
+    """
+    decoder = model.get_decoder()
+    if decoder is model:
+        raise ValueError(f"{name!r} is a {type(model).__name__} without a language-model head; use a causal LM.")
+    attention = [module for module in decoder.modules() if hasattr(module, "is_causal") and hasattr(module, "scaling")]
+    for module in attention[:1]:
+        eager_attention_forward(module)
+    if not attention:
+        raise ValueError(f"{name!r} has no attention layer on transformers' attention interface; use another model.")
+
+
+def model_fingerprint(name: str, config=None) -> str:
+    """What tells one set of weights from another: the Hub commit, or a hash over samples of every local weight file."""
+    path = Path(name).expanduser()
+    if not path.exists():
+        commit = getattr(config, "_commit_hash", None)
+        if commit is None:
+            logger.info("No commit is known for %s; its name stands for its weights.", name)
+        return commit or name
+    digest = hashlib.sha256()
+    patterns = ("*.safetensors", "*.bin", "*.gguf", "config.json", "adapter_config.json")
+    files = [path] if path.is_file() else sorted(file for pattern in patterns for file in path.glob(pattern))
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as stream:
+            for i in range(FINGERPRINT_BLOCKS):
+                stream.seek(i * max(size - FINGERPRINT_BLOCK_BYTES, 0) // (FINGERPRINT_BLOCKS - 1))
+                digest.update(stream.read(FINGERPRINT_BLOCK_BYTES))
+    return "sha256:" + digest.hexdigest()[:32]
