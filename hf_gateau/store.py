@@ -1,0 +1,195 @@
+"""Measurements that survive a crash: one SQLite file, one row per sample and measuring configuration.
+
+A measured row is committed, and flushed to the disk, before the next one is measured. Many processes of one machine may
+write to the file at once (SQLite's write-ahead log). Nothing here ever deletes a row but `prune`, which is asked to.
+"""
+
+import json
+import os
+import sqlite3
+import time
+from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+
+STORE_VARIABLE = "HF_GATEAU_STORE"
+OFF = ("off", "false", "no", "0")
+BUSY_TIMEOUT = 120.0  # seconds to wait for another process's commit
+KEYS_PER_QUERY = 500
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS configurations (config_key TEXT PRIMARY KEY, description TEXT NOT NULL, created REAL NOT NULL)
+WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS measurements (
+    config_key TEXT NOT NULL, sample_key TEXT NOT NULL,
+    ppl_short REAL NOT NULL, ppl_long REAL NOT NULL, ppl_no_context REAL NOT NULL,
+    segment_ppl BLOB NOT NULL, segment_attention BLOB NOT NULL,
+    times_measured INTEGER NOT NULL DEFAULT 1, created REAL NOT NULL,
+    PRIMARY KEY (config_key, sample_key)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The raw numbers of one sample, everything that needed a model.
+
+    Attributes:
+        ppl_short, ppl_long, ppl_no_context (`float`): Eq. 1 under the short sibling, under the long model, and under
+            the long model without the context.
+        segment_ppl (`list[float]`): perplexity of the response from each segment alone (Eq. 3, unnormalised).
+        segment_attention (`list[float]`): mean attention per token of each segment (Eq. 4, unnormalised).
+    """
+
+    ppl_short: float
+    ppl_long: float
+    ppl_no_context: float
+    segment_ppl: list[float]
+    segment_attention: list[float]
+
+
+class StoreError(RuntimeError):
+    """The store cannot be read or written. What was committed before stays in the file."""
+
+
+def default_store_path() -> Path | None:
+    """`$HF_GATEAU_STORE` ('off' for none), else `gateau/measurements.sqlite` under `HF_HOME`."""
+    if value := os.environ.get(STORE_VARIABLE):
+        return resolve_store_path(value)
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(HF_HOME) / "gateau" / "measurements.sqlite"
+
+
+def resolve_store_path(store: str | os.PathLike | bool | None) -> Path | None:
+    """The path of a `store` setting; None where it says that there is to be no store."""
+    if store is None or store is True:
+        return default_store_path()
+    if store is False or str(store).lower() in OFF:
+        return None
+    return Path(store).expanduser()
+
+
+class MeasurementStore:
+    """Measurements in one SQLite file.
+
+    Args:
+        path: the file; it and its folder are made when needed.
+
+    Raises:
+        StoreError: the file cannot be opened or is no store.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._connection, self._process = None, None
+        with self._connected():
+            pass
+
+    def get(self, config_key: str, sample_keys: Iterable[str]) -> dict[str, Measurement]:
+        """The measurements there are, by sample key."""
+        keys, found = list(dict.fromkeys(sample_keys)), {}
+        with self._connected() as connection:
+            for a in range(0, len(keys), KEYS_PER_QUERY):
+                chunk = keys[a : a + KEYS_PER_QUERY]
+                rows = connection.execute(
+                    "SELECT sample_key, ppl_short, ppl_long, ppl_no_context, segment_ppl, segment_attention "
+                    f"FROM measurements WHERE config_key = ? AND sample_key IN ({','.join('?' * len(chunk))})",
+                    [config_key, *chunk],
+                )
+                found |= {key: Measurement(*ppl, _floats(a), _floats(b)) for key, *ppl, a, b in rows}
+        return found
+
+    def put(self, config_key: str, sample_key: str, measurement: Measurement) -> None:
+        """Commit one measurement; it is on the disk when this returns. Measured twice, the first one stays."""
+        values = [getattr(measurement, field.name) for field in fields(Measurement)]
+        values = [_blob(value) if isinstance(value, list) else value for value in values]
+        with self._connected() as connection:
+            connection.execute(
+                "INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?) "
+                "ON CONFLICT DO UPDATE SET times_measured = times_measured + 1",
+                [config_key, sample_key, *values, time.time()],
+            )
+
+    def describe(self, config_key: str, description: dict) -> None:
+        """Keep what a configuration key stands for."""
+        with self._connected() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO configurations VALUES (?, ?, ?)",
+                [config_key, json.dumps(description, sort_keys=True), time.time()],
+            )
+
+    def configurations(self) -> list[dict]:
+        """One dict a configuration: `config_key`, `description`, `num_rows`, `num_measured` (rows measured twice count
+        twice), `created` and `last_measured` (seconds since 1970)."""
+        with self._connected() as connection:
+            rows = connection.execute(
+                "SELECT c.config_key, description, COUNT(sample_key), COALESCE(SUM(times_measured), 0), c.created, "
+                "COALESCE(MAX(m.created), c.created) FROM configurations c LEFT JOIN measurements m USING (config_key) "
+                "GROUP BY c.config_key ORDER BY 6"
+            ).fetchall()
+        names = ("config_key", "description", "num_rows", "num_measured", "created", "last_measured")
+        return [dict(zip(names, [row[0], json.loads(row[1]), *row[2:]], strict=True)) for row in rows]
+
+    def prune(self, config_keys: Iterable[str]) -> int:
+        """Delete the measurements of some configurations and give the space back; returns how many rows went."""
+        keys = list(config_keys)
+        with self._connected() as connection:
+            deleted = 0
+            for key in keys:
+                deleted += connection.execute("DELETE FROM measurements WHERE config_key = ?", [key]).rowcount
+                connection.execute("DELETE FROM configurations WHERE config_key = ?", [key])
+            connection.execute("VACUUM")
+        return deleted
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        """The process's own connection (SQLite's do not survive a fork), with SQLite's errors made plain."""
+        try:
+            if self._process != os.getpid():
+                self._inherited = self._connection  # never closed here: it is the parent's
+                self._connection, self._process = self._open(), os.getpid()
+            yield self._connection
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(self._explain(error)) from error
+
+    def _open(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)  # every statement commits
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(SCHEMA)
+        return connection
+
+    def _explain(self, error: Exception) -> str:
+        kept = "What was measured before is kept; run again to go on from there"
+        text = str(error)
+        if "full" in text or "No space" in text:
+            return (
+                f"The disk of the measurement store {self.path} is full ({error}). {kept} once there is space, or "
+                f"move the file and name its new place in {STORE_VARIABLE}."
+            )
+        if "malformed" in text or "not a database" in text or "no column" in text or "no such" in text:
+            return (
+                f"{self.path} is no intact measurement store ({error}). Nothing in it was changed. Move it aside and "
+                f"run again, or name another place in {STORE_VARIABLE} ('off' for none)."
+            )
+        return (
+            f"The measurement store {self.path} cannot be used ({error}). {kept}, with {STORE_VARIABLE} naming a "
+            "file on a local disk that you can write to, or 'off'."
+        )
+
+    def __reduce__(self):
+        return MeasurementStore, (self.path,)
+
+
+def _blob(values: list[float]) -> bytes:
+    return array("d", values).tobytes()
+
+
+def _floats(blob: bytes) -> list[float]:
+    values = array("d")
+    values.frombytes(blob)
+    return values.tolist()
