@@ -16,7 +16,10 @@ LOGITS_PER_CHUNK = 1 << 24  # elements of one chunk of logits: 64 MiB in float32
 
 def perplexity(nll: float) -> float:
     """`exp(nll)`, the outer half of Eq. 1 of arXiv 2410.15633; infinite where float64 ends."""
-    return math.exp(nll) if nll < 709 else math.inf
+    try:
+        return math.exp(nll)
+    except OverflowError:
+        return math.inf
 
 
 @torch.inference_mode()

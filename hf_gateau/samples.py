@@ -27,7 +27,7 @@ ROLES = ("system", "user", "assistant", "tool")
 MARKER = "\ue000gateau\ue001"
 CONTEXT_HEADER, INSTRUCTION_HEADER, RESPONSE_HEADER = "### Input:\n", "\n### Instruction:\n", "\n### Response:\n"
 
-SplitFunction = Callable[[str], tuple[int, int]]
+FindContext = Callable[[str], tuple[int, int]]
 
 
 class SampleError(ValueError):
@@ -76,7 +76,7 @@ class Sample:
 
 
 def build_sample(
-    row: Mapping[str, Any], tokenizer, *, max_length: int | None = None, split: SplitFunction | None = None
+    row: Mapping[str, Any], tokenizer, *, max_length: int | None = None, find_context: FindContext | None = None
 ) -> Sample:
     """Lay one row out as a `Sample`.
 
@@ -87,13 +87,13 @@ def build_sample(
         tokenizer: a transformers tokenizer. With a chat template the conversation is rendered through it; without one,
             as `### Input / ### Instruction / ### Response`, the paper's form.
         max_length (`int`, *optional*): longest sample in tokens; the context loses tokens from its left until it fits.
-        split: maps the text of the last user turn to the character span `(start, end)` of its context; what stands
+        find_context: maps the text of the last user turn to the character span `(start, end)` of its context; what stands
             before stays in front of it, what follows is the instruction. Default: `last_paragraph`.
 
     Raises:
         SampleError: the row has no usable context, instruction or response; the message says why.
     """
-    conversation = read_conversation(row, split or last_paragraph)
+    conversation = read_conversation(row, find_context or last_paragraph)
     text, borders = _render_chat(conversation, tokenizer) if tokenizer.chat_template else _render_plain(conversation)
     sample = _mark_trained_tokens(_tokenize(text, borders, tokenizer), conversation, tokenizer)
     if not sample.response:
@@ -146,12 +146,12 @@ class Conversation:
 
 
 def last_paragraph(text: str) -> tuple[int, int]:
-    """Default split of a user turn: the last non-empty paragraph is the instruction, the rest the context."""
+    """The default `find_context`: the last non-empty paragraph is the instruction, the rest the context."""
     borders = list(re.finditer(r"\n[^\S\n]*\n\s*", text.rstrip()))
     return (0, borders[-1].start()) if borders else (0, 0)
 
 
-def read_conversation(row: Mapping[str, Any], split: SplitFunction = last_paragraph) -> Conversation:
+def read_conversation(row: Mapping[str, Any], find_context: FindContext = last_paragraph) -> Conversation:
     """Check one row and find its context.
 
     Raises:
@@ -163,7 +163,7 @@ def read_conversation(row: Mapping[str, Any], split: SplitFunction = last_paragr
     _check_messages(messages)
     if isinstance(context := row.get("context"), str) and context.strip():
         return _with_given_context(messages, context.strip())
-    return _with_split_context(messages, split)
+    return _with_found_context(messages, find_context)
 
 
 def _from_columns(row: Mapping[str, Any]) -> Conversation:
@@ -186,6 +186,8 @@ def _check_text(text: Any, name: str) -> None:
         raise SampleError(f"{name} is a {type(text).__name__}, not a string")
     if not text.strip():
         raise SampleError(f"{name} is empty")
+    if not any(character.isprintable() and not character.isspace() for character in text):
+        raise SampleError(f"{name} has no printable character")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -226,12 +228,12 @@ def _with_given_context(messages: list[dict], context: str) -> Conversation:
     return Conversation(messages, turn, start, turn, start + len(context))
 
 
-def _with_split_context(messages: list[dict], split: SplitFunction) -> Conversation:
+def _with_found_context(messages: list[dict], find_context: FindContext) -> Conversation:
     last = len(messages) - 2
     text = messages[last]["content"]
-    start, end = split(text)
+    start, end = find_context(text)
     if not 0 <= start <= end <= len(text):
-        raise SampleError(f"split gave the span ({start}, {end}) for a user turn of {len(text)} characters")
+        raise SampleError(f"find_context gave the span ({start}, {end}) for a user turn of {len(text)} characters")
     earlier = next(i for i, message in enumerate(messages) if message["role"] != "system")
     if earlier < last:  # several turns: everything before the last instruction is context
         return (

@@ -215,13 +215,13 @@ def test_context_column_finds_a_context_that_follows_its_question(bpe):
     assert squeezed(QUESTION) in squeezed(bpe.decode(sample.prefix))
 
 
-def test_split_function_names_the_context(bpe):
+def test_find_context_names_the_context(bpe):
     bpe.chat_template = CHATML
     row = turns("Question: why? Text: because.", "Because.")
-    sample = build_sample(row, bpe, split=lambda text: (text.index("Text: ") + 6, len(text)))
+    sample = build_sample(row, bpe, find_context=lambda text: (text.index("Text: ") + 6, len(text)))
     assert bpe.decode(sample.context).strip() == "because."
     with pytest.raises(SampleError, match=r"span \(5, 500\)"):
-        build_sample(row, bpe, split=lambda text: (5, 500))
+        build_sample(row, bpe, find_context=lambda text: (5, 500))
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_left_truncation_takes_from_the_context_alone(bpe):
 def test_key_tells_borders_apart(bpe):
     bpe.chat_template = CHATML
     whole = build_sample(ROW, bpe)
-    other = build_sample(ROW, bpe, split=lambda text: (0, text.index("\n\n")))
+    other = build_sample(ROW, bpe, find_context=lambda text: (0, text.index("\n\n")))
     assert whole.input_ids == other.input_ids and whole.key != other.key
 
 

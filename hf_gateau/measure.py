@@ -1,0 +1,459 @@
+"""`GateauScorer`: a batch of columns in, the raw columns out; what `Dataset.map` calls.
+
+Everything that needs a model happens here, once a row. Ranking reads the columns and never comes back.
+"""
+
+import difflib
+import hashlib
+import importlib
+import json
+import logging
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from math import isfinite, log
+from typing import Any
+
+from .config import MeasureConfig, ModelPairConfig
+from .samples import Sample, SampleError, build_sample
+from .store import Measurement, MeasurementStore, resolve_store_path
+
+
+logger = logging.getLogger(__name__)
+
+# Part of every key: raise it when a change to the measuring code changes a number.
+MEASURING_VERSION = 1
+ENVIRONMENT_PREFIX = "HF_GATEAU_"
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 3_072, 65_536
+# The short sibling is broken by length, not short of information, when seeing more makes it this much worse (nats).
+BREAKS_ON_LENGTH_NATS, BREAKS_ON_LENGTH_ROWS = log(2), 8
+
+COLUMNS = {
+    "gateau_ppl_short": "float64",
+    "gateau_ppl_long": "float64",
+    "gateau_ppl_no_context": "float64",
+    "gateau_segment_ppl": "list",
+    "gateau_segment_attention": "list",
+    "gateau_num_context_tokens": "int64",
+    "gateau_num_response_tokens": "int64",
+    "gateau_truncated": "bool",
+    "gateau_error": "string",
+    "gateau_key": "string",
+}
+
+
+class MeasureError(RuntimeError):
+    """A row whose measurement failed; the message is the reason kept in `gateau_error`."""
+
+
+def measure_sample(
+    pair, sample: Sample, segment_length: int = 128, batch_tokens: int = CPU_BATCH_TOKENS
+) -> Measurement:
+    """All raw numbers of one sample, from as few passes as there can be.
+
+    One pass of the long model gives the response's perplexity and its attention to the segments; one pass of the short
+    sibling, one of the long model without the context, and the batched segment passes give the rest.
+
+    Args:
+        pair (`ModelPair`): the siblings.
+        sample (`Sample`): the row.
+        segment_length (`int`): L of Eqs. 3 and 4, in tokens.
+        batch_tokens (`int`): most tokens in one batch of segments.
+
+    Raises:
+        MeasureError: the sample does not fit into memory, or the models give no finite numbers for it.
+    """
+    import torch
+
+    from .attention import ResponseAttention
+    from .perplexity import perplexity, response_nll
+
+    def nll_after(model, context: list[int]) -> float:
+        ids = sample.prefix + context + sample.instruction + sample.response[:-1]
+        return response_nll(model, torch.tensor([ids], device=model.device), response.to(model.device)).item()
+
+    try:
+        attention = ResponseAttention(sample.context_start, sample.context_end, sample.response_start)
+        with pair.long_with_attention() as model:
+            response = torch.tensor(sample.response, device=model.device)
+            whole = torch.tensor([sample.input_ids[: sample.response_end]], device=model.device)
+            nll_long = response_nll(model, whole, response, full=True, response_attention=attention).item()
+        nll_no_context = nll_after(pair.long, [])
+        seen = pair.short_context(sample)
+        if pair.is_self_paired and len(seen) == len(sample.context):
+            nll_short = nll_long  # the window shows everything: the same model on the same tokens
+        else:
+            with pair.short() as model:
+                nll_short = nll_after(model, seen)
+        nll_segments = _segment_nlls(pair.long, sample, segment_length, batch_tokens)
+    except torch.OutOfMemoryError as error:
+        raise MeasureError(
+            f"out of memory on {sample.response_end} tokens; lower max_length, or use a device with more"
+        ) from error
+    measurement = Measurement(
+        ppl_short=perplexity(nll_short),
+        ppl_long=perplexity(nll_long),
+        ppl_no_context=perplexity(nll_no_context),
+        segment_ppl=[perplexity(nll) for nll in nll_segments],
+        segment_attention=attention.segment_means(segment_length),
+    )
+    _check_finite(measurement)
+    return measurement
+
+
+def _segment_nlls(model, sample: Sample, segment_length: int, batch_tokens: int) -> list[float]:
+    """The segment passes, with half the batch as often as memory runs out."""
+    import torch
+
+    from .segments import segment_nlls
+
+    while True:
+        try:
+            return segment_nlls(model, sample, segment_length, batch_tokens)
+        except torch.OutOfMemoryError:
+            if batch_tokens <= segment_length:
+                raise
+            batch_tokens //= 2
+            logger.warning("Out of memory: segments go on with batch_tokens=%d.", batch_tokens)
+
+
+def _check_finite(measurement: Measurement) -> None:
+    for field in fields(Measurement):
+        value = getattr(measurement, field.name)
+        bad = [number for number in (value if isinstance(value, list) else [value]) if not isfinite(number)]
+        if bad:
+            raise MeasureError(f"{field.name} is {bad[0]}: the models give no finite numbers for this row")
+
+
+class GateauScorer:
+    """Measures rows for GATEAU: pass it to `Dataset.map`, `IterableDataset.map` or Ray Data's `map_batches`, or call it
+    on a dict of lists or on one row.
+
+    It pickles as its settings alone, loads models in the process that uses them, when the first row needs them, and
+    hashes the same in every process, so that a second `map` over the same data is a cache hit.
+
+    Args:
+        settings: any field of `ModelPairConfig` and `MeasureConfig`, by name. `find_context` may be a function, `store` a path
+            or False.
+
+    Example:
+
+        >>> scorer = GateauScorer(long_model="Qwen/Qwen3-0.6B", short_window=4096)
+        >>> ds = ds.map(scorer, batched=True)
+
+    Raises:
+        TypeError: a setting that does not exist.
+        ValueError: a setting out of range.
+    """
+
+    reads_environment = False
+
+    def __init__(self, **settings):
+        self._settings: dict[str, Any] = {}
+        self.configure(**settings)
+
+    def configure(self, **settings) -> "GateauScorer":
+        """Change settings; everything loaded for the old ones is let go. Returns the scorer itself."""
+        known = {field.name for config in (ModelPairConfig, MeasureConfig) for field in fields(config)}
+        for name in settings.keys() - known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise TypeError(
+                f"GateauScorer has no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
+            )
+        self._settings = {**self._settings, **settings}
+        self._runtime, self._variants = None, {}
+        self.pair_config, self.measure_config = self._configs()
+        return self
+
+    def _given(self) -> dict[str, Any]:
+        return {**(_settings_from_environment() if self.reads_environment else {}), **self._settings}
+
+    def _configs(self) -> tuple[ModelPairConfig, MeasureConfig]:
+        given = self._given()
+        return tuple(
+            config(**{field.name: given[field.name] for field in fields(config) if field.name in given})
+            for config in (ModelPairConfig, MeasureConfig)
+        )
+
+    def __reduce__(self):
+        resolved = [sorted(vars(config).items()) for config in self._configs()]
+        return _rebuild, (sorted(self._given().items()), resolved, MEASURING_VERSION)
+
+    def __call__(self, batch: Mapping[str, Any], rank: int | None = None, **overrides) -> dict[str, Any]:
+        """Measure a batch (a mapping of columns) or one row (a mapping of values).
+
+        Args:
+            batch: columns `messages`, or `context`, `instruction` and `response`; others are ignored.
+            rank (`int`, *optional*): process number, from `map(..., with_rank=True)`; chooses among several GPUs.
+            overrides: settings for this call, from `map(..., fn_kwargs={...})`.
+
+        Returns:
+            The columns of `COLUMNS`, one value a row. A row that cannot be measured has null in all but `gateau_error`.
+
+        Raises:
+            SampleError, MeasureError: with `on_error="raise"`, for the first row that cannot be measured.
+        """
+        if overrides:
+            return self._variant(overrides)(batch, rank)
+        shape = _BatchShape(batch)
+        if self._runtime is None:
+            self.pair_config, self.measure_config = self._configs()
+            self._runtime = _Runtime(self.pair_config, self.measure_config, rank if isinstance(rank, int) else 0)
+        return shape.pack(self._runtime.measure_rows(shape.rows))
+
+    def _variant(self, overrides: dict[str, Any]) -> "GateauScorer":
+        key = json.dumps(overrides, sort_keys=True, default=repr)
+        if key not in self._variants:
+            self._variants[key] = GateauScorer(**{**self._given(), **overrides})
+        return self._variants[key]
+
+    def describe(self) -> dict[str, Any]:
+        """What the numbers come from, as plain JSON: `config_key` (the part of `gateau_key` before the colon), models
+        with their revisions, dtype, segment length. Reads the models' configurations, not their weights."""
+        runtime = self._runtime or _Runtime(self.pair_config, self.measure_config)
+        return {"config_key": runtime.config_key, **runtime.description}
+
+
+def _rebuild(given: list, resolved: list, version: int) -> GateauScorer:
+    """Unpickle; what was resolved, defaults included, and the code's version are there for `datasets` to hash."""
+    return GateauScorer(**dict(given))
+
+
+class _ReadyScorer(GateauScorer):
+    """`gateau_score`: settings that were not given come from `HF_GATEAU_<SETTING>` in the environment."""
+
+    reads_environment = True
+
+
+def _settings_from_environment() -> dict[str, Any]:
+    settings = {}
+    for config in (ModelPairConfig, MeasureConfig):
+        for field in fields(config):
+            value = os.environ.get(ENVIRONMENT_PREFIX + field.name.upper())
+            if value is not None and field.name != "store":  # the store resolves its own variable
+                settings[field.name] = _parse(field.name, value, str(field.type))
+    return settings
+
+
+def _parse(name: str, value: str, annotation: str) -> Any:
+    kind = next((kind for kind in (bool, int, float) if kind.__name__ in annotation), str)
+    try:
+        return value.lower() in ("1", "true", "yes", "on") if kind is bool else kind(value)
+    except ValueError as error:
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        raise ValueError(f"{variable} is {value!r}; give it a value of type {kind.__name__}.") from error
+
+
+class _Runtime:
+    """What a scorer has at hand in one process: the pair, the store, the key of its settings."""
+
+    def __init__(self, pair_config: ModelPairConfig, config: MeasureConfig, rank: int = 0):
+        from .models import ModelPair
+
+        _use_one_thread_after_fork()
+        self.config, self.rank = config, rank
+        find = config.find_context
+        self.find_context = _import_function(find) if isinstance(find, str) else find
+        self.pair = ModelPair(pair_config, rank)
+        self.max_length = min(config.max_length, self.pair.max_length)
+        default = CPU_BATCH_TOKENS if self.pair.device.type == "cpu" else GPU_BATCH_TOKENS
+        self.batch_tokens = config.batch_tokens or default
+        self.description = {
+            "measuring_version": MEASURING_VERSION,
+            **self.pair.describe(),
+            "segment_length": config.segment_length,
+        }
+        canonical = json.dumps(self.description, sort_keys=True)
+        self.config_key = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        path = resolve_store_path(config.store)
+        self.store = MeasurementStore(path) if path is not None else None
+        if self.store is not None:
+            self.store.describe(self.config_key, self.description)
+        self.length_check = _LengthCheck(self.pair, pair_config)
+
+    def measure_rows(self, rows: list[Mapping]) -> list[dict[str, Any]]:
+        """One dict of `COLUMNS` a row, in order; what the store has is not measured again."""
+        laid_out = [self._lay_out(row) for row in rows]
+        keys = [sample.key for sample in laid_out if isinstance(sample, Sample)]
+        found = self.store.get(self.config_key, keys) if self.store is not None else {}
+        pending = len(set(keys) - found.keys())
+        with _Progress(len(rows), len(rows) - pending, self.rank) as progress:
+            return [self._columns(row, sample, found, progress) for row, sample in zip(rows, laid_out, strict=True)]
+
+    def _lay_out(self, row: Mapping) -> Sample | str:
+        try:
+            return build_sample(row, self.pair.tokenizer, max_length=self.max_length, find_context=self.find_context)
+        except SampleError as error:
+            return self._failed(row, error)
+
+    def _failed(self, row: Mapping, error: Exception) -> str:
+        if self.config.on_error == "raise":
+            raise type(error)(f"Row {row.get('id')!r}: {error}; fix or drop it, or use on_error='skip'.") from error
+        return str(error)
+
+    def _columns(self, row: Mapping, sample: Sample | str, found: dict, progress: "_Progress") -> dict[str, Any]:
+        columns = dict.fromkeys(COLUMNS)
+        if isinstance(sample, str):
+            return columns | {"gateau_error": sample}
+        columns |= {
+            "gateau_num_context_tokens": len(sample.context),
+            "gateau_num_response_tokens": len(sample.response),
+            "gateau_truncated": sample.num_truncated > 0,
+            "gateau_key": f"{self.config_key}:{sample.key}",
+        }
+        if sample.key not in found:
+            try:
+                found[sample.key] = self._measure(sample)
+            except MeasureError as error:
+                return columns | {"gateau_error": self._failed(row, error)}
+            progress.advance(sample.response_end)
+        measured = vars(found[sample.key])
+        return columns | {f"gateau_{name}": value for name, value in measured.items()}
+
+    def _measure(self, sample: Sample) -> Measurement:
+        measurement = measure_sample(self.pair, sample, self.config.segment_length, self.batch_tokens)
+        if self.store is not None:
+            self.store.put(self.config_key, sample.key, measurement)
+        self.length_check.see(sample, measurement)
+        return measurement
+
+
+class _LengthCheck:
+    """Warns when the short sibling breaks outright on long input, so that every long sample would look long-range.
+
+    On the first rows longer than the short model's own window, it is also run on the end of the context that fits: a
+    sound model is not made worse by seeing more.
+    """
+
+    def __init__(self, pair, config: ModelPairConfig):
+        from .models import context_window
+
+        self.pair, self.losses, self.window = pair, [], context_window(pair.short_config)
+        self.applies = config.short_window is None
+
+    def see(self, sample: Sample, measurement: Measurement) -> None:
+        if not self.applies or sample.response_end <= self.window or len(self.losses) == BREAKS_ON_LENGTH_ROWS:
+            return
+        import torch
+
+        from .perplexity import response_nll
+
+        room = max(0, self.window - (sample.response_end - len(sample.context)))
+        ids = sample.prefix + sample.context[len(sample.context) - room :] + sample.instruction + sample.response[:-1]
+        with self.pair.short() as model:
+            tensors = torch.tensor([ids], device=model.device), torch.tensor(sample.response, device=model.device)
+            self.losses.append(log(measurement.ppl_short) - response_nll(model, *tensors).item())
+        if len(self.losses) == BREAKS_ON_LENGTH_ROWS and statistics.median(self.losses) > BREAKS_ON_LENGTH_NATS:
+            logger.warning(
+                "The short model's perplexity is %.1f times higher on whole samples than on the last %d tokens of them: "
+                "it breaks on length, so every long sample will look long-range. Set short_rope_scale (200 in the paper) "
+                "or short_window=%d.",
+                2.718281828 ** statistics.median(self.losses), self.window, self.window,
+            )  # fmt: skip
+
+
+class _Progress:
+    """A bar over the rows of one call, with tokens a second; it follows `datasets.disable_progress_bars()`."""
+
+    def __init__(self, num_rows: int, num_done: int, rank: int):
+        from datasets.utils import tqdm
+
+        self.tokens, self.started = 0, time.monotonic()
+        options = {"desc": "Measuring", "unit": " rows", "leave": False, "position": 1 + rank}
+        show = num_rows - num_done > 1
+        self.bar = tqdm(total=num_rows, initial=num_done, **options) if show else None
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def advance(self, num_tokens: int) -> None:
+        self.tokens += num_tokens
+        if self.bar is not None:
+            rate = self.tokens / (time.monotonic() - self.started)
+            self.bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+            self.bar.update(1)
+
+
+@dataclass
+class _BatchShape:
+    """Tells a batch from a row, and gives back the columns in the shape that the caller can keep types in."""
+
+    batch: Mapping[str, Any]
+
+    def __post_init__(self):
+        from datasets.formatting.formatting import LazyBatch, LazyRow
+
+        self.lazy = isinstance(self.batch, (LazyBatch, LazyRow))
+        columns = {name: _plain(self.batch[name]) for name in self.batch}
+        self.is_row = isinstance(self.batch, LazyRow) or (
+            not isinstance(self.batch, LazyBatch) and _looks_like_a_row(columns)
+        )
+        self.rows = [columns] if self.is_row else _transposed(columns)
+
+    def pack(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self.lazy:
+            return rows[0] if self.is_row else {name: [row[name] for row in rows] for name in COLUMNS}
+        import pyarrow as pa
+
+        kinds = {kind: getattr(pa, kind + "_" if kind == "bool" else kind) for kind in {*COLUMNS.values()} - {"list"}}
+        types = {name: pa.list_(pa.float64()) if kind == "list" else kinds[kind]() for name, kind in COLUMNS.items()}
+        return _ArrowColumns({name: pa.array([row[name] for row in rows], types[name]) for name in COLUMNS})
+
+
+class _ArrowColumns(dict):
+    """Arrow columns for `Dataset.map`, which writes them as they are.
+
+    Plain lists would lose their type where the first batch has nothing but null in a column (`gateau_error`, in a sound
+    dataset), and the first bad row after it would end the run. `map` admits only lists in the check that it makes on
+    `values()`, hence these.
+    """
+
+    def values(self):
+        return [column.to_pylist() for column in super().values()]
+
+
+def _transposed(columns: dict[str, list]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _looks_like_a_row(columns: dict[str, Any]) -> bool:
+    messages = columns.get("messages")
+    if isinstance(messages, list) and messages and all(isinstance(turn, Mapping) for turn in messages):
+        return True
+    lengths = {len(value) if isinstance(value, list) else None for value in columns.values()}
+    return len(lengths) != 1 or None in lengths
+
+
+def _import_function(name: str) -> Callable:
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"find_context={name!r} cannot be imported ({error}); name a function as 'module:function'."
+        ) from error
+
+
+def _use_one_thread_after_fork() -> None:
+    """OpenMP's threads do not survive a fork: the first parallel matrix product of a forked worker would hang."""
+    import multiprocessing
+
+    import multiprocess  # what `datasets` forks with
+    import torch
+
+    for library in (multiprocessing, multiprocess):
+        if library.parent_process() is not None and library.get_start_method(allow_none=True) in (None, "fork"):
+            torch.set_num_threads(1)
+
+
+gateau_score = _ReadyScorer()
