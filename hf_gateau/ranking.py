@@ -1,0 +1,361 @@
+"""From measured columns to an order of rows, on a `Dataset`, a `DatasetDict` or a pandas frame.
+
+No model runs here, so alpha, a normalisation or a CAS variant can be changed on data that someone else measured. List
+columns are read batch by batch and never become Python objects.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .config import RankConfig
+from .formulas import (
+    CAS,
+    CAS_REASONS,
+    COMBINE,
+    COSINES,
+    METHODS,
+    PPL_PAIR,
+    ROBUST_CAS,
+    SEGMENT_COLUMNS,
+    Rows,
+    needed_columns,
+    norm,
+    parts_of,
+)
+
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+DERIVED_COLUMNS = ("gateau_hmp", "gateau_cas", "gateau_score", "gateau_rank", "gateau_percentile", "gateau_note")
+TEXT_COLUMNS = ("gateau_error", "gateau_key")  # may be absent
+
+BATCH_ROWS = 2048  # bounds of what is read at a time: rows, and segment values (one row is never cut)
+BATCH_VALUES = 1 << 19
+EPSILON = np.finfo(np.float64).eps
+# A term whose weighted spread is this much narrower than the other's has no say in the order.
+SILENT_SPREAD = 1e-2
+FRAME_TYPES = {"gateau_rank": "Int64", "gateau_note": "string"}  # the others are float64
+ARROW_TYPES = {"gateau_rank": "int64", "gateau_note": "string"}
+RECORD = re.compile(r"(?:\n\n)?<!-- gateau:ranking (\{.*?\}) -->")
+
+
+class DegenerateRankingWarning(UserWarning):
+    """The chosen mode does not measure, on the data at hand, what it is named after."""
+
+
+# Columns in: Arrow batches, so that a long list column is never whole in memory, and never Python objects
+
+
+def _is_frame(data: object) -> bool:
+    import pandas as pd
+
+    return isinstance(data, pd.DataFrame)
+
+
+def _tables(data: Dataset | pd.DataFrame, names: list[str]) -> Iterator[pa.Table]:
+    """The named columns in order, at most BATCH_ROWS rows and about BATCH_VALUES segments at a time."""
+    import pyarrow as pa
+
+    if _is_frame(data):
+        frame = data[names]
+        pieces = (frame.iloc[start : start + BATCH_ROWS] for start in range(0, len(frame), BATCH_ROWS))
+        tables = (pa.Table.from_pandas(piece, preserve_index=False) for piece in pieces)
+    else:
+        tables = data.select_columns(names).with_format("arrow").iter(BATCH_ROWS)
+    for table in tables:
+        sizes = _lists(table[SEGMENT_COLUMNS[0]])[1] if SEGMENT_COLUMNS[0] in names else np.zeros(len(table))
+        starts = np.flatnonzero(np.diff(np.cumsum(sizes) // BATCH_VALUES, prepend=-1))
+        for start, stop in zip(starts, np.append(starts[1:], len(sizes)), strict=True):
+            yield table.slice(start, stop - start)
+
+
+def _lists(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(values of all lists, null as NaN; list lengths, 0 for null; which are null). Nothing hidden under a null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    array = column.cast(pa.large_list(pa.float64())).combine_chunks()
+    sizes = pc.list_value_length(array).fill_null(0).to_numpy()
+    return array.flatten().to_numpy(zero_copy_only=False), sizes, array.is_null().to_numpy(zero_copy_only=False)
+
+
+def _measure_cas(name: str, table: pa.Table) -> dict[str, np.ndarray]:
+    """For each row: CAS, the CAS that uniform attention would give (cosines only), and a code into CAS_REASONS."""
+    columns, measure = CAS[name]
+    ppl, sizes, no_ppl = _lists(table[columns[0]])
+    attention, attention_sizes, no_attention = _lists(table[columns[-1]])  # the same column where CAS needs just one
+    rows, attention_rows = Rows(sizes), Rows(attention_sizes)
+    reasons = [no_ppl, no_attention, sizes != attention_sizes, sizes == 0, sizes == 1]
+    reasons += [rows.any(~((ppl > 0) & np.isfinite(ppl))), attention_rows.any(~np.isfinite(attention))]
+    code = np.select(reasons, range(1, len(reasons) + 1), 0)
+    value, uniform = np.full((2, len(code)), np.nan)
+    good = code == 0
+    if good.any():
+        ppl, attention, rows = ppl[rows.spread(good)], attention[attention_rows.spread(good)], Rows(sizes[good])
+        with np.errstate(all="ignore"):  # what overflows, or divides by 0, gets the last reason
+            value[good] = measure(ppl, attention, rows)
+            if name in COSINES:
+                uniform[good] = measure(ppl, 1 / rows.spread(rows.sizes), rows)
+    code[good & ~np.isfinite(value)] = len(CAS_REASONS) - 1
+    return {"cas": value, "uniform": uniform, "code": code}
+
+
+def _read(data: Dataset | pd.DataFrame, config: RankConfig) -> dict[str, Any]:
+    """What the method needs, one entry a row: the named numbers, CAS if there is one, `error`, `key`, `position`."""
+    import pyarrow as pa
+
+    have = list(data.columns if _is_frame(data) else data.column_names)
+    needed, cas_name = needed_columns(config), parts_of(config)[1]
+    if missing := [name for name in needed if name not in have]:
+        raise ValueError(
+            f"rank(method={config.method!r}) needs the column(s) {', '.join(missing)}; the data have {have}. Measure "
+            "them with `ds.map(gateau_score, batched=True)`, or choose a method, hmp or cas that does without them."
+        )
+    text, texts = pa.large_string(), {name: [] for name in TEXT_COLUMNS if name in have}
+    numbers = {name: [np.empty(0)] for name in needed if name not in SEGMENT_COLUMNS}
+    if cas_name not in (None, "none"):
+        numbers |= {name: [np.empty(0)] for name in ("cas", "uniform", "code")}
+    for table in _tables(data, [*needed, *texts]) if needed or texts else ():
+        measured = _measure_cas(cas_name, table) if "cas" in numbers else {}
+        for name, parts in numbers.items():
+            parts.append(measured[name] if name in measured else table[name].cast("float64").to_numpy())
+        for name, chunks in texts.items():
+            chunks += table[name].cast(text).chunks
+    columns = {name: np.concatenate(parts) for name, parts in numbers.items()}
+    for name in TEXT_COLUMNS:
+        columns[name] = pa.chunked_array(texts.get(name, [pa.nulls(len(data), text)]), text).combine_chunks()
+    return columns | {"position": np.arange(len(data))}
+
+
+# Rows in order
+
+
+def _notes(columns: dict[str, Any], config: RankConfig) -> np.ndarray:
+    """Why each row has no rank, None where it has one: its error, then its numbers, then its CAS."""
+    notes = np.array(columns["gateau_error"].to_pylist(), dtype=object)
+    reasons = []
+    for name in (name for name in needed_columns(config) if name in columns):
+        valid = np.isfinite(columns[name]) & (columns[name] > 0 if "_ppl" in name else columns[name] >= 0)
+        reasons.append((~valid, f"{name} is null, or not {'positive and finite' if '_ppl' in name else 'a count'}"))
+    if "code" in columns:
+        reasons += [(columns["code"] == i, f"CAS is undefined: {CAS_REASONS[i]}") for i in range(1, len(CAS_REASONS))]
+    for bad, reason in reasons:
+        notes[bad & np.equal(notes, None).astype(bool)] = reason
+    return notes
+
+
+def _order(scores: np.ndarray, key: pa.Array) -> np.ndarray:
+    """Ranks from 1, the highest score; ties by key ascending, then (and where there are no keys) by position."""
+    import pyarrow.compute as pc
+
+    by_key = pc.sort_indices(key).to_numpy()  # stable, nulls last
+    ranks = np.empty(len(scores), dtype=np.int64)
+    ranks[by_key[np.argsort(-scores[by_key], kind="stable")]] = np.arange(1, len(scores) + 1)
+    return ranks
+
+
+def _derive(columns: dict[str, Any], config: RankConfig) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The derived columns, NaN where null, and what is degenerate about them."""
+    import pyarrow as pa
+
+    notes = _notes(columns, config)
+    ranked = np.equal(notes, None).astype(bool)
+    derived = {name: np.full(len(notes), np.nan) for name in DERIVED_COLUMNS[:-1]} | {"gateau_note": notes}
+    if not ranked.any():
+        return derived, []
+    mask = pa.array(ranked)
+    rows = {name: x[ranked] if isinstance(x, np.ndarray) else x.filter(mask) for name, x in columns.items()}
+    terms = METHODS[config.method][1](rows, config)
+    terms["rank"] = _order(terms["score"], rows["gateau_key"])
+    terms["percentile"] = 100 * np.searchsorted(np.sort(terms["score"]), terms["score"], "right") / ranked.sum()
+    for name, term in terms.items():
+        derived[f"gateau_{name}"][ranked] = term
+    return derived, list(_degenerate(rows, terms, config)) if config.method == "gateau" and ranked.sum() > 2 else []
+
+
+def _degenerate(rows: dict[str, Any], terms: dict[str, np.ndarray], config: RankConfig) -> Iterator[str]:
+    """What makes HMP, CAS or alpha meaningless on these rows, and what to do instead."""
+    hmp_name, cas_name, combine = parts_of(config)
+    norms = dict(zip(("hmp", "cas"), COMBINE[combine], strict=True))
+    weights = {"hmp": config.alpha if "cas" in terms else 1, "cas": 1 - config.alpha if "hmp" in terms else 1}
+    normed = {name: norms[name](terms[name]) for name in norms if name in terms and weights[name] > 0}
+    softmaxes = {f"Norm({name.upper()})": x for name, x in normed.items() if norms[name] is norm}
+    if "hmp" in normed and hmp_name == "softmax":
+        softmaxes |= {f"Norm({name}) of Eq. 2": norm(rows[name]) for name in PPL_PAIR}
+    for name, share in softmaxes.items():
+        if share.max() > 0.5:
+            yield (
+                f"One row holds {share.max():.0%} of the softmax {name} over {len(share)} rows, so the other rows are "
+                "all but equal in it. mode='robust' takes no softmax over the data."
+            )
+    if "hmp" in normed and np.array_equal(rows[PPL_PAIR[0]], rows[PPL_PAIR[1]]):
+        normed.pop("hmp")  # said once
+        yield (
+            "HMP is 0 on every row: the short sibling measured the same perplexities as the long model, so it saw "
+            "everything. Measure again with a smaller short_window, or rank with hmp='none', which does not use it."
+        )
+    if "cas" in normed and cas_name in COSINES:
+        difference, spread = np.abs(terms["cas"] - rows["uniform"]).max(), np.std(terms["cas"])
+        if difference < 0.01 * spread:
+            yield (
+                f"CAS does not see attention: cas={cas_name!r} differs by at most {difference:.1e} from what uniform "
+                f"attention would give, and its own spread is {spread:.1e}. mode='robust' (cas={ROBUST_CAS!r}) needs "
+                "no attention; cas='spearman' sees it."
+            )
+    spreads = {name: weights[name] * np.std(x) for name, x in normed.items()}
+    for name, spread in spreads.items():
+        noise = 4 * EPSILON * weights[name] * np.abs(normed[name]).max()
+        if spread <= noise or spread < SILENT_SPREAD * max(spreads.values()):
+            advice = "mode='robust' combines ranks, where alpha does what it says"
+            if combine == "rank":
+                advice = f"Its ranks are tied on almost every row: take another {name}, or none, {name}='none'"
+            yield (
+                f"{name.upper()} does not count: its spread times its weight is {spread:.1e}, the widest is "
+                f"{max(spreads.values()):.1e}, so alpha={config.alpha} means nothing. {advice}."
+            )
+
+
+# The record: how the order was made, kept with the data
+
+
+def _record(columns: dict, derived: dict, messages: list[str], config: RankConfig) -> dict[str, Any]:
+    """The JSON record of one ranking; reasons beyond the 20 most common (errors can be long) are counted as other."""
+    import pyarrow.compute as pc
+
+    reasons = Counter(note for note in derived["gateau_note"] if note is not None)
+    unranked = dict(reasons.most_common(20))
+    if rest := reasons.total() - sum(unranked.values()):
+        unranked["other reasons"] = rest
+    key = columns["gateau_key"]
+    prefixes = pc.replace_substring_regex(key.filter(pc.match_substring(key, ":")), "(?s):.*", "")
+    try:
+        package_version = version("hf-gateau")
+    except PackageNotFoundError:
+        package_version = "unknown"  # run from a checkout
+    hmp, cas_name, combine = parts_of(config)
+    parts = {"mode": config.mode, "hmp": hmp, "cas": cas_name, "combine": combine, "alpha": float(config.alpha)}
+    return {
+        "method": config.method,
+        **{name: part if config.method == "gateau" else None for name, part in parts.items()},
+        "seed": int(config.rank_seed),
+        "num_ranked": len(derived["gateau_note"]) - reasons.total(),
+        "num_unranked": unranked,
+        "measuring_configs": sorted(prefixes.unique().to_pylist()),
+        "warnings": messages,
+        "version": package_version,
+    }
+
+
+def _attach(data: Dataset | pd.DataFrame, derived: dict[str, np.ndarray], record: dict) -> Dataset | pd.DataFrame:
+    """The data with new derived columns and a new record; text is rewritten only where there is an index mapping."""
+    import pandas as pd
+    import pyarrow as pa
+
+    if _is_frame(data):
+        out = data.drop(columns=[name for name in DERIVED_COLUMNS if name in data.columns])
+        for name, values in derived.items():
+            out[name] = pd.array(values, dtype=FRAME_TYPES.get(name, "float64"))
+        out.attrs["gateau_ranking"] = record
+        return out
+    out = data.remove_columns([name for name in DERIVED_COLUMNS if name in data.column_names])
+    for name, values in derived.items():
+        out = out.add_column(name, pa.array(values, from_pandas=True).cast(ARROW_TYPES.get(name, "float64")))
+    if data.format["columns"] != data.column_names:
+        out.set_format(**data.format)  # add_column has added the new columns to those that the format shows
+    block = json.dumps(record).replace(">", "\\u003e")  # so that no reason can end the comment
+    own_text = RECORD.sub("", data.info.description or "")
+    out.info.description = own_text + "\n\n" * bool(own_text) + f"<!-- gateau:ranking {block} -->"
+    return out
+
+
+def ranking_record(data: Any) -> dict | None:
+    """The settings, counts and warnings that `rank` left with the data; a dict of them by split for a DatasetDict.
+
+    None where there is no record, or more than one: parts ranked apart and put together have no common order.
+    """
+    if _is_frame(data):
+        return data.attrs.get("gateau_ranking")
+    if isinstance(data, dict):
+        records = {split: ranking_record(part) for split, part in data.items()}
+        return records if any(records.values()) else None
+    found = set(RECORD.findall(data.info.description or ""))
+    if len(found) > 1:
+        logger.warning("These data hold %d ranking records, of parts ranked apart; rank them together.", len(found))
+    return json.loads(found.pop()) if len(found) == 1 else None
+
+
+def rank(
+    data: Any,
+    *,
+    method: str = "gateau",
+    mode: str = "robust",
+    alpha: float = 0.8,
+    hmp: str | None = None,
+    cas: str | None = None,
+    combine: str | None = None,
+    seed: int = 0,
+) -> Any:
+    """Put measured rows in order and return them, in the order they came in, with the derived columns.
+
+    Args:
+        data: a `Dataset`, a `DatasetDict` (each split is ranked by itself) or a pandas DataFrame, with the columns
+            that `gateau_score` measures; a method needs only its own. Rank before you shuffle or filter: rows behind
+            an index mapping are read one by one, and copied before columns can be added.
+        method, mode, alpha, hmp, cas, combine: see `RankConfig`. In the table of `MODES`, a mode is a triple (hmp,
+            cas, combine); what is given explicitly replaces its part of it.
+        seed: of method 'random'.
+
+    Returns:
+        The same type. `gateau_hmp`, `gateau_cas`, `gateau_score` (float64, high = keep), `gateau_rank` (int64, 1 =
+        best; ties by `gateau_key`, else by position), `gateau_percentile` (100 * share of ranked rows that the row
+        is at least as good as) are null on rows without a rank, and `gateau_note` says why. `ranking_record` reads
+        back how it was made.
+
+    Raises:
+        ValueError: an unknown name, an alpha outside 0 to 1, or a column that is missing.
+        TypeError: data of another type, such as a stream.
+
+    Warns:
+        DegenerateRankingWarning: HMP, CAS or alpha means nothing on these data.
+    """
+    import datasets
+    import pandas as pd
+
+    config = RankConfig(method=method, mode=mode, alpha=alpha, hmp=hmp, cas=cas, combine=combine, rank_seed=seed)
+    splits = data if isinstance(data, datasets.DatasetDict) else {"": data}
+    done = {}
+    for split, part in splits.items():
+        if not isinstance(part, datasets.Dataset | pd.DataFrame):
+            raise TypeError(
+                f"rank needs a Dataset, DatasetDict or DataFrame, got {type(part).__name__}; a ranking needs all the "
+                "rows at once, so load a stream first, e.g. with Dataset.from_generator."
+            )
+        columns = _read(part, config)
+        derived, messages = _derive(columns, config)
+        record = _record(columns, derived, messages, config)
+        if record["num_unranked"]:
+            unranked = sum(record["num_unranked"].values())
+            logger.warning("%d of %d rows have no rank: %s", unranked, len(part), record["num_unranked"])
+        if len(record["measuring_configs"]) > 1:
+            logger.warning(
+                "The rows were measured in different ways, which may not compare: %s", record["measuring_configs"]
+            )
+        for message in messages:
+            warnings.warn(f"{split}: {message}" if split else message, DegenerateRankingWarning, stacklevel=2)
+        done[split] = _attach(part, derived, record)
+    return datasets.DatasetDict(done) if isinstance(data, datasets.DatasetDict) else done[""]
