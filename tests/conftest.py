@@ -7,6 +7,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["HF_GATEAU_STORE"] = "off"  # no test touches the user's own store; those that want one name it
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
+torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring
 
 
 # Two layers, grouped heads where the architecture has them, a window shorter than the samples where it slides.
@@ -44,7 +48,6 @@ ARCHITECTURES = {
 
 def make_model(architecture: str, folder, tokenizer, scale: float = 1.0, **overrides) -> str:
     """Save a random model of an architecture with a tokenizer into a folder; returns the folder's name."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = {
