@@ -1,0 +1,273 @@
+"""The `hf-gateau` command: one small function a subcommand, its arguments TRL-style dataclasses.
+
+Every argument can also stand in a YAML file given with `--config`; the command line wins over it.
+"""
+
+import logging
+import os
+import re
+import sys
+import textwrap
+import time
+from collections import Counter
+from dataclasses import dataclass, field, fields
+
+from .config import MeasureConfig, ModelPairConfig, RankConfig
+
+
+PROGRAM = "hf-gateau"
+INTERRUPTED = 130  # the shell's exit status for Ctrl-C
+
+
+@dataclass
+class DataArguments:
+    """Which rows."""
+
+    split: str | None = field(default=None, metadata={"help": "Split to take. Default: train, or the only one."})
+    name: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
+    limit: int | None = field(default=None, metadata={"help": "Take the first rows only, this many."})
+
+    def __post_init__(self):
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit is a number of rows, got {self.limit}; give 1 or more.")
+
+
+@dataclass
+class OutputArguments:
+    """Where to."""
+
+    output: str = field(
+        metadata={"help": "Where the rows go: a .jsonl or .parquet file, or a folder.", "aliases": ["-o"]}
+    )
+
+
+@dataclass
+class ScoreArguments:
+    """How the work is spread."""
+
+    num_proc: int | None = field(
+        default=None, metadata={"help": "Processes; with several GPUs, one each. Default: one process."}
+    )
+
+    def __post_init__(self):
+        if self.num_proc is not None and self.num_proc < 1:
+            raise ValueError(f"--num_proc is a number of processes, got {self.num_proc}; give 1 or more.")
+
+
+@dataclass
+class TopArguments:
+    """What to show."""
+
+    num_samples: int = field(default=3, metadata={"help": "How many of the best and of the worst.", "aliases": ["-n"]})
+    width: int = field(default=100, metadata={"help": "Characters in a line."})
+
+
+@dataclass
+class StoreArguments:
+    """What to do with the store."""
+
+    prune: list[str] = field(
+        default_factory=list, metadata={"help": "Delete the measurements of these configurations, by key."}
+    )
+    store: str | None = field(default=None, metadata={"help": "The store's file. Default: as in `hf-gateau score`."})
+
+
+@dataclass
+class QuickstartArguments:
+    """The planted world to score."""
+
+    seed: int | None = field(
+        default=None, metadata={"help": "Plant 200 fresh samples from this seed. Default: the set that is shipped."}
+    )
+    num_rows: int = field(default=200, metadata={"help": "How many samples to plant with --seed."})
+    output: str = field(
+        default="gateau-quickstart",
+        metadata={"help": "Folder for the scored samples and the figure.", "aliases": ["-o"]},
+    )
+
+
+def score(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArguments, pair, measure) -> None:
+    """Measure every row with the pair of models. What is measured is kept at once, so a run that was stopped goes on
+    where it was when the same command is given again. Example:
+    hf-gateau score train.jsonl -o measured.parquet --long_model Qwen/Qwen3-0.6B --short_window 4096"""
+    from .files import check_output, save_rows
+    from .measure import GateauScorer
+
+    check_output(out.output)
+    ds = _load(data, rows)
+    scorer = GateauScorer(**vars(pair), **vars(measure))
+    description = scorer.describe()  # finds the models, and checks that they fit together, before any row
+    started = time.monotonic()
+    options = {"batched": True, "with_rank": True, "desc": "Rows"}
+    if (work.num_proc or 1) > 1:
+        _spawn_workers(work.num_proc)
+        options |= {"num_proc": min(work.num_proc, len(ds)), "batch_size": 10}
+    measured = ds.map(scorer, **options)
+    save_rows(measured, out.output, {"measuring": description, "settings": {**vars(pair), **vars(measure)}})
+    _print_measured(measured, time.monotonic() - started, out.output)
+
+
+def _spawn_workers(num_proc: int) -> None:
+    """Workers that begin afresh can use GPUs and threads, which forked ones cannot; they share the cores evenly."""
+    import multiprocess
+
+    multiprocess.set_start_method("spawn", force=True)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_proc)))
+
+
+def _print_measured(ds, seconds: float, output: str) -> None:
+    table = ds.select_columns(["gateau_error", "gateau_num_context_tokens", "gateau_num_response_tokens"]).to_dict()
+    errors = Counter(error for error in table["gateau_error"] if error is not None)
+    tokens = sum(sum(filter(None, table[name])) for name in table if name != "gateau_error")
+    rate = f"{len(ds) / seconds:,.2f} rows/s, {tokens / seconds:,.0f} tokens/s"
+    print(f"{len(ds) - errors.total()} of {len(ds)} rows measured in {_duration(seconds)} ({rate}): {output}")
+    for reason, count in errors.most_common(10):
+        print(f"  {count} not measured: {reason}")
+    print(f"Next: {PROGRAM} rank {output} -o RANKED, then {PROGRAM} top RANKED")
+
+
+def rank(data: str, rows: DataArguments, out: OutputArguments, config: RankConfig) -> None:
+    """Put measured rows in order. No model runs, so any mode or alpha takes seconds. Example:
+    hf-gateau rank measured.parquet -o ranked.parquet --alpha 0.7"""
+    from .files import check_output, read_sidecar, save_rows
+    from .ranking import ranking_record
+
+    check_output(out.output)
+    ranked = _ranked(_load(data, rows), config)
+    record = ranking_record(ranked)
+    save_rows(ranked, out.output, {**read_sidecar(data), "ranking": record})
+    settings = ", ".join(f"{name}={record[name]}" for name in ("method", "mode", "hmp", "cas", "combine", "alpha"))
+    print(f"{record['num_ranked']} of {len(ranked)} rows ranked ({settings}): {out.output}")
+    for reason, count in record["num_unranked"].items():
+        print(f"  {count} not ranked: {reason}")
+
+
+def _ranked(ds, config: RankConfig):
+    from .ranking import rank
+
+    return rank(ds, **{"seed" if name == "rank_seed" else name: value for name, value in vars(config).items()})
+
+
+def top(data: str, rows: DataArguments, shown: TopArguments, config: RankConfig) -> None:
+    """Show the best and the worst samples, with their segments' importance and the attention paid to them."""
+    from .report import sample_text
+
+    ds = _load(data, rows)
+    if "gateau_rank" not in ds.column_names:
+        ds = _ranked(ds, config)
+    order = sorted((rank, i) for i, rank in enumerate(ds["gateau_rank"]) if rank is not None)
+    best, worst = order[: shown.num_samples], order[max(shown.num_samples, len(order) - shown.num_samples) :]
+    for title, places in (("best", best), ("worst", worst)):
+        print(f"The {len(places)} {title} of {len(order)} ranked samples\n")
+        for _, i in places:
+            print(textwrap.indent(sample_text(ds[i], len(order), shown.width), "  "), end="\n\n")
+
+
+def store(arguments: StoreArguments) -> None:
+    """List what the store of measurements holds, one configuration a line; --prune deletes by key."""
+    import json
+
+    from .store import MeasurementStore, resolve_store_path
+
+    path = resolve_store_path(arguments.store)
+    if path is None or not path.exists():
+        print(f"There is no store {'(it is turned off)' if path is None else f'at {path} yet'}.")
+        return
+    kept = MeasurementStore(path)
+    known = {configuration["config_key"] for configuration in kept.configurations()}
+    if unknown := set(arguments.prune) - known:
+        raise ValueError(f"The store has no configuration {', '.join(sorted(unknown))}; it has {sorted(known)}.")
+    if arguments.prune:
+        print(f"{kept.prune(arguments.prune)} measurements deleted.")
+    print(f"{path}, {path.stat().st_size / 2**20:.1f} MiB")
+    for configuration in kept.configurations():
+        day = time.strftime("%Y-%m-%d %H:%M", time.localtime(configuration["last_measured"]))
+        print(f"{configuration['config_key']}  {configuration['num_rows']:>9,} rows  last {day}")
+        print(textwrap.indent(json.dumps(configuration["description"]), "    "))
+
+
+def quickstart(arguments: QuickstartArguments) -> None:
+    """See GATEAU pick the right samples in about a minute: scores 200 planted samples, whose right order is known, with
+    a tiny pair of models that ships with the package. Needs no network and no GPU."""
+    from .quickstart.demo import run
+
+    run(arguments.output, seed=arguments.seed, num_rows=arguments.num_rows)
+
+
+# name -> (function, what it takes: "data" for the positional argument, then dataclasses)
+COMMANDS = {
+    "quickstart": (quickstart, (QuickstartArguments,)),
+    "score": (score, ("data", DataArguments, OutputArguments, ScoreArguments, ModelPairConfig, MeasureConfig)),
+    "rank": (rank, ("data", DataArguments, OutputArguments, RankConfig)),
+    "top": (top, ("data", DataArguments, TopArguments, RankConfig)),
+    "store": (store, (StoreArguments,)),
+}
+
+
+def _load(data: str, rows: DataArguments):
+    from .files import load_rows
+
+    ds = load_rows(data, split=rows.split, name=rows.name, revision=rows.revision)
+    ds = ds.select(range(min(rows.limit, len(ds)))) if rows.limit is not None else ds
+    if not len(ds):
+        raise ValueError(f"{data!r} has no rows.")
+    return ds
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+def _parse(command: str, arguments: list[str]) -> list:
+    from trl import TrlParser
+
+    function, takes = COMMANDS[command]
+    classes = [kind for kind in takes if kind != "data"]
+    parser = TrlParser(classes, prog=f"{PROGRAM} {command}", description=" ".join(function.__doc__.split()))
+    parser.add_argument("--config", help="YAML file with any of these arguments; the command line wins over it.")
+    if "data" in takes:
+        parser.add_argument("data", help="A .jsonl or .parquet file, a folder (save_to_disk's, or of such files), or a Hub id.")
+    parsed = parser.parse_args_and_config(arguments)
+    by_class = {type(part): part for part in parsed}
+    rest = parsed[-1]
+    return [rest.data if kind == "data" else by_class[kind] for kind in takes]
+
+
+def _usage() -> str:
+    lines = [f"usage: {PROGRAM} COMMAND ...   ({PROGRAM} COMMAND --help says more)", ""]
+    for name, (function, _) in COMMANDS.items():
+        first = re.split(r"[.:] ", " ".join(function.__doc__.split()))[0].rstrip(".")
+        lines.append(f"  {name:<12}{first}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `hf-gateau`; returns the exit status: 0, 2 for wrong input, 130 for Ctrl-C."""
+    from . import __version__
+
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = arguments[0] if arguments else "--help"
+    if command in ("-h", "--help", "--version"):
+        print(__version__ if command == "--version" else _usage())
+        return 0
+    if command not in COMMANDS:
+        print(f"{PROGRAM}: there is no command {command!r}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        COMMANDS[command][0](*_parse(command, arguments[1:]))
+    except KeyboardInterrupt:
+        print("\nInterrupted. Rows measured so far are in the store; the same command goes on from there.", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("HF_GATEAU_TRACEBACK"):
+            raise
+        print(f"{PROGRAM} {command}: {error}\n(HF_GATEAU_TRACEBACK=1 shows where.)", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

