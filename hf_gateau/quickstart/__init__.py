@@ -1,0 +1,14 @@
+"""The embedded default: a tiny homologous pair, samples planted for it, and the command that shows both at work.
+
+`make_pair.py` made the pair, `world.py` plants the samples, `demo.py` scores, ranks and prints.
+"""
+
+from pathlib import Path
+
+
+DATA = Path(__file__).parent / "data"
+LONG_MODEL, SHORT_MODEL, PLANTED = str(DATA / "long"), str(DATA / "short"), str(DATA / "planted.jsonl.gz")
+
+# Contexts are 960 tokens: segments half the paper's length, and a window as long as the short model's own.
+SEGMENT_LENGTH = 64
+SHORT_WINDOW = 128
