@@ -10,7 +10,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from .config import MeasureConfig, ModelPairConfig, RankConfig
 
@@ -228,7 +228,9 @@ def _parse(command: str, arguments: list[str]) -> list:
     parser = TrlParser(classes, prog=f"{PROGRAM} {command}", description=" ".join(function.__doc__.split()))
     parser.add_argument("--config", help="YAML file with any of these arguments; the command line wins over it.")
     if "data" in takes:
-        parser.add_argument("data", help="A .jsonl or .parquet file, a folder (save_to_disk's, or of such files), or a Hub id.")
+        parser.add_argument(
+            "data", help="A .jsonl or .parquet file, a folder (save_to_disk's, or of such files), or a Hub id."
+        )
     parsed = parser.parse_args_and_config(arguments)
     by_class = {type(part): part for part in parsed}
     rest = parsed[-1]
@@ -259,7 +261,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         COMMANDS[command][0](*_parse(command, arguments[1:]))
     except KeyboardInterrupt:
-        print("\nInterrupted. Rows measured so far are in the store; the same command goes on from there.", file=sys.stderr)
+        print(
+            "\nInterrupted. Rows measured so far are in the store; the same command goes on from there.",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("HF_GATEAU_TRACEBACK"):

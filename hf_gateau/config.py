@@ -184,7 +184,7 @@ class RankConfig:
         default=0.8,
         metadata={
             "help": "Weight of HMP in Eq. 6, from 0 to 1; CAS has 1 - alpha. The paper takes 0.8 with all the short "
-            "data mixed in and 0.7 with the first 10% of it."
+            "data mixed in and 0.7 with the first tenth of it."
         },
     )
     hmp: str | None = field(

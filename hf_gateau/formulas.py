@@ -264,7 +264,9 @@ def longest(columns: dict, config: RankConfig) -> dict[str, np.ndarray]:
 def random_score(columns: dict, config: RankConfig) -> dict[str, np.ndarray]:
     """Uniform in [0, 1) from a hash of the seed and the row's content key, or of its position where it has no key."""
     keys = columns["gateau_key"].to_pylist()
-    names = (f"#{at}" if key is None else key.rpartition(":")[2] for at, key in zip(columns["position"], keys, strict=True))
+    names = (
+        f"#{at}" if key is None else key.rpartition(":")[2] for at, key in zip(columns["position"], keys, strict=True)
+    )
     digests = (hashlib.blake2b(f"{config.rank_seed}:{name}".encode(), digest_size=8).digest() for name in names)
     bits = np.frombuffer(b"".join(digests), dtype="<u8")
     return {"score": (bits >> np.uint64(11)) * 2.0**-53}

@@ -129,7 +129,8 @@ def _segment_lines(segment_ppl: list[float] | None, attention: list[float] | Non
     per_block = -(-len(segment_ppl) // max(1, width - 30))
     importance = -np.log(segment_ppl)
     merged = [
-        [float(np.max(x[a : a + per_block])) for a in range(0, len(x), per_block)] for x in (importance, np.array(attention))
+        [float(np.max(x[a : a + per_block])) for a in range(0, len(x), per_block)]
+        for x in (importance, np.array(attention))
     ]
     unit = f"{len(segment_ppl)} segments" + (f", {per_block} to a block" if per_block > 1 else "")
     return [f"importance  {strip(merged[0])}  {unit}", f"attention   {strip(merged[1])}"]

@@ -67,7 +67,9 @@ def test_processes(data, pair, tmp_path):
     for name, more in (("one", []), ("two", ["--num_proc", "2"])):
         command = [sys.executable, "-m", "hf_gateau.cli", "score", data, "-o", str(tmp_path / f"{name}.parquet")]
         subprocess.run([*command, *pair, *more], check=True, capture_output=True)
-    one, two = (load_dataset("parquet", data_files=str(tmp_path / f"{n}.parquet"), split="train") for n in ("one", "two"))
+    one, two = (
+        load_dataset("parquet", data_files=str(tmp_path / f"{n}.parquet"), split="train") for n in ("one", "two")
+    )
     assert one["id"] == two["id"]
     assert two["gateau_ppl_long"] == pytest.approx(one["gateau_ppl_long"], rel=1e-6)
 
@@ -83,7 +85,14 @@ def test_config_file_and_command_line_over_it(data, pair, tiny_model, tmp_path, 
 
 
 def test_malformed_lines_end_no_run(data, rows, pair, tmp_path, capsys):
-    lines = ["not json", "[]", '{"messages": 5}', '{"messages": [{"role": "user"}]}', '{"id": 7, "messages": null}', "\\ud800"]
+    lines = [
+        "not json",
+        "[]",
+        '{"messages": 5}',
+        '{"messages": [{"role": "user"}]}',
+        '{"id": 7, "messages": null}',
+        "\\ud800",
+    ]
     lines += ['{"messages": [{"role": "user", "content": "\\ud800"}]}']
     with open(data, "a") as stream:
         stream.write("\n".join(lines) + "\n")

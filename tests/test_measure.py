@@ -63,7 +63,9 @@ def test_batch_tokens_and_order_change_nothing(tiny_model, rows, measured):
     for batch_tokens in (1, 300, 10_000):
         other = GateauScorer(long_model=tiny_model, store=False, batch_tokens=batch_tokens, **SETTINGS)
         columns = other({"messages": [row["messages"] for row in rows[::-1]]})
-        assert_same([dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)], measured[::-1])
+        assert_same(
+            [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)], measured[::-1]
+        )
 
 
 def test_processes_change_nothing(scorer, rows, measured):
@@ -107,7 +109,9 @@ def test_first_batches_without_an_error_do_not_fix_the_type(scorer, rows):
 
 def test_fn_kwargs_and_configure(scorer, tiny_model, rows, measured):
     ready = GateauScorer(store=False)
-    scored = Dataset.from_list(rows[:2]).map(ready, batched=True, fn_kwargs={"long_model": tiny_model, **SETTINGS, "store": False})
+    scored = Dataset.from_list(rows[:2]).map(
+        ready, batched=True, fn_kwargs={"long_model": tiny_model, **SETTINGS, "store": False}
+    )
     assert_same(scored, measured[:2])
     assert_same([GateauScorer(store=False).configure(long_model=tiny_model, **SETTINGS)(rows[0])], measured[:1])
 
@@ -141,7 +145,9 @@ def test_hash_is_the_same_in_every_process_and_after_use(scorer, rows, tiny_mode
     result = subprocess.run([sys.executable, "-c", code, settings], capture_output=True, text=True, check=True)
     assert result.stdout.split() == [Hasher.hash(scorer), "False"]
     assert Hasher.hash(pickle.loads(pickle.dumps(scorer))) == Hasher.hash(scorer)
-    assert Hasher.hash(GateauScorer(long_model=tiny_model, **{**SETTINGS, "segment_length": 65})) != Hasher.hash(scorer)
+    assert Hasher.hash(GateauScorer(long_model=tiny_model, **{**SETTINGS, "segment_length": 65})) != Hasher.hash(
+        scorer
+    )
     assert len(pickle.dumps(scorer)) < 2_000
 
 
@@ -154,7 +160,9 @@ def test_second_map_in_a_new_process_is_a_cache_hit_without_a_model(tiny_model, 
     )
     settings = json.dumps({**SETTINGS, "long_model": tiny_model, "store": False})
     run = [sys.executable, "-c", code, str(tmp_path / "data"), settings]
-    first, second = (subprocess.run(run, capture_output=True, text=True, check=True).stdout.rsplit(" ", 1) for _ in "ab")
+    first, second = (
+        subprocess.run(run, capture_output=True, text=True, check=True).stdout.rsplit(" ", 1) for _ in "ab"
+    )
     assert first[0] == second[0]
     assert (first[1].strip(), second[1].strip()) == ("True", "False")
 
@@ -255,7 +263,23 @@ def test_short_model_that_breaks_on_length_is_told(tokenizer, tmp_path, rows, ca
 def malformed_rows(rows, seed: int = 0) -> list[dict]:
     """200 rows, each wrong in one way: types, nulls, empties, surrogates, huge words, control characters, keys."""
     rng = np.random.default_rng(seed)
-    values = [None, 5, 2.5, True, "", "  \n ", [], {}, [[]], [None], b"bytes", "\ud800", ["a"], {"role": "user"}, float("nan")]
+    values = [
+        None,
+        5,
+        2.5,
+        True,
+        "",
+        "  \n ",
+        [],
+        {},
+        [[]],
+        [None],
+        b"bytes",
+        "\ud800",
+        ["a"],
+        {"role": "user"},
+        float("nan"),
+    ]
     kinds = ["value", "turn", "content", "role", "drop key", "drop turn", "huge word", "control", "columns"]
     bad = []
     for i in range(200):
@@ -304,16 +328,21 @@ def test_malformed_rows_each_have_a_reason_and_leave_the_good_ones_alone(scorer,
 
 
 KILLED_RUN = """
-import json, os, random, signal, sys, threading, time
+import json, os, signal, sqlite3, sys, threading, time
 from datasets import load_from_disk
 from hf_gateau import GateauScorer
-if len(sys.argv) > 4:
+settings = json.loads(sys.argv[2])
+if len(sys.argv) > 4:  # kill everything once so many more rows are in the store, a few milliseconds later
+    goal, delay = int(sys.argv[4]), float(sys.argv[5])
     def kill():
-        time.sleep(float(sys.argv[4]))
+        connection = sqlite3.connect(settings["store"])
+        while connection.execute("SELECT COUNT(*) FROM measurements").fetchone()[0] < goal:
+            time.sleep(0.002)
+        time.sleep(delay)
         os.killpg(os.getpgrp(), signal.SIGKILL)
     threading.Thread(target=kill, daemon=True).start()
-scorer = GateauScorer(**json.loads(sys.argv[2]))
-ds = load_from_disk(sys.argv[1]).map(scorer, batched=True, batch_size=10, num_proc=2, with_rank=True)
+ds = load_from_disk(sys.argv[1])
+ds = ds.map(GateauScorer(**settings), batched=True, batch_size=10, num_proc=2, with_rank=True)
 ds.save_to_disk(sys.argv[3])
 """
 
@@ -324,22 +353,21 @@ def test_killed_again_and_again_the_run_ends_as_if_undisturbed(scorer, tiny_mode
 
     from hf_gateau.quickstart.world import planted_rows
 
-    rows = planted_rows(60, seed=5)
+    rows = planted_rows(80, seed=5)
     Dataset.from_list(rows).save_to_disk(tmp_path / "data")
-    store, out = tmp_path / "s.sqlite", tmp_path / "out"
-    settings = json.dumps({**SETTINGS, "long_model": tiny_model, "store": str(store)})
+    out, store = tmp_path / "out", MeasurementStore(tmp_path / "s.sqlite")
+    settings = json.dumps({**SETTINGS, "long_model": tiny_model, "store": str(store.path)})
     run = [sys.executable, "-c", KILLED_RUN, str(tmp_path / "data"), settings, str(out)]
-    counts, rng = [], random.Random(0)
+    rng, counts = random.Random(0), [0]
     for _ in range(20):
-        moment = str(round(rng.uniform(2.0, 5.0), 2))  # imports take about 2 seconds
-        killed = subprocess.run([*run, moment], capture_output=True, start_new_session=True)
-        configurations = MeasurementStore(store).configurations()
+        goal, delay = counts[-1] + rng.randint(0, 6), rng.uniform(0, 0.05)
+        killed = subprocess.run([*run, str(goal), str(delay)], capture_output=True, start_new_session=True)
+        assert killed.returncode == -9, killed.stderr[-2000:]
+        configurations = store.configurations()
         counts.append(configurations[0]["num_rows"] if configurations else 0)
-        if killed.returncode == 0:
-            break
-        assert killed.returncode == -9
-    assert counts == sorted(counts)  # nothing that was committed is ever lost
+        assert counts[-1] >= goal  # what was committed is there
+    assert counts == sorted(counts) and len(set(counts)) > 10 and counts[-1] < len(rows)  # they did hit the work
     subprocess.run(run, check=True, capture_output=True, start_new_session=True)
     assert_same(load_from_disk(out), [scorer(row) for row in rows])
-    (configuration,) = MeasurementStore(store).configurations()
+    (configuration,) = store.configurations()
     assert configuration["num_rows"] == configuration["num_measured"] == len(rows)

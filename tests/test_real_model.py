@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks import straight
-from benchmarks.common import default_model
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM
 
+from benchmarks import straight
+from benchmarks.common import default_model
 from hf_gateau.config import ModelPairConfig
 from hf_gateau.formulas import Rows, cas
 from hf_gateau.measure import measure_sample

@@ -5,6 +5,8 @@ import os
 import textwrap
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from . import LONG_MODEL, PLANTED, SEGMENT_LENGTH, SHORT_MODEL, SHORT_WINDOW
@@ -39,17 +41,13 @@ def run(output: str, *, seed: int | None = None, num_rows: int = 200) -> dict:
     Returns:
         `{sibling: {ranking: (AUROC, precision in the top 10%)}}`, the printed figures.
     """
-    import torch
-    from transformers.utils import logging as transformers_logging
-
     from ..report import sample_text
 
     started = time.monotonic()
-    transformers_logging.disable_progress_bar()
-    torch.set_num_threads(1)  # the models are so small that threads cost more than they bring
     ds = planted_dataset(seed, num_rows)
     print(_introduction(ds, seed))
-    scored = {name: _score(ds, sibling) for name, sibling in SIBLINGS.items()}
+    with _one_thread():
+        scored = {name: _score(ds, sibling) for name, sibling in SIBLINGS.items()}
     figures, notes = _figures(scored)
     print(_table(figures, notes))
     ranked = _rank(scored["short checkpoint"], {"mode": "robust"})[0]
@@ -86,11 +84,27 @@ def _introduction(ds, seed: int | None) -> str:
             f"{len(ds)} planted samples of about {ds['length'][0]} tokens ({source}), of which a good ranking puts {NEEDED!r} first:",
             *kinds,
             "",
-            "Scored with a tiny pair of Llamas (95,552 parameters, trained for this on a CPU from a hand-made start: see",
+            "Scored with a tiny pair of Llamas (95,000 parameters, trained for this on a CPU from a hand-made start: see",
             "hf_gateau/quickstart/make_pair.py). The short one reads 128 tokens at a time well, the long one 1,024.",
             "",
         ]
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The models are so small that threads, and a bar for loading them, cost more than they bring."""
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+        transformers_logging.enable_progress_bar()
 
 
 def _score(ds, sibling: dict):
