@@ -98,6 +98,7 @@ def score(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArgum
     ds = _load(data, rows)
     scorer = GateauScorer(**vars(pair), **vars(measure))
     description = scorer.describe()  # finds the models, and checks that they fit together, before any row
+    print(_plan(ds, description, scorer))
     started = time.monotonic()
     options = {"batched": True, "with_rank": True, "desc": "Rows"}
     if (work.num_proc or 1) > 1:
@@ -106,6 +107,18 @@ def score(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArgum
     measured = ds.map(scorer, **options)
     save_rows(measured, out.output, {"measuring": description, "settings": {**vars(pair), **vars(measure)}})
     _print_measured(measured, time.monotonic() - started, out.output)
+
+
+def _plan(ds, description: dict, scorer) -> str:
+    """What is about to be done, in one line."""
+    from .store import resolve_store_path
+
+    long, short = description["long"]["model"], description["short"]
+    sibling = short.get("model") or "the same"
+    sibling += f", RoPE base x {short['rope_scale']:g}" if short["rope_scale"] else ""
+    sibling += f", its last {short['window']} tokens" if short["window"] else ""
+    kept = resolve_store_path(scorer.measure_config.store)
+    return f"{len(ds)} rows; long model {long}, short sibling {sibling}; {description['dtype']}; store: {kept or 'off'}"
 
 
 def _spawn_workers(num_proc: int) -> None:

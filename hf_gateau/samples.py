@@ -88,7 +88,8 @@ def build_sample(
             as `### Input / ### Instruction / ### Response`, the paper's form.
         max_length (`int`, *optional*): longest sample in tokens; the context loses tokens from its left until it fits.
         find_context: maps the text of the last user turn to the character span `(start, end)` of its context; what stands
-            before stays in front of it, what follows is the instruction. Default: `last_paragraph`.
+            before stays in front of it, what follows is the instruction. Default: `last_paragraph`. Where there are several
+            turns, all before the last user turn are context too.
 
     Raises:
         SampleError: the row has no usable context, instruction or response; the message says why.
@@ -231,7 +232,10 @@ def _with_given_context(messages: list[dict], context: str) -> Conversation:
 def _with_found_context(messages: list[dict], find_context: FindContext) -> Conversation:
     last = len(messages) - 2
     text = messages[last]["content"]
-    start, end = find_context(text)
+    try:
+        start, end = find_context(text)
+    except Exception as error:  # the user's own function, on a text it did not expect: a reason, not the end of the run
+        raise SampleError(f"find_context failed: {error!r}") from error
     if not 0 <= start <= end <= len(text):
         raise SampleError(f"find_context gave the span ({start}, {end}) for a user turn of {len(text)} characters")
     earlier = next(i for i, message in enumerate(messages) if message["role"] != "system")
@@ -309,7 +313,7 @@ def _apply_template(tokenizer, messages: list[dict], **kwargs) -> str:
 
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, **kwargs)
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError) as error:
         raise SampleError(f"the chat template refuses the conversation: {error}") from error
 
 

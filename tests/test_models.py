@@ -197,3 +197,18 @@ def test_defaults_are_the_paper_pair_or_a_window():
     assert paper.short_model == "meta-llama/Llama-2-7b-hf" and paper.short_rope_scale == 200
     alone = ModelPairConfig(long_model="a")
     assert alone.short_model is None and alone.short_window == 4096
+
+
+@pytest.mark.parametrize("bits, bound", [("8", 0.05), ("4", 0.5)])
+def test_quantised_through_bitsandbytes(bits, bound, rows, tokenizer):
+    """Needs the extra `quant`; the tiny pair's long model keeps its numbers within the loss of its bits."""
+    pytest.importorskip("bitsandbytes")
+    from hf_gateau.quickstart import LONG_MODEL
+
+    def measured(**quantisation):
+        config = ModelPairConfig(long_model=LONG_MODEL, short_window=128, device="cpu", **quantisation)
+        return measure_sample(ModelPair(config), build_sample(rows[0], tokenizer), 128)
+
+    exact, quantised = measured(), measured(**{f"load_in_{bits}bit": True})
+    assert quantised.ppl_long == pytest.approx(exact.ppl_long, rel=bound)
+    assert quantised.ppl_long != exact.ppl_long

@@ -222,6 +222,8 @@ def test_find_context_names_the_context(bpe):
     assert bpe.decode(sample.context).strip() == "because."
     with pytest.raises(SampleError, match=r"span \(5, 500\)"):
         build_sample(row, bpe, find_context=lambda text: (5, 500))
+    with pytest.raises(SampleError, match="find_context failed: ValueError"):
+        build_sample(row, bpe, find_context=lambda text: text.index("nowhere"))
 
 
 @pytest.mark.parametrize(
