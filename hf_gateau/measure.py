@@ -265,7 +265,12 @@ class _Runtime:
             **self.pair.describe(),
             "segment_length": config.segment_length,
         }
-        canonical = json.dumps(self.description, sort_keys=True)
+        # A model is known by its fingerprint: the same weights in another place give the same key.
+        nameless = {
+            key: {k: v for k, v in value.items() if k != "model"} if isinstance(value, dict) else value
+            for key, value in self.description.items()
+        }
+        canonical = json.dumps(nameless, sort_keys=True)
         self.config_key = hashlib.sha256(canonical.encode()).hexdigest()[:16]
         path = resolve_store_path(config.store)
         self.store = MeasurementStore(path) if path is not None else None

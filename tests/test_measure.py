@@ -189,6 +189,14 @@ def test_what_changes_a_number_changes_the_key(scorer, tiny_model, rows, change)
     assert other(rows[0])["gateau_key"].split(":")[1] == content_key
 
 
+def test_same_weights_in_another_place_have_the_same_key(scorer, tiny_model, rows, tmp_path):
+    import shutil
+
+    shutil.copytree(tiny_model, tmp_path / "moved")
+    moved = GateauScorer(long_model=str(tmp_path / "moved"), store=False, **SETTINGS)
+    assert moved(rows[0])["gateau_key"] == scorer(rows[0])["gateau_key"]
+
+
 def test_same_row_twice_is_measured_once(tiny_model, rows, tmp_path):
     scorer = GateauScorer(long_model=tiny_model, store=str(tmp_path / "s.sqlite"), **SETTINGS)
     columns = scorer({"messages": [rows[0]["messages"]] * 3})
