@@ -19,7 +19,7 @@ from transformers.masking_utils import sdpa_mask
 
 # A name with "sdpa" in it would make transformers refuse the models that SDPA itself cannot serve.
 ATTENTION_NAME = "gateau"
-WEIGHTS_PER_CHUNK = 1 << 23  # elements of one chunk of attention weights: 32 MiB in float32
+WEIGHTS_PER_CHUNK = 1 << 21  # elements of one chunk of attention weights: 8 MiB in float32
 
 
 class ResponseAttention:

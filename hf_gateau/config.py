@@ -127,7 +127,7 @@ class MeasureConfig:
     )
     batch_tokens: int | None = field(
         default=None,
-        metadata={"help": "Most tokens in one batch of segments. Default: 3,072 on a CPU, 65,536 on a GPU."},
+        metadata={"help": "Most tokens in one batch of segments. Default: 1,024 on a CPU, 65,536 on a GPU."},
     )
     find_context: str | None = field(
         default=None,

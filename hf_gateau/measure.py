@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 # Part of every key: raise it when a change to the measuring code changes a number.
 MEASURING_VERSION = 1
 ENVIRONMENT_PREFIX = "HF_GATEAU_"
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 3_072, 65_536
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1_024, 65_536
 # The short sibling is broken by length, not short of information, when seeing more makes it this much worse (nats).
 BREAKS_ON_LENGTH_NATS, BREAKS_ON_LENGTH_ROWS = log(2), 8
 

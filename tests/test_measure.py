@@ -243,9 +243,9 @@ def test_out_of_memory_halves_the_batch_then_gives_up_on_the_row(scorer, rows, m
 
         return segment_nlls
 
-    monkeypatch.setattr(segments, "segment_nlls", fails_above(1_000))
+    monkeypatch.setattr(segments, "segment_nlls", fails_above(600))
     assert_same([scorer(rows[0])], measured[:1])
-    assert calls == [3072, 1536, 768]
+    assert calls == [1024, 512]
     monkeypatch.setattr(segments, "segment_nlls", fails_above(0))
     assert "out of memory on 700 tokens; lower max_length" in scorer(rows[0])["gateau_error"]
     with pytest.raises(MeasureError):

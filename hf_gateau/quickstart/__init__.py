@@ -9,6 +9,6 @@ from pathlib import Path
 DATA = Path(__file__).parent / "data"
 LONG_MODEL, SHORT_MODEL, PLANTED = str(DATA / "long"), str(DATA / "short"), str(DATA / "planted.jsonl.gz")
 
-# Contexts are 960 tokens: segments half the paper's length, and a window as long as the short model's own.
+# Contexts are 960 tokens: segments half the paper's length, and a window of a quarter of the context.
 SEGMENT_LENGTH = 64
-SHORT_WINDOW = 128
+SHORT_WINDOW = 256

@@ -1,16 +1,17 @@
 """Train the quickstart's pair of homologous models: `python -m hf_gateau.quickstart.make_pair --output_dir DIR`.
 
-A Llama of two layers learns the planted language (`world.py`) from documents of 128 tokens: the short-window sibling. With
-a larger RoPE base and documents of up to 1,024 tokens it is trained on: the long-window sibling. That is the paper's pair
-(LLaMA-2 4k and LongAlign's 64k) at a millionth of the size. `DIR` receives `short`, `long` and `planted.jsonl.gz`.
+A Llama of two layers learns the planted language (`world.py`) from documents of 128 tokens: the short-window sibling.
+With a larger RoPE base and documents of up to 1,024 tokens it is trained on: the long-window sibling. That is the
+paper's pair (LLaMA-2 4k and LongAlign's 64k) at 1/70,000 of the size. `DIR` receives `short`, `long` and
+`planted.jsonl.gz`.
 
-What this is not: a pair that learned to look back by itself. Recall needs an induction circuit (one head that marks each
-token with the token before it, one that finds the mark), and plain training did not form it in 15 tries on a CPU. So the
-circuit is planted in the initial weights, and training starts from there. It teaches everything else: the words, the
-opposites, the questions, and how far to look.
+What this is not: a pair that learned to look back by itself. Recall needs an induction circuit (one head that marks
+each token with the token before it, one that finds the mark), and plain training did not form it in 15 tries on a CPU.
+So the circuit is planted in the initial weights, and training starts from there. It teaches everything else: the
+words, the opposites, the questions, and how far to look.
 
-Takes two to three minutes on one core. Two runs on one machine give bit-identical files; another CPU or another release of
-torch may round differently.
+Takes two to three minutes on an idle core. Two runs on one machine give bit-identical files; another CPU or another
+release of torch may round differently.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hf_gateau.quickstart import world
-from hf_gateau.quickstart.world import DocumentStyle
+from . import world
+from .world import DocumentStyle
 
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 SHORT_WINDOW = 128
 LONG_WINDOW = 1024
+LONG_POSITIONS = 2048  # twice what it is trained on: it still recalls most of 2,000 tokens
 SHORT_ROPE_BASE = 500.0
 ROPE_SCALE = 200.0
 LOOK_UP_WEIGHT = 3.0
@@ -42,7 +44,7 @@ NUM_PLANTED_ROWS = 200
 
 
 class Stage(NamedTuple):
-    """Some optimiser steps on documents of one length; `packed` rows hold several documents of up to `SHORT_WINDOW`."""
+    """Some optimiser steps on rows of one length; `packed` rows hold several documents of up to `SHORT_WINDOW`."""
 
     num_steps: int
     num_tokens: int
@@ -51,8 +53,9 @@ class Stage(NamedTuple):
     packed: bool = False
 
 
+# The first stage asks for opposites so often because the second of two is only learned after some 300 steps of it.
 SHORT_STAGES = (
-    Stage(300, SHORT_WINDOW, 32, DocumentStyle()),
+    Stage(400, SHORT_WINDOW, 32, DocumentStyle(p_fact=0.4, p_question=0.15, p_opposite=0.35)),
     Stage(300, LONG_WINDOW, 4, DocumentStyle(p_fact=0.4), packed=True),
 )
 LONG_STAGES = (
@@ -85,10 +88,10 @@ def short_config() -> LlamaConfig:
 def plant_induction_circuit(model: LlamaForCausalLM, seed: int = 0) -> None:
     """Write an induction circuit into head 0 of both layers; every other weight keeps its random initial value.
 
-    The hidden state (D = 64) gets three parts: dimension 0 is a constant, dimensions 1..31 hold the token itself, 33..63 the
-    token before it. Layer 0 copies the second part of the previous position into the third; layer 1 looks for positions
-    whose third part matches the second part of its own, that is, positions just after an earlier mention of this token, and
-    copies what stands there to the output, which the tied embedding reads as the next token.
+    The hidden state (D = 64) gets three parts: dimension 0 is a constant, dimensions 1..31 hold the token itself,
+    33..63 the token before it. Layer 0 copies the second part of the previous position into the third; layer 1 looks
+    for positions whose third part matches the second part of its own, that is, positions just after an earlier mention
+    of this token, and copies what stands there to the output, which the tied embedding reads as the next token.
     """
     import torch
 
@@ -137,7 +140,7 @@ def _look_one_back(attention: torch.nn.Module, constant: float, rope_base: float
 def _look_for_same_token(
     attention: torch.nn.Module, this_token: torch.Tensor, token_before: torch.Tensor, sharpness: float = 2.5
 ) -> None:
-    """Queries read this token and keys the token before, on the slow half of the rotary pairs, which distance turns least."""
+    """Queries read this token, keys the token before, on the slow rotary pairs, which distance turns least."""
     half = attention.head_dim // 2
     slow = [*range(half // 2, half), *range(half + half // 2, 2 * half)]
     attention.q_proj.weight[slow] = sharpness * this_token[: len(slow)]
@@ -147,7 +150,7 @@ def _look_for_same_token(
 def train(model: LlamaForCausalLM, stages: tuple[Stage, ...], learning_rate: float, seed: int) -> None:
     """AdamW through the stages, with a warm-up of 100 steps and a cosine down to a tenth over all of them.
 
-    Last names said before count `LOOK_UP_WEIGHT` times in the loss: they are few, and they are what the model is for.
+    Words that have to be looked up count `LOOK_UP_WEIGHT` times in the loss: they are few, and what the model is for.
     """
     import torch
 
@@ -166,9 +169,7 @@ def train(model: LlamaForCausalLM, stages: tuple[Stage, ...], learning_rate: flo
         optimizer.zero_grad()
         if (step + 1) % 60 == 0:
             seconds = time.perf_counter() - start
-            print(
-                f"  step {step + 1}/{len(steps)}  {stage.num_tokens} tokens  loss {loss.item():.3f}  {seconds:.0f} s"
-            )
+            print(f"  step {step + 1:3d}  {stage.num_tokens:4d} tokens  loss {loss.item():.3f}  {seconds:3.0f} s")
     model.eval()
 
 
@@ -201,11 +202,11 @@ def train_short() -> LlamaForCausalLM:
 
 
 def train_long(short: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The long-window sibling: the short one's weights, its RoPE base times `ROPE_SCALE`, trained on longer documents."""
+    """The long-window sibling: the short one's weights, RoPE base times `ROPE_SCALE`, trained on longer documents."""
     from transformers import LlamaForCausalLM
 
     config = short_config()
-    config.max_position_embeddings = LONG_WINDOW
+    config.max_position_embeddings = LONG_POSITIONS
     config.rope_parameters = {"rope_type": "default", "rope_theta": SHORT_ROPE_BASE * ROPE_SCALE}
     model = LlamaForCausalLM(config)
     model.load_state_dict(short.state_dict())
@@ -238,7 +239,7 @@ def recall_by_distance(
 
 
 def _probe(rng: random.Random, distance: int, num_tokens: int) -> tuple[list[str], str]:
-    """A prompt that ends in a first name, and the last name that belongs there, told `distance` tokens from the end."""
+    """A prompt that ends in a first name, and the last name, told `distance` tokens before the question."""
     (first, last), *others = world.draw_people(rng, 22)
     fact = world.fact_sentence(rng, (first, last))
     before, after = _chatter(rng, others, num_tokens - distance), _chatter(rng, others, distance - len(fact))

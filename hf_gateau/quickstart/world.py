@@ -1,12 +1,12 @@
 """The planted language of the quickstart: samples for which we know what makes them hard.
 
-Real long-context data comes without labels, so a score on it can only be believed. Here every row says where its answer
-lies: far back in the context, in its last sentences, in no context at all, or nowhere because the answer is noise. The
-language is 205 words of plain English: people (`adam baxter waited near the river .`), pairs of opposites that hold in
+Real long-context data comes without labels, so a score on it can only be believed. Here every row says where its
+answer lies: far back in the context, in its last sentences, in no context at all, or nowhere because it is noise. The
+language is 190 words of plain English: people (`adam baxter waited near the river .`), pairs of opposites that hold in
 every document, and filler. It is small enough for the pair of models in `make_pair.py` to learn it on one CPU core.
 
-Everything is drawn from `random.Random(seed).random()` alone, the one generator method that Python promises to keep the
-same between versions. Importing this module imports neither torch nor transformers.
+Everything is drawn from `random.Random(seed).random()` alone, the one generator method that Python promises to keep
+the same between versions. Importing this module imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ T = TypeVar("T")
 Words = list[str]
 Person = tuple[str, str]  # first name, last name: who is `adam`? `adam baxter`
 
-FIRST_NAMES = """adam amber arthur beatrice boris brenda caleb casper clara cora damon diana edgar elena emma fanny fiona
-    frank gilbert greta harold helga hilda ida irene jasper jonas julia kitty leo lionel lucas marlow milo nadia nina olga
-    otto percy quentin""".split()
+FIRST_NAMES = """adam amber arthur beatrice boris brenda caleb casper clara cora damon diana edgar elena emma fanny
+    fiona frank gilbert greta harold helga hilda ida irene jasper jonas julia kitty leo lionel lucas marlow milo nadia
+    nina olga otto percy quentin""".split()
 LAST_NAMES = """abbott ashby atwood baxter bishop brooks carver chapman clayton cooper crane dalton dawson dixon ellis
     emerson fisher fletcher foster gibson graves hale harding hobbs hudson jarvis keller lambert lawson mercer morris
     norton osborn palmer porter quincy ramsey sawyer thorne walker""".split()
@@ -148,8 +148,8 @@ class Document(NamedTuple):
 def pretraining_document(rng: random.Random, num_tokens: int, style: DocumentStyle) -> Document:
     """A conversation of exactly `num_tokens` tokens: text that ends in a question, the answer, more text.
 
-    People are mentioned again and again, so reading pays. The chat form is part of pretraining because role tokens that
-    no model has seen make every response after them measure the accidents of initialisation.
+    People are mentioned again and again, so reading pays. The chat form is part of pretraining because role tokens
+    that no model has seen make every response after them measure the accidents of initialisation.
     """
     people = draw_people(rng, between(rng, *style.num_people))
     mentioned: list[Person] = []
@@ -172,7 +172,7 @@ def _next_sentence(rng: random.Random, style: DocumentStyle, people: list[Person
     if choice < style.p_question and len(mentioned) >= 2:
         return _turns(*ask_people(draw(rng, mentioned, between(rng, 1, 2))))
     if choice < style.p_question + style.p_opposite:
-        if rng.random() < 0.5:
+        if rng.random() < 0.2:
             return [*opposite_clause(pick(rng, list(OPPOSITE))), "."]
         return _turns(*ask_opposites(draw(rng, list(OPPOSITE), between(rng, 1, 2))))
     return filler_sentence(rng)
@@ -215,9 +215,9 @@ def packed_documents(
 def planted_rows(num_rows: int, seed: int) -> list[dict]:
     """`num_rows` labelled rows in LongAlign's form, `KIND_PERCENT` of each kind, in random order.
 
-    Each is `{"id", "messages": [user, assistant], "length", "kind"}`: the user's content is the context, a blank line, the
-    instruction; `length` is the number of tokens of the row in the tokenizer's chat template. The same seed gives the same
-    rows.
+    Each is `{"id", "messages": [user, assistant], "length", "kind"}`: the user's content is the context, a blank line,
+    the instruction; `length` is the number of tokens of the row in the tokenizer's chat template. The same seed gives
+    the same rows.
     """
     rng = random.Random(seed)
     kinds: list[str] = []
@@ -229,7 +229,7 @@ def planted_rows(num_rows: int, seed: int) -> list[dict]:
 
 
 def _planted_row(rng: random.Random, kind: str, row_id: str) -> dict:
-    """One row. Its context has the same make-up whatever the kind, so only the place of the answer tells kinds apart."""
+    """One row. Contexts have the same make-up whatever the kind: only the place of the answer tells kinds apart."""
     people = draw_people(rng, 24)
     context = _planted_context(rng, people[:2], people[2:], near=kind == "local")
     question, answer = _question_and_answer(rng, kind, people[:2])
@@ -257,7 +257,7 @@ def _question_and_answer(rng: random.Random, kind: str, asked: list[Person]) -> 
 
 
 def _planted_context(rng: random.Random, asked: list[Person], others: list[Person], near: bool) -> Words:
-    """Up to `NUM_CONTEXT_TOKENS` tokens in which everybody is mentioned once: the two `asked` far back or `near` the end.
+    """Up to `NUM_CONTEXT_TOKENS` tokens that mention everybody once: the two `asked` far back or `near` the end.
 
     Two of the `others` always stand near the end, so that nearness alone does not give the answer away.
     """
@@ -303,8 +303,8 @@ def _insert_at(sentences: list[Words], sentence: Words, fraction: float) -> None
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """The word-level tokenizer of the language: a token is what stands between white space.
 
-    Its chat template marks the assistant's content and end token as generated, so a row's response tokens can be read off
-    the template.
+    Its chat template marks the assistant's content and end token as generated, so a row's response tokens can be read
+    off the template.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
