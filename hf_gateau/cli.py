@@ -118,7 +118,8 @@ def _plan(ds, description: dict, scorer) -> str:
     sibling += f", RoPE base x {short['rope_scale']:g}" if short["rope_scale"] else ""
     sibling += f", its last {short['window']} tokens" if short["window"] else ""
     kept = resolve_store_path(scorer.measure_config.store)
-    return f"{len(ds)} rows; long model {long}, short sibling {sibling}; {description['dtype']}; store: {kept or 'off'}"
+    size = f"{description['dtype']}, samples of up to {description['max_length']:,} tokens"
+    return f"{len(ds)} rows; long model {long}, short sibling {sibling}; {size}; store: {kept or 'off'}"
 
 
 def _spawn_workers(num_proc: int) -> None:

@@ -12,10 +12,11 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from math import isfinite, log
+from dataclasses import fields
+from math import exp, isfinite, log
 from typing import Any
 
+from .batches import COLUMNS, BatchShape
 from .config import MeasureConfig, ModelPairConfig
 from .samples import Sample, SampleError, build_sample
 from .store import Measurement, MeasurementStore, resolve_store_path
@@ -29,19 +30,6 @@ ENVIRONMENT_PREFIX = "HF_GATEAU_"
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1_024, 65_536
 # The short sibling is broken by length, not short of information, when seeing more makes it this much worse (nats).
 BREAKS_ON_LENGTH_NATS, BREAKS_ON_LENGTH_ROWS = log(2), 8
-
-COLUMNS = {
-    "gateau_ppl_short": "float64",
-    "gateau_ppl_long": "float64",
-    "gateau_ppl_no_context": "float64",
-    "gateau_segment_ppl": "list",
-    "gateau_segment_attention": "list",
-    "gateau_num_context_tokens": "int64",
-    "gateau_num_response_tokens": "int64",
-    "gateau_truncated": "bool",
-    "gateau_error": "string",
-    "gateau_key": "string",
-}
 
 
 class MeasureError(RuntimeError):
@@ -197,7 +185,7 @@ class GateauScorer:
         """
         if overrides:
             return self._variant(overrides)(batch, rank)
-        shape = _BatchShape(batch)
+        shape = BatchShape(batch)
         if self._runtime is None:
             self.pair_config, self.measure_config = self._configs()
             self._runtime = _Runtime(self.pair_config, self.measure_config, rank if isinstance(rank, int) else 0)
@@ -211,9 +199,9 @@ class GateauScorer:
 
     def describe(self) -> dict[str, Any]:
         """What the numbers come from, as plain JSON: `config_key` (the part of `gateau_key` before the colon), models
-        with their revisions, dtype, segment length. Reads the models' configurations, not their weights."""
+        with their revisions, dtype, segment length; and the longest sample in tokens. Reads the models' configurations, not their weights."""
         runtime = self._runtime or _Runtime(self.pair_config, self.measure_config)
-        return {"config_key": runtime.config_key, **runtime.description}
+        return {"config_key": runtime.config_key, **runtime.description, "max_length": runtime.max_length}
 
 
 def _rebuild(given: list, resolved: list, version: int) -> GateauScorer:
@@ -355,7 +343,7 @@ class _LengthCheck:
                 "The short model's perplexity is %.1f times higher on whole samples than on the last %d tokens of them: "
                 "it breaks on length, so every long sample will look long-range. Set short_rope_scale (200 in the paper) "
                 "or short_window=%d.",
-                2.718281828 ** statistics.median(self.losses), self.window, self.window,
+                exp(statistics.median(self.losses)), self.window, self.window,
             )  # fmt: skip
 
 
@@ -383,60 +371,6 @@ class _Progress:
             rate = self.tokens / (time.monotonic() - self.started)
             self.bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
             self.bar.update(1)
-
-
-@dataclass
-class _BatchShape:
-    """Tells a batch from a row, and gives back the columns in the shape that the caller can keep types in."""
-
-    batch: Mapping[str, Any]
-
-    def __post_init__(self):
-        from datasets.formatting.formatting import LazyBatch, LazyRow
-
-        self.lazy = isinstance(self.batch, (LazyBatch, LazyRow))
-        columns = {name: _plain(self.batch[name]) for name in self.batch}
-        self.is_row = isinstance(self.batch, LazyRow) or (
-            not isinstance(self.batch, LazyBatch) and _looks_like_a_row(columns)
-        )
-        self.rows = [columns] if self.is_row else _transposed(columns)
-
-    def pack(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        if not self.lazy:
-            return rows[0] if self.is_row else {name: [row[name] for row in rows] for name in COLUMNS}
-        import pyarrow as pa
-
-        kinds = {kind: getattr(pa, kind + "_" if kind == "bool" else kind) for kind in {*COLUMNS.values()} - {"list"}}
-        types = {name: pa.list_(pa.float64()) if kind == "list" else kinds[kind]() for name, kind in COLUMNS.items()}
-        return _ArrowColumns({name: pa.array([row[name] for row in rows], types[name]) for name in COLUMNS})
-
-
-class _ArrowColumns(dict):
-    """Arrow columns for `Dataset.map`, which writes them as they are.
-
-    Plain lists would lose their type where the first batch has nothing but null in a column (`gateau_error`, in a sound
-    dataset), and the first bad row after it would end the run. `map` admits only lists in the check that it makes on
-    `values()`, hence these.
-    """
-
-    def values(self):
-        return [column.to_pylist() for column in super().values()]
-
-
-def _transposed(columns: dict[str, list]) -> list[dict[str, Any]]:
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _looks_like_a_row(columns: dict[str, Any]) -> bool:
-    messages = columns.get("messages")
-    if isinstance(messages, list) and messages and all(isinstance(turn, Mapping) for turn in messages):
-        return True
-    lengths = {len(value) if isinstance(value, list) else None for value in columns.values()}
-    return len(lengths) != 1 or None in lengths
 
 
 def _import_function(name: str) -> Callable:

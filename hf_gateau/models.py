@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -174,6 +175,7 @@ class ModelPair:
 
 def _location(name: str) -> tuple[str]:
     """A GGUF file is loaded by its folder (or repository) and its own name."""
+    name = os.path.expanduser(name)
     return (name.rpartition("/")[0] or ".",) if name.endswith(".gguf") else (name,)
 
 

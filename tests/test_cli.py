@@ -8,9 +8,9 @@ import pytest
 from datasets import Dataset, load_dataset, load_from_disk
 
 from hf_gateau import GateauScorer, rank
+from hf_gateau.batches import COLUMNS
 from hf_gateau.cli import COMMANDS, main
 from hf_gateau.files import UNREADABLE, load_rows, read_sidecar
-from hf_gateau.measure import COLUMNS
 
 
 @pytest.fixture()

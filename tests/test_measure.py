@@ -12,7 +12,8 @@ from datasets import Dataset, load_from_disk
 from datasets.fingerprint import Hasher
 
 from hf_gateau import GateauScorer, gateau_score
-from hf_gateau.measure import COLUMNS, MeasureError
+from hf_gateau.batches import COLUMNS
+from hf_gateau.measure import MeasureError
 from hf_gateau.samples import SampleError
 from hf_gateau.store import MeasurementStore
 

@@ -1,0 +1,82 @@
+"""What a scorer is handed and gives back: a batch of columns or one row, lists or Arrow, each in its own shape."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+# Name -> type of every column that measuring adds, in order.
+COLUMNS = {
+    "gateau_ppl_short": "float64",
+    "gateau_ppl_long": "float64",
+    "gateau_ppl_no_context": "float64",
+    "gateau_segment_ppl": "list",
+    "gateau_segment_attention": "list",
+    "gateau_num_context_tokens": "int64",
+    "gateau_num_response_tokens": "int64",
+    "gateau_truncated": "bool",
+    "gateau_error": "string",
+    "gateau_key": "string",
+}
+
+
+# All that measuring looks at; other columns of a batch are not even decoded.
+READ_COLUMNS = ("id", "messages", "context", "instruction", "response")
+
+
+class BatchShape:
+    """Tells a batch from a row, and gives the new columns back in the shape that keeps their types for the caller.
+
+    Args:
+        batch: what `map` and its like hand to a function: a mapping of columns, or of one row's values.
+
+    Attributes:
+        rows (`list[dict]`): the rows, with `READ_COLUMNS` as far as they are there.
+    """
+
+    def __init__(self, batch: Mapping[str, Any]):
+        from datasets.formatting.formatting import LazyBatch, LazyRow
+
+        self.is_lazy = isinstance(batch, (LazyBatch, LazyRow))
+        self.is_row = isinstance(batch, LazyRow) or (not self.is_lazy and _looks_like_a_row(batch))
+        columns = {name: _plain(batch[name]) for name in READ_COLUMNS if name in batch}
+        if self.is_row:
+            self.rows = [columns]
+        else:
+            num_rows = batch.pa_table.num_rows if self.is_lazy else len(next(iter(batch.values()), ()))
+            self.rows = [{name: values[i] for name, values in columns.items()} for i in range(num_rows)]
+
+    def pack(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """The rows' `COLUMNS`: a mapping of columns, or of values for one row; Arrow where `Dataset.map` asked."""
+        if not self.is_lazy:
+            return rows[0] if self.is_row else {name: [row[name] for row in rows] for name in COLUMNS}
+        import pyarrow as pa
+
+        types = {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
+        types["list"] = pa.list_(pa.float64())
+        return _ArrowColumns({name: pa.array([row[name] for row in rows], types[COLUMNS[name]]) for name in COLUMNS})
+
+
+class _ArrowColumns(dict):
+    """Arrow columns for `Dataset.map`, which writes them as they are.
+
+    Plain lists would lose their type where the first batch has nothing but null in a column (`gateau_error`, in a sound
+    dataset), and the first bad row after it would end the run. `map` admits only lists in the check that it makes on
+    `values()`, hence these.
+    """
+
+    def values(self):
+        return [column.to_pylist() for column in super().values()]
+
+
+def _plain(value: Any) -> Any:
+    """Numpy's arrays, as Ray Data and formatted datasets hand them over, as lists."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _looks_like_a_row(batch: Mapping[str, Any]) -> bool:
+    """A plain mapping is a row if its messages are turns, or if its values are not lists of one length."""
+    messages = batch.get("messages")
+    if isinstance(messages, list) and messages and all(isinstance(turn, Mapping) for turn in messages):
+        return True
+    lengths = {len(value) if isinstance(_plain(value), list) else None for value in batch.values()}
+    return len(lengths) != 1 or None in lengths
