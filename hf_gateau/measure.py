@@ -58,23 +58,19 @@ def measure_sample(
     from .attention import ResponseAttention
     from .perplexity import perplexity, response_nll
 
-    def nll_after(model, context: list[int]) -> float:
-        ids = sample.prefix + context + sample.instruction + sample.response[:-1]
-        return response_nll(model, torch.tensor([ids], device=model.device), response.to(model.device)).item()
-
     try:
         attention = ResponseAttention(sample.context_start, sample.context_end, sample.response_start)
         with pair.long_with_attention() as model:
             response = torch.tensor(sample.response, device=model.device)
             whole = torch.tensor([sample.input_ids[: sample.response_end]], device=model.device)
             nll_long = response_nll(model, whole, response, full=True, response_attention=attention).item()
-        nll_no_context = nll_after(pair.long, [])
+        nll_no_context = _nll_after(pair.long, sample, [])
         seen = pair.short_context(sample)
         if pair.is_self_paired and len(seen) == len(sample.context):
             nll_short = nll_long  # the window shows everything: the same model on the same tokens
         else:
             with pair.short() as model:
-                nll_short = nll_after(model, seen)
+                nll_short = _nll_after(model, sample, seen)
         nll_segments = _segment_nlls(pair.long, sample, segment_length, batch_tokens)
     except torch.OutOfMemoryError as error:
         raise MeasureError(
@@ -89,6 +85,17 @@ def measure_sample(
     )
     _check_finite(measurement)
     return measurement
+
+
+def _nll_after(model, sample: Sample, context: list[int]) -> float:
+    """Mean NLL of the sample's response with another context in place of its own."""
+    import torch
+
+    from .perplexity import response_nll
+
+    ids = sample.prefix + context + sample.instruction + sample.response[:-1]
+    tensors = torch.tensor([ids], device=model.device), torch.tensor(sample.response, device=model.device)
+    return response_nll(model, *tensors).item()
 
 
 def _segment_nlls(model, sample: Sample, segment_length: int, batch_tokens: int) -> list[float]:
@@ -329,15 +336,10 @@ class _LengthCheck:
     def see(self, sample: Sample, measurement: Measurement) -> None:
         if not self.applies or sample.response_end <= self.window or len(self.losses) == BREAKS_ON_LENGTH_ROWS:
             return
-        import torch
-
-        from .perplexity import response_nll
-
         room = max(0, self.window - (sample.response_end - len(sample.context)))
-        ids = sample.prefix + sample.context[len(sample.context) - room :] + sample.instruction + sample.response[:-1]
         with self.pair.short() as model:
-            tensors = torch.tensor([ids], device=model.device), torch.tensor(sample.response, device=model.device)
-            self.losses.append(log(measurement.ppl_short) - response_nll(model, *tensors).item())
+            nll_of_end = _nll_after(model, sample, sample.context[len(sample.context) - room :])
+        self.losses.append(log(measurement.ppl_short) - nll_of_end)
         if len(self.losses) == BREAKS_ON_LENGTH_ROWS and statistics.median(self.losses) > BREAKS_ON_LENGTH_NATS:
             logger.warning(
                 "The short model's perplexity is %.1f times higher on whole samples than on the last %d tokens of them: "

@@ -12,11 +12,11 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import __version__
 from .config import RankConfig
 from .formulas import (
     CAS,
@@ -243,10 +243,6 @@ def _record(columns: dict, derived: dict, messages: list[str], config: RankConfi
         unranked["other reasons"] = rest
     key = columns["gateau_key"]
     prefixes = pc.replace_substring_regex(key.filter(pc.match_substring(key, ":")), "(?s):.*", "")
-    try:
-        package_version = version("hf-gateau")
-    except PackageNotFoundError:
-        package_version = "unknown"  # run from a checkout
     hmp, cas_name, combine = parts_of(config)
     parts = {"mode": config.mode, "hmp": hmp, "cas": cas_name, "combine": combine, "alpha": float(config.alpha)}
     return {
@@ -257,7 +253,7 @@ def _record(columns: dict, derived: dict, messages: list[str], config: RankConfi
         "num_unranked": unranked,
         "measuring_configs": sorted(prefixes.unique().to_pylist()),
         "warnings": messages,
-        "version": package_version,
+        "version": __version__,
     }
 
 
