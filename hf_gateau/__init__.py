@@ -17,15 +17,29 @@ _PUBLIC = {
     "MeasureConfig": "config",
     "ModelPairConfig": "config",
     "RankConfig": "config",
+    "SelectConfig": "config",
+    "MixConfig": "config",
+    "TrainConfig": "config",
     "rank": "ranking",
     "ranking_record": "ranking",
+    "select": "selection",
+    "selection_record": "selection",
+    "SelectionRecord": "selection",
+    "mix": "mixture",
+    "GateauSelector": "callbacks",
+    "GateauSFTConfig": "training",
+    "GateauSFTTrainer": "training",
 }
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:  # for editors and type checkers
-    from .config import MeasureConfig, ModelPairConfig, RankConfig  # noqa: F401
+    from .callbacks import GateauSelector  # noqa: F401
+    from .config import MeasureConfig, MixConfig, ModelPairConfig, RankConfig, SelectConfig, TrainConfig  # noqa: F401
     from .measure import GateauScorer, gateau_score  # noqa: F401
+    from .mixture import mix  # noqa: F401
     from .ranking import rank, ranking_record  # noqa: F401
+    from .selection import SelectionRecord, select, selection_record  # noqa: F401
+    from .training import GateauSFTConfig, GateauSFTTrainer  # noqa: F401
 
 
 def __getattr__(name: str):

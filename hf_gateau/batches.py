@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .samples import CONTENT_COLUMNS
+
 
 # Name -> type of every column that measuring adds, in order.
 COLUMNS = {
@@ -16,11 +18,12 @@ COLUMNS = {
     "gateau_truncated": "bool",
     "gateau_error": "string",
     "gateau_key": "string",
+    "gateau_content_hash": "string",
 }
 
 
 # All that measuring looks at; other columns of a batch are not even decoded.
-READ_COLUMNS = ("id", "messages", "context", "instruction", "response")
+READ_COLUMNS = ("id", *CONTENT_COLUMNS)
 
 
 class BatchShape:

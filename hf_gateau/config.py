@@ -21,6 +21,9 @@ RANK_MODES = ("robust", "paper", "released")
 HMP_VARIANTS = ("softmax", "minmax", "difference", "log_difference", "rank", "none")
 CAS_VARIANTS = ("paper", "raw", "pearson", "spearman", "gain", "gain_far", "gain_distance", "none")
 COMBINE_VARIANTS = ("softmax", "released", "rank")
+LOSS_WEIGHTINGS = ("sequence", "token")
+BATCHINGS = ("random", "sorted")
+PAPER_FRACTION = 0.1
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -214,3 +217,150 @@ class RankConfig:
             raise ValueError("hmp='none' with cas='none' leaves nothing to rank by; keep one of the two terms.")
         if not isinstance(self.rank_seed, Integral):
             raise ValueError(f"The seed must be a whole number, got {self.rank_seed!r}; use e.g. 0.")
+
+
+@dataclass
+class SelectConfig:
+    """Which ranked rows are kept. Exactly one of `fraction`, `top_k`, `min_score`, `max_tokens`; a fraction of 0.1 where
+    none is given, as in the paper.
+
+    Raises:
+        ValueError: a field is out of range, or two fields contradict each other.
+    """
+
+    fraction: float | None = field(
+        default=None,
+        metadata={"help": "Keep this share of the ranked rows, the best. Default: 0.1, unless another is given."},
+    )
+    top_k: int | None = field(default=None, metadata={"help": "Keep this many of the best rows."})
+    min_score: float | None = field(
+        default=None, metadata={"help": "Keep the rows whose gateau_score is at least this. Works on streams too."}
+    )
+    max_tokens: int | None = field(
+        default=None, metadata={"help": "Keep the best rows as long as they have at most this many tokens together."}
+    )
+    strata: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column whose values (or ranges of values, where it holds many numbers: powers of two, or "
+            "strata_edges) form strata that each get a share, such as 'length'."
+        },
+    )
+    strata_edges: list[float] | None = field(
+        default=None, metadata={"help": "Where a stratum of a numeric column ends and the next begins, ascending."}
+    )
+    min_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Each stratum keeps at least this share of its own ranked rows, its best; the best of all others fill "
+            "up. Default: the share that is kept of all rows, which makes every stratum's share equal."
+        },
+    )
+
+    def __post_init__(self):
+        limits = {name: getattr(self, name) for name in ("fraction", "top_k", "min_score", "max_tokens")}
+        given = [name for name, value in limits.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are all given; choose one of {', '.join(limits)}.")
+        if not given:
+            self.fraction = PAPER_FRACTION
+        if self.fraction is not None and not 0.0 < self.fraction <= 1.0:
+            raise ValueError(f"fraction={self.fraction!r} is not above 0 and at most 1; use e.g. 0.1, the best tenth.")
+        for name in ("top_k", "max_tokens"):
+            if limits[name] is not None and (not isinstance(limits[name], Integral) or limits[name] < 1):
+                raise ValueError(f"{name}={limits[name]!r} is not a whole number of 1 or more.")
+        if self.min_score is not None and self.min_score != self.min_score:
+            raise ValueError("min_score is NaN; give a number.")
+        if self.strata is None and (self.strata_edges is not None or self.min_share is not None):
+            raise ValueError("strata_edges and min_share belong to strata; name the column, e.g. strata='length'.")
+        if self.strata_edges is not None and list(self.strata_edges) != sorted(set(self.strata_edges)):
+            raise ValueError(f"strata_edges={self.strata_edges!r} is not ascending; give e.g. [8192, 16384, 32768].")
+        if self.min_share is not None and not 0.0 <= self.min_share <= 1.0:
+            raise ValueError(f"min_share={self.min_share!r} is not between 0 and 1; use e.g. 0.05.")
+        if self.strata is not None and self.min_share is None and (self.min_score or self.max_tokens) is not None:
+            raise ValueError("With min_score or max_tokens, strata need a min_share; give e.g. min_share=0.05.")
+
+
+@dataclass
+class MixConfig:
+    """Short instruction data that the selected rows are mixed with.
+
+    Raises:
+        ValueError: a field is out of range, or two fields contradict each other.
+    """
+
+    short_data: str | None = field(
+        default=None,
+        metadata={
+            "help": "Short instruction data to mix in: a .jsonl or .parquet file, a folder, or a Hub id, with `messages` or "
+            "ShareGPT's `conversations`."
+        },
+    )
+    short_name: str | None = field(default=None, metadata={"help": "Configuration of short_data on the Hub."})
+    short_data_file: str | None = field(
+        default=None, metadata={"help": "File in the repository of short_data, where it has no configurations."}
+    )
+    short_split: str | None = field(
+        default=None, metadata={"help": "Split of short_data. Default: train, or the only one."}
+    )
+    short_data_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of short_data on the Hub."}
+    )
+    short_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Take the first part of the short rows, this share: 1 (the default) is the paper's real-world setting, "
+            "0.1 its limited one."
+        },
+    )
+    short_token_share: float | None = field(
+        default=None,
+        metadata={"help": "Take short rows from the first on until they hold this share of all training tokens."},
+    )
+
+    def __post_init__(self):
+        settings = [name for name in vars(self) if name != "short_data" and getattr(self, name) is not None]
+        if self.short_data is None and settings:
+            raise ValueError(f"{' and '.join(settings)} came without short_data; name the data, or leave them out.")
+        if self.short_fraction is not None and self.short_token_share is not None:
+            raise ValueError("short_fraction and short_token_share are both given; choose one.")
+        if self.short_fraction is not None and not 0.0 < self.short_fraction <= 1.0:
+            raise ValueError(f"short_fraction={self.short_fraction!r} is not above 0 and at most 1; use e.g. 0.1.")
+        if self.short_token_share is not None and not 0.0 < self.short_token_share < 1.0:
+            raise ValueError(f"short_token_share={self.short_token_share!r} is not between 0 and 1; use e.g. 0.3.")
+
+
+@dataclass
+class TrainConfig:
+    """LongAlign's training strategies (arXiv 2401.18058), on top of TRL's `SFTConfig`.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+
+    loss_weighting: str = field(
+        default="sequence",
+        metadata={
+            "help": "'sequence': every sequence of an optimiser step counts the same, whatever its number of target tokens "
+            "(LongAlign's loss weighting, exact under packing, accumulation and several ranks); 'token': TRL's mean over "
+            "all target tokens, which favours long answers."
+        },
+    )
+    batching: str = field(
+        default="random",
+        metadata={
+            "help": "'sorted': batches of rows of similar length, in random order (LongAlign's sorted batching: less "
+            "padding, less waiting between ranks); 'random': as TRL does."
+        },
+    )
+    response_only_loss: bool = field(
+        default=True,
+        metadata={
+            "help": "Put loss on the assistant's turns alone, with any chat template; False leaves it to TRL's "
+            "assistant_only_loss and completion_only_loss."
+        },
+    )
+
+    def __post_init__(self):
+        _check_choice("loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS)
+        _check_choice("batching", self.batching, BATCHINGS)

@@ -18,7 +18,7 @@ from typing import Any
 
 from .batches import COLUMNS, BatchShape
 from .config import MeasureConfig, ModelPairConfig
-from .samples import Sample, SampleError, build_sample
+from .samples import Sample, SampleError, build_sample, content_hash
 from .store import Measurement, MeasurementStore, resolve_store_path
 
 
@@ -185,7 +185,8 @@ class GateauScorer:
             overrides: settings for this call, from `map(..., fn_kwargs={...})`.
 
         Returns:
-            The columns of `COLUMNS`, one value a row. A row that cannot be measured has null in all but `gateau_error`.
+            The columns of `COLUMNS`, one value a row. A row that cannot be measured has null in all but
+            `gateau_error` and `gateau_content_hash`.
 
         Raises:
             SampleError, MeasureError: with `on_error="raise"`, for the first row that cannot be measured.
@@ -203,6 +204,11 @@ class GateauScorer:
         if key not in self._variants:
             self._variants[key] = GateauScorer(**{**self._given(), **overrides})
         return self._variants[key]
+
+    @property
+    def stores(self) -> bool:
+        """Whether what is measured is kept."""
+        return resolve_store_path(self.measure_config.store) is not None
 
     def describe(self) -> dict[str, Any]:
         """What the numbers come from, as plain JSON: `config_key` (the part of `gateau_key` before the colon), models
@@ -294,7 +300,7 @@ class _Runtime:
         return str(error)
 
     def _columns(self, row: Mapping, sample: Sample | str, found: dict, progress: "_Progress") -> dict[str, Any]:
-        columns = dict.fromkeys(COLUMNS)
+        columns = dict.fromkeys(COLUMNS) | {"gateau_content_hash": content_hash(row)}
         if isinstance(sample, str):
             return columns | {"gateau_error": sample}
         columns |= {

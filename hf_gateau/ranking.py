@@ -6,9 +6,7 @@ columns are read batch by batch and never become Python objects.
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -32,6 +30,7 @@ from .formulas import (
     norm,
     parts_of,
 )
+from .records import attach_record, find_record
 
 
 if TYPE_CHECKING:
@@ -51,7 +50,6 @@ EPSILON = np.finfo(np.float64).eps
 SILENT_SPREAD = 1e-2
 FRAME_TYPES = {"gateau_rank": "Int64", "gateau_note": "string"}  # the others are float64
 ARROW_TYPES = {"gateau_rank": "int64", "gateau_note": "string"}
-RECORD = re.compile(r"(?:\n\n)?<!-- gateau:ranking (\{.*?\}) -->")
 
 
 class DegenerateRankingWarning(UserWarning):
@@ -273,9 +271,7 @@ def _attach(data: Dataset | pd.DataFrame, derived: dict[str, np.ndarray], record
         out = out.add_column(name, pa.array(values, from_pandas=True).cast(ARROW_TYPES.get(name, "float64")))
     if data.format["columns"] != data.column_names:
         out.set_format(**data.format)  # add_column has added the new columns to those that the format shows
-    block = json.dumps(record).replace(">", "\\u003e")  # so that no reason can end the comment
-    own_text = RECORD.sub("", data.info.description or "")
-    out.info.description = own_text + "\n\n" * bool(own_text) + f"<!-- gateau:ranking {block} -->"
+    attach_record(out, "ranking", record)
     return out
 
 
@@ -289,10 +285,7 @@ def ranking_record(data: Any) -> dict | None:
     if isinstance(data, dict):
         records = {split: ranking_record(part) for split, part in data.items()}
         return records if any(records.values()) else None
-    found = set(RECORD.findall(data.info.description or ""))
-    if len(found) > 1:
-        logger.warning("These data hold %d ranking records, of parts ranked apart; rank them together.", len(found))
-    return json.loads(found.pop()) if len(found) == 1 else None
+    return find_record(data, "ranking")
 
 
 def rank(

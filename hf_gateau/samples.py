@@ -14,15 +14,20 @@ Spans (token indices into `input_ids`):
 """
 
 import hashlib
+import json
+import os
 import re
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 
 ROLES = ("system", "user", "assistant", "tool")
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
+CONTENT_COLUMNS = ("messages", "conversations", "context", "instruction", "response")
+IGNORED = -100  # label of a token without loss, as in PyTorch's cross-entropy
 # Private-use characters: no tokenizer, template or text gives them a meaning.
 MARKER = "\ue000gateau\ue001"
 CONTEXT_HEADER, INSTRUCTION_HEADER, RESPONSE_HEADER = "### Input:\n", "\n### Instruction:\n", "\n### Response:\n"
@@ -81,9 +86,9 @@ def build_sample(
     """Lay one row out as a `Sample`.
 
     Args:
-        row: a mapping with `messages` (`[{"role", "content"}, ...]`, the last turn the assistant's), or with the string
-            columns `context`, `instruction`, `response`; with `messages`, a string column `context` names the part of
-            the conversation that is the context.
+        row: a mapping with `messages` (`[{"role", "content"}, ...]`, the last turn the assistant's), with ShareGPT's
+            `conversations` (`[{"from", "value"}, ...]`), or with the string columns `context`, `instruction`, `response`;
+            with `messages`, a string column `context` names the part of the conversation that is the context.
         tokenizer: a transformers tokenizer. With a chat template the conversation is rendered through it; without one,
             as `### Input / ### Instruction / ### Response`, the paper's form.
         max_length (`int`, *optional*): longest sample in tokens; the context loses tokens from its left until it fits.
@@ -158,13 +163,47 @@ def read_conversation(row: Mapping[str, Any], find_context: FindContext = last_p
     Raises:
         SampleError: a key or role is missing, a value is null, empty or no string, or there is no context.
     """
-    messages = row.get("messages")
+    messages = read_turns(row)
     if messages is None:
         return _from_columns(row)
     _check_messages(messages)
     if isinstance(context := row.get("context"), str) and context.strip():
         return _with_given_context(messages, context.strip())
     return _with_found_context(messages, find_context)
+
+
+def read_turns(row: Mapping[str, Any]) -> list | None:
+    """The row's `messages`, or its `conversations` (ShareGPT's form) as messages; None where it has neither.
+
+    Raises:
+        SampleError: `conversations` is no list of mappings with `from` and `value`.
+    """
+    if row.get("messages") is not None or row.get("conversations") is None:
+        return row.get("messages")
+    turns = row["conversations"]
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        raise SampleError("conversations is no list of turns")
+    if all("role" in turn and turn["role"] is not None for turn in turns):  # messages under ShareGPT's name
+        return turns
+    if not all("from" in turn and "value" in turn for turn in turns):
+        raise SampleError("conversations holds a turn without from and value")
+    return [{"role": SHAREGPT_ROLES.get(turn["from"], turn["from"]), "content": turn["value"]} for turn in turns]
+
+
+def content_hash(row: Mapping[str, Any]) -> str:
+    """What the row says, as 16 hex digits, whatever the tokenizer: tells whether a scored row has changed since."""
+    content = {name: _without_nulls(row[name]) for name in CONTENT_COLUMNS if row.get(name) is not None}
+    canonical = json.dumps(content, sort_keys=True, default=repr)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _without_nulls(value: Any) -> Any:
+    """Arrow gives every turn the keys of all turns, with null where a turn had none."""
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _without_nulls(item) for key, item in value.items() if item is not None}
+    return value
 
 
 def _from_columns(row: Mapping[str, Any]) -> Conversation:
@@ -198,6 +237,14 @@ def _check_text(text: Any, name: str) -> None:
 
 
 def _check_messages(messages: Any) -> None:
+    _check_turns(messages)
+    if messages[-1]["role"] != "assistant":
+        raise SampleError(f"the last turn is the {messages[-1]['role']}'s; the response must be the assistant's")
+    if messages[-2]["role"] != "user":
+        raise SampleError(f"the turn before the response is the {messages[-2]['role']}'s, not the user's")
+
+
+def _check_turns(messages: Any) -> None:
     if not isinstance(messages, list):
         raise SampleError(f"messages is a {type(messages).__name__}, not a list of turns")
     if len(messages) < 2:
@@ -211,10 +258,6 @@ def _check_messages(messages: Any) -> None:
         if message["role"] not in ROLES:
             raise SampleError(f"turn {i} has the role {message['role']!r}; known roles are {', '.join(ROLES)}")
         _check_text(message["content"], f"turn {i} ({message['role']})")
-    if messages[-1]["role"] != "assistant":
-        raise SampleError(f"the last turn is the {messages[-1]['role']}'s; the response must be the assistant's")
-    if messages[-2]["role"] != "user":
-        raise SampleError(f"the turn before the response is the {messages[-2]['role']}'s, not the user's")
 
 
 def _with_given_context(messages: list[dict], context: str) -> Conversation:
@@ -291,17 +334,23 @@ def _render_chat(conversation: Conversation, tokenizer) -> tuple[str, tuple[int,
 
 def _place(tokenizer, messages: list[dict], turn: int, text: str) -> tuple[int, int]:
     """Where the content of one turn begins in the rendered text, and how many of its characters were stripped."""
-    content = messages[turn]["content"]
+    start, end = _shown(tokenizer, messages, turn, text)
+    for cut, candidate in _stripped(messages[turn]["content"]):
+        if text[start:end] == candidate:
+            return start, cut
+    raise SampleError(f"the chat template rewrites the content of turn {turn}, so its tokens cannot be told apart")
+
+
+def _shown(tokenizer, messages: list[dict], turn: int, text: str) -> tuple[int, int]:
+    """The characters of the rendered text that stand where a marker stands in place of the turn's content."""
     marked = [*messages[:turn], {**messages[turn], "content": MARKER}, *messages[turn + 1 :]]
     parts = _apply_template(tokenizer, marked).split(MARKER)
     if len(parts) != 2:
         raise SampleError(f"the chat template shows the content of turn {turn} {len(parts) - 1} times, not once")
     before, after = parts
-    shown = text[len(before) : len(text) - len(after)]
-    for cut, candidate in _stripped(content):
-        if shown == candidate and text.startswith(before) and text.endswith(after):
-            return len(before), cut
-    raise SampleError(f"the chat template rewrites the content of turn {turn}, so its tokens cannot be told apart")
+    if len(before) + len(after) > len(text) or not (text.startswith(before) and text.endswith(after)):
+        raise SampleError(f"the chat template rewrites the conversation around turn {turn}")
+    return len(before), len(text) - len(after)
 
 
 def _stripped(content: str) -> list[tuple[int, str]]:
@@ -323,7 +372,16 @@ def _apply_template(tokenizer, messages: list[dict], **kwargs) -> str:
 
 
 def _tokenize(text: str, borders: tuple[int, int, int], tokenizer) -> Sample:
-    """Tokenise the whole text at once; a token belongs to the span of its last character, so each counts once."""
+    """The whole text as tokens, cut into spans."""
+    input_ids, (context_start, context_end, response_start) = _encode(text, borders, tokenizer)
+    return Sample(input_ids, context_start, max(context_start, context_end), response_start, len(input_ids))
+
+
+def _encode(text: str, borders: Sequence[int], tokenizer) -> tuple[list[int], list[int]]:
+    """The text as tokens, and the first token after each border.
+
+    All is tokenised at once; a token belongs to the span of its last character, so each counts once.
+    """
     chat = bool(tokenizer.chat_template)
     encoding = tokenizer(text, add_special_tokens=not chat, return_offsets_mapping=tokenizer.is_fast)
     input_ids = encoding["input_ids"]
@@ -336,8 +394,7 @@ def _tokenize(text: str, borders: tuple[int, int, int], tokenizer) -> Sample:
         starts = [_common_prefix(input_ids, tokenizer, text[:border], chat) for border in borders]
     if not chat and tokenizer.eos_token_id is not None and input_ids[-1:] != [tokenizer.eos_token_id]:
         input_ids = [*input_ids, tokenizer.eos_token_id]
-    context_start, context_end, response_start = starts
-    return Sample(list(input_ids), context_start, max(context_start, context_end), response_start, len(input_ids))
+    return list(input_ids), starts
 
 
 def _common_prefix(input_ids: list[int], tokenizer, text: str, chat: bool) -> int:
@@ -349,7 +406,7 @@ def _common_prefix(input_ids: list[int], tokenizer, text: str, chat: bool) -> in
 
 def _mark_trained_tokens(sample: Sample, conversation: Conversation, tokenizer) -> Sample:
     """Where the template marks the assistant's tokens (`{% generation %}`), the response is what it marks."""
-    if not tokenizer.is_fast or not re.search(r"\{%-?\s*generation\b", tokenizer.chat_template or ""):
+    if not _has_generation_marks(tokenizer):
         return sample
     encoding = tokenizer.apply_chat_template(
         conversation.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
@@ -360,3 +417,95 @@ def _mark_trained_tokens(sample: Sample, conversation: Conversation, tokenizer) 
     end = next((i + 1 for i in range(len(mask) - 1, -1, -1) if mask[i]), 0)
     start = next((i + 1 for i in range(end - 1, -1, -1) if not mask[i]), 0)
     return replace(sample, response_start=max(start, sample.context_end), response_end=end)
+
+
+def _has_generation_marks(tokenizer) -> bool:
+    return tokenizer.is_fast and bool(re.search(r"\{%-?\s*generation\b", tokenizer.chat_template or ""))
+
+
+# For training: loss on what the assistant says, in every turn
+
+
+def tokenize_for_training(row: Mapping[str, Any], tokenizer) -> dict[str, list[int]]:
+    """The tokens that `SFTTrainer` would make of a row, with labels on the assistant's turns alone.
+
+    What the template marks with `{% generation %}` has labels; without marks, everything from each generation prompt to
+    the end of the assistant's turn, end-of-turn token included. Without a chat template, what follows `### Response:`.
+
+    Args:
+        row: as for `build_sample`; a context is not needed, and there may be any number of turns.
+        tokenizer: a transformers tokenizer.
+
+    Returns:
+        `input_ids` and `labels`, of one length; `labels` is -100 where there is no loss.
+
+    Raises:
+        SampleError: the row is no conversation with something for the assistant to say, or the chat template refuses it.
+    """
+    messages = read_turns(row)
+    messages = _from_columns(row).messages if messages is None else messages
+    _check_turns(messages)
+    if all(message["role"] != "assistant" for message in messages):
+        raise SampleError("no turn is the assistant's")
+    if not tokenizer.chat_template:
+        text, spans = _render_plain_turns(row, messages)
+    elif _has_generation_marks(tokenizer):
+        return _tokenize_marked(messages, tokenizer)
+    else:
+        text = _apply_template(tokenizer, messages)
+        spans = assistant_spans(messages, tokenizer, text)
+    input_ids, borders = _encode(text, [border for span in spans for border in span], tokenizer)
+    if not tokenizer.chat_template:
+        borders[-1] = len(input_ids)  # the end-of-sequence token that the tokenizer lacks is learned too
+    labels = [IGNORED] * len(input_ids)
+    for start, end in zip(borders[::2], borders[1::2], strict=True):
+        labels[start:end] = input_ids[start:end]
+    return {"input_ids": input_ids, "labels": labels}
+
+
+def assistant_spans(messages: list[dict], tokenizer, text: str) -> list[tuple[int, int]]:
+    """The characters of the rendered conversation `text` that are the assistant's to say, a span a turn.
+
+    A turn begins where the template's generation prompt ends. What closes the last turn closes the earlier ones too, as
+    far as it stands there: the beginning of the next turn is not the assistant's to say.
+
+    Raises:
+        SampleError: the template shows a turn not at all, more than once, or elsewhere.
+    """
+    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    shown = {i: _shown(tokenizer, messages, i, text) for i in turns}
+    whole = messages if turns[-1] == len(messages) - 1 else messages[: turns[-1] + 1]
+    last_text = text if whole is messages else _apply_template(tokenizer, whole)
+    closing = last_text[_shown(tokenizer, whole, turns[-1], last_text)[1] :]
+    spans = []
+    for i in turns:
+        start, end = shown[i]
+        prompt = _apply_template(tokenizer, messages[:i], add_generation_prompt=True) if i else ""
+        start = len(prompt) if i and len(prompt) <= start and text.startswith(prompt) else start
+        spans.append((start, end + len(os.path.commonprefix([closing, text[end:]]))))
+    return spans
+
+
+def _tokenize_marked(messages: list[dict], tokenizer) -> dict[str, list[int]]:
+    from jinja2 import TemplateError
+
+    try:
+        encoding = tokenizer.apply_chat_template(
+            messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise SampleError(f"the chat template refuses the conversation: {error}") from error
+    input_ids, mask = encoding["input_ids"], encoding["assistant_masks"]
+    return {"input_ids": input_ids, "labels": [x if on else IGNORED for x, on in zip(input_ids, mask, strict=True)]}
+
+
+def _render_plain_turns(row: Mapping[str, Any], messages: list[dict]) -> tuple[str, list[tuple[int, int]]]:
+    """The paper's form, with `### Input:` only where there is a context."""
+    try:
+        text, (_, _, start) = _render_plain(read_conversation(row))
+    except SampleError:
+        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        asked = "\n\n".join(message["content"] for message in messages[:last])
+        head = INSTRUCTION_HEADER.lstrip() + asked.strip() + RESPONSE_HEADER
+        text, start = head + messages[last]["content"], len(head)
+    return text, [(start, len(text))]

@@ -1,0 +1,262 @@
+"""`GateauSelector`: select before training, remember it in every checkpoint, refuse to go on with another selection."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from .config import MeasureConfig, ModelPairConfig, RankConfig, SelectConfig
+from .formulas import needed_columns
+from .mixture import mix
+from .ranking import rank
+from .selection import SelectionRecord, select_rows, selection_record
+
+
+logger = logging.getLogger(__name__)
+
+SELECTION_FILE = "gateau_selection.json"
+CONFIGS = (SelectConfig, RankConfig, ModelPairConfig, MeasureConfig)
+# A Trainer may rebuild its callbacks from a checkpoint's state; by output folder, what the rebuilt one replaced had chosen.
+_SELECTED: dict[str, SelectionRecord] = {}
+
+
+class GateauSelector(TrainerCallback, ExportableState):
+    """Selects the rows to train on, and follows the training on them.
+
+    `selector.select(ds)` is the way: it measures what is not measured (where a pair of models is named), ranks what is
+    not ranked, and keeps the best. As a callback it writes `gateau_selection.json` into the output folder and beside every
+    checkpoint, and refuses to resume a checkpoint of another selection.
+
+    Args:
+        settings: fields of `SelectConfig` (`fraction`, `top_k`, `min_score`, `max_tokens`, ...), and for data that are not
+            ranked or measured yet those of `RankConfig` (`mode`, `alpha`, ...), `ModelPairConfig` (`long_model`,
+            `short_window`, ...) and `MeasureConfig`. Rows that are ranked already are ranked again only if a field of
+            `RankConfig` is given.
+
+    Example:
+
+        >>> selector = GateauSelector(fraction=0.1)
+        >>> trainer = SFTTrainer(model, args=args, train_dataset=selector.select(ds), callbacks=[selector])
+
+    Raises:
+        TypeError: a setting that does not exist.
+        ValueError: a setting out of range.
+    """
+
+    def __init__(self, **settings):
+        known = {field.name for config in CONFIGS for field in fields(config)}
+        for name in settings.keys() - known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise TypeError(
+                f"GateauSelector has no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
+            )
+        self.settings = settings
+        self.select_config, self.rank_config = self._config(SelectConfig), self._config(RankConfig)
+        if self.has_pair:
+            self._config(ModelPairConfig), self._config(MeasureConfig)  # wrong settings are told now
+        self.record: SelectionRecord | None = None
+        self.trained_on: str | None = None  # fingerprint in the checkpoint that this was rebuilt from
+
+    def _given(self, config: type) -> dict[str, Any]:
+        return {field.name: self.settings[field.name] for field in fields(config) if field.name in self.settings}
+
+    def _config(self, config: type):
+        return config(**self._given(config))
+
+    @property
+    def has_pair(self) -> bool:
+        """Whether models are named to measure with."""
+        return any(self.settings.get(name) is not None for name in ("long_model", "short_model", "short_window"))
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the selection and what was mixed in, 16 hex digits; None before `select`."""
+        if self.record is None:
+            return None
+        return hashlib.sha256(json.dumps([self.record.fingerprint, self.record.short]).encode()).hexdigest()[:16]
+
+    # Before training
+
+    def select(self, ds: Any) -> Any:
+        """Measure (with a pair), rank and select; returns the kept rows, in the order they came in.
+
+        Every process of a distributed run calls this and gets the same rows. Rows that are not measured are measured by
+        all processes together, each its share into the store; then the main process puts the columns together first.
+
+        Args:
+            ds (`Dataset` or, with `min_score`, `IterableDataset`): scored rows, or rows to score.
+
+        Raises:
+            ValueError: rows that are not measured where no pair is named, or what `select` and `rank` raise.
+        """
+        import datasets
+
+        if isinstance(ds, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+            raise ValueError(f"Give one split, such as ds['train'], not a dict of the splits {', '.join(ds)}.")
+        description = None
+        if isinstance(ds, datasets.Dataset):
+            ds, description = self._ranked(ds)
+        selected = select_rows(ds, self.select_config)
+        self.record = selection_record(selected)
+        self.record.measuring = description or _known_measuring(self.record)
+        logger.info("GATEAU: %s", self.record.summary())
+        return selected
+
+    def _ranked(self, ds) -> tuple[Any, dict | None]:
+        rank_settings = self._given(RankConfig)
+        if "gateau_rank" in ds.column_names and not rank_settings:
+            return ds, None
+        description, needed = None, needed_columns(self.rank_config)
+        if missing := [name for name in needed if name not in ds.column_names]:
+            if not self.has_pair:
+                raise ValueError(
+                    f"The rows are not measured (no column {', '.join(missing)}), and no pair of models is named. Name "
+                    "one, e.g. GateauSelector(long_model=..., short_window=4096), or give data scored before."
+                )
+            ds, description = self._measured(ds)
+        if "rank_seed" in rank_settings:
+            rank_settings["seed"] = rank_settings.pop("rank_seed")
+        return rank(ds, **rank_settings), description
+
+    def _measured(self, ds) -> tuple[Any, dict]:
+        from accelerate import PartialState
+
+        from .measure import GateauScorer
+
+        scorer = GateauScorer(**{**self._given(ModelPairConfig), **self._given(MeasureConfig)})
+        state = PartialState()
+        description = scorer.describe()
+        options = {"batched": True, "fn_kwargs": {"rank": state.local_process_index}}
+        if state.num_processes > 1 and scorer.stores:
+            share = ds.shard(state.num_processes, state.process_index, contiguous=False)
+            share.map(scorer, load_from_cache_file=False, desc="Measuring", **options)
+            state.wait_for_everyone()
+        with state.main_process_first():
+            ds = ds.map(scorer, desc="Measured", **options)
+        return ds, description
+
+    def mix(self, selected: Any, short: Any, **settings) -> Any:
+        """Short instruction data beside the selected rows; `settings` are those of `mix`, which also goes on record."""
+        if self.record is None:
+            raise ValueError("Select first: selector.mix(selector.select(ds), short).")
+        mixed, self.record.short = mix(selected, short, **settings)
+        return mixed
+
+    def attach(self, trainer) -> GateauSelector:
+        """Select among the rows of a trainer that is built already, before `train()`; returns the selector itself.
+
+        Raises:
+            ValueError: the trainer packs its rows, which are merged by now, or does not have scored ones.
+        """
+        if getattr(trainer.args, "packing", False):
+            raise ValueError(
+                "The trainer has packed its rows together, so none can be chosen any more. Select before: "
+                "SFTTrainer(..., train_dataset=selector.select(ds), callbacks=[selector])."
+            )
+        columns = trainer.train_dataset.column_names or []
+        if "gateau_rank" not in columns and any(name not in columns for name in needed_columns(self.rank_config)):
+            raise ValueError(
+                "The trainer's rows have no scores, and are tokens by now, so they cannot be measured. Select before: "
+                "SFTTrainer(..., train_dataset=selector.select(ds), callbacks=[selector])."
+            )
+        trainer.train_dataset = self.select(trainer.train_dataset)
+        trainer.add_callback(self)
+        self.on_init_end(trainer.args, trainer.state, trainer.control)
+        return self
+
+    def check_checkpoint(self, checkpoint: str | os.PathLike) -> None:
+        """Refuse to resume a checkpoint that was trained on another selection; costs no model.
+
+        Raises:
+            ValueError: the checkpoint's selection is another.
+        """
+        state = Path(checkpoint) / "trainer_state.json"
+        if state.is_file():
+            callbacks = json.loads(state.read_text(encoding="utf-8")).get("stateful_callbacks", {})
+            self._check(_trained_on(callbacks), str(checkpoint))
+
+    def _check(self, trained_on: str | None, where: str) -> None:
+        if trained_on is not None and trained_on != self.fingerprint:
+            raise ValueError(
+                f"The checkpoint ({where}) was trained on another selection of rows ({trained_on}) than this run's "
+                f"({self.fingerprint}: {self.record.summary()}). Select as before, or begin anew in another output_dir."
+            )
+
+    # While training
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the settings, and the fingerprint of what it was trained on."""
+        settings = {name: value if _is_json(value) else str(value) for name, value in self.settings.items()}
+        return {"args": settings, "attributes": {"trained_on": self.fingerprint}}
+
+    def metrics(self) -> dict[str, float]:
+        """What was kept, for the Trainer's log."""
+        record = self.record
+        if record is None or record.num_kept is None:
+            return {}
+        found = {"gateau/num_rows": record.num_rows, "gateau/num_kept": record.num_kept}
+        found["gateau/lowest_score_kept"] = record.scores["kept"]["0"]
+        if record.num_tokens_kept is not None:
+            found["gateau/num_tokens_kept"] = record.num_tokens_kept
+        return found | ({"gateau/num_short": record.short["num_kept"]} if record.short else {})
+
+    def on_init_end(self, args, state, control, **kwargs) -> None:
+        if self.record is not None:
+            _SELECTED[os.path.abspath(args.output_dir)] = self.record
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        rebuilt_from = self.trained_on
+        if self.record is None:
+            self.record = _SELECTED.get(os.path.abspath(args.output_dir)) if rebuilt_from else None
+        if self.record is None:
+            raise ValueError(
+                "GateauSelector has selected nothing, so training would be on every row. Give the trainer "
+                "train_dataset=selector.select(ds), or call selector.attach(trainer) before train()."
+            )
+        if state.global_step:
+            self._check(rebuilt_from or _trained_on(state.stateful_callbacks), f"step {state.global_step}")
+        if state.is_world_process_zero:
+            logger.info("GATEAU: %s; %d steps", self.record.summary(), state.max_steps)
+            if not state.global_step:
+                state.log_history.append({"step": 0, **self.metrics()})
+            self._write(args.output_dir)
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        if state.is_world_process_zero:
+            self._write(os.path.join(args.output_dir, f"checkpoint-{state.global_step}"))
+
+    def _write(self, folder: str) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder, SELECTION_FILE).write_text(self.record.to_json(), encoding="utf-8")
+
+
+def _trained_on(stateful_callbacks: dict[str, Any]) -> str | None:
+    """The fingerprint that a selector left in a Trainer's state."""
+    found = stateful_callbacks.get(GateauSelector.__name__)
+    found = found[0] if isinstance(found, list) else found
+    return (found or {}).get("attributes", {}).get("trained_on")
+
+
+def _known_measuring(record: SelectionRecord) -> dict[str, Any] | None:
+    """The models that measured the rows, as far as the store of this machine knows them."""
+    from .store import MeasurementStore, resolve_store_path
+
+    keys = (record.ranking or {}).get("measuring_configs", [])
+    path = resolve_store_path(None)
+    if len(keys) != 1 or path is None or not path.exists():
+        return None
+    found = [known for known in MeasurementStore(path).configurations() if known["config_key"] == keys[0]]
+    return {"config_key": keys[0], **found[0]["description"]} if found else None
+
+
+def _is_json(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, list, dict))

@@ -1,0 +1,31 @@
+"""JSON records that stay with a dataset: how it was ranked, how its rows were selected.
+
+They live as comments in the dataset's description, which `datasets` keeps through `map`, `filter` and `save_to_disk`.
+"""
+
+import json
+import logging
+import re
+from typing import Any
+
+
+logger = logging.getLogger(__name__)
+
+
+def _pattern(kind: str) -> re.Pattern:
+    return re.compile(rf"(?:\n\n)?<!-- gateau:{kind} (\{{.*?\}}) -->")
+
+
+def attach_record(ds, kind: str, record: dict[str, Any]) -> None:
+    """Leave a record with a `Dataset`, in place of an earlier one of its kind."""
+    block = json.dumps(record).replace(">", "\\u003e")  # so that no reason can end the comment
+    own_text = _pattern(kind).sub("", ds.info.description or "")
+    ds.info.description = own_text + "\n\n" * bool(own_text) + f"<!-- gateau:{kind} {block} -->"
+
+
+def find_record(ds, kind: str) -> dict[str, Any] | None:
+    """The record of that kind; None where there is none, or more than one, of parts that were put together."""
+    found = set(_pattern(kind).findall(ds.info.description or ""))
+    if len(found) > 1:
+        logger.warning("These data hold %d records of their %s, of parts made apart.", len(found), kind)
+    return json.loads(found.pop()) if len(found) == 1 else None
