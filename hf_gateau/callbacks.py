@@ -7,6 +7,8 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -66,11 +68,12 @@ class GateauSelector(TrainerCallback, ExportableState):
         self.record: SelectionRecord | None = None
         self.trained_on: str | None = None  # fingerprint in the checkpoint that this was rebuilt from
 
-    def _given(self, config: type) -> dict[str, Any]:
+    def given(self, config: type) -> dict[str, Any]:
+        """The settings that are fields of one of the dataclasses."""
         return {field.name: self.settings[field.name] for field in fields(config) if field.name in self.settings}
 
     def _config(self, config: type):
-        return config(**self._given(config))
+        return config(**self.given(config))
 
     @property
     def has_pair(self) -> bool:
@@ -112,7 +115,7 @@ class GateauSelector(TrainerCallback, ExportableState):
         return selected
 
     def _ranked(self, ds) -> tuple[Any, dict | None]:
-        rank_settings = self._given(RankConfig)
+        rank_settings = self.given(RankConfig)
         if "gateau_rank" in ds.column_names and not rank_settings:
             return ds, None
         description, needed = None, needed_columns(self.rank_config)
@@ -132,16 +135,17 @@ class GateauSelector(TrainerCallback, ExportableState):
 
         from .measure import GateauScorer
 
-        scorer = GateauScorer(**{**self._given(ModelPairConfig), **self._given(MeasureConfig)})
+        scorer = GateauScorer(**{**self.given(ModelPairConfig), **self.given(MeasureConfig)})
         state = PartialState()
         description = scorer.describe()
-        options = {"batched": True, "fn_kwargs": {"rank": state.local_process_index}}
-        if state.num_processes > 1 and scorer.stores:
-            share = ds.shard(state.num_processes, state.process_index, contiguous=False)
-            share.map(scorer, load_from_cache_file=False, desc="Measuring", **options)
-            state.wait_for_everyone()
-        with state.main_process_first():
-            ds = ds.map(scorer, desc="Measured", **options)
+        scorer.default_rank = state.local_process_index
+        with _whole_models():
+            if state.num_processes > 1 and scorer.stores:
+                share = ds.shard(state.num_processes, state.process_index, contiguous=False)
+                share.map(scorer, batched=True, load_from_cache_file=False, desc="Measuring")
+                state.wait_for_everyone()
+            with state.main_process_first():
+                ds = ds.map(scorer, batched=True, desc="Rows")
         return ds, description
 
     def mix(self, selected: Any, short: Any, **settings) -> Any:
@@ -237,6 +241,24 @@ class GateauSelector(TrainerCallback, ExportableState):
     def _write(self, folder: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         Path(folder, SELECTION_FILE).write_text(self.record.to_json(), encoding="utf-8")
+
+
+@contextmanager
+def _whole_models() -> Iterator[None]:
+    """Load models whole, in every process, also where training is to shard them (ZeRO-3, FSDP)."""
+    from transformers.integrations import deepspeed
+
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    zero3 = reference() if reference is not None else None
+    fsdp = os.environ.pop("ACCELERATE_USE_FSDP", None)
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if zero3 is not None:
+            deepspeed.set_hf_deepspeed_config(zero3)
+        if fsdp is not None:
+            os.environ["ACCELERATE_USE_FSDP"] = fsdp
 
 
 def _trained_on(stateful_callbacks: dict[str, Any]) -> str | None:

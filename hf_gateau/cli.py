@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from .config import MeasureConfig, ModelPairConfig, RankConfig
+from .config import MeasureConfig, ModelPairConfig, RankConfig, SelectConfig
 
 
 PROGRAM = "hf-gateau"
@@ -157,6 +157,36 @@ def rank(data: str, rows: DataArguments, out: OutputArguments, config: RankConfi
         print(f"  {count} not ranked: {reason}")
 
 
+def select(data: str, rows: DataArguments, out: OutputArguments, config: SelectConfig, order: RankConfig) -> None:
+    """Write the best rows, and beside them how they were chosen. Rows that are not ranked yet are ranked first. Example:
+    hf-gateau select measured.parquet -o top10.parquet --fraction 0.1"""
+    from .files import check_output, read_sidecar, save_rows
+    from .selection import select_rows, selection_record
+
+    check_output(out.output)
+    ds = _load(data, rows)
+    if "gateau_rank" not in ds.column_names or order != RankConfig():
+        ds = _ranked(ds, order)
+    kept = select_rows(ds, config)
+    record = selection_record(kept)
+    sidecar = read_sidecar(data)
+    record.measuring = record.measuring or sidecar.get("measuring")
+    save_rows(kept, out.output, {**sidecar, "ranking": record.ranking, "selection": vars(record)})
+    print(f"{record.summary()}: {out.output}")
+    for reason, count in record.dropped.items():
+        print(f"  {count} dropped: {reason}")
+    for stratum, counts in record.strata.items():
+        print(f"  {config.strata} {stratum}: {counts['kept']} of {counts['ranked']} kept")
+
+
+def sft(arguments: list[str]) -> int:
+    """Select and fine-tune, as `trl sft --recipe` does: any TRL argument, a recipe's name or file, and accelerate's own
+    arguments. Example: hf-gateau sft --recipe tiny-cpu --num_processes 2 --dry_run true"""
+    from .scripts.launch import launch
+
+    return launch(arguments)
+
+
 def _ranked(ds, config: RankConfig):
     from .ranking import rank
 
@@ -214,6 +244,8 @@ COMMANDS = {
     "quickstart": (quickstart, (QuickstartArguments,)),
     "score": (score, ("data", DataArguments, OutputArguments, ScoreArguments, ModelPairConfig, MeasureConfig)),
     "rank": (rank, ("data", DataArguments, OutputArguments, RankConfig)),
+    "select": (select, ("data", DataArguments, OutputArguments, SelectConfig, RankConfig)),
+    "sft": (sft, ()),
     "top": (top, ("data", DataArguments, TopArguments, RankConfig)),
     "store": (store, (StoreArguments,)),
 }
@@ -275,6 +307,8 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
+        if command == "sft":  # its arguments are TRL's and accelerate's too
+            return sft(arguments[1:])
         COMMANDS[command][0](*_parse(command, arguments[1:]))
     except KeyboardInterrupt:
         print(

@@ -16,7 +16,7 @@ from dataclasses import fields
 from math import exp, isfinite, log
 from typing import Any
 
-from .batches import COLUMNS, BatchShape
+from .batches import COLUMNS, READ_COLUMNS, BatchShape
 from .config import MeasureConfig, ModelPairConfig
 from .samples import Sample, SampleError, build_sample, content_hash
 from .store import Measurement, MeasurementStore, resolve_store_path
@@ -144,6 +144,7 @@ class GateauScorer:
     """
 
     reads_environment = False
+    default_rank = 0  # process number where `map` gives none; no setting, so it changes no hash
 
     def __init__(self, **settings):
         self._settings: dict[str, Any] = {}
@@ -196,7 +197,8 @@ class GateauScorer:
         shape = BatchShape(batch)
         if self._runtime is None:
             self.pair_config, self.measure_config = self._configs()
-            self._runtime = _Runtime(self.pair_config, self.measure_config, rank if isinstance(rank, int) else 0)
+            rank = rank if isinstance(rank, int) else self.default_rank
+            self._runtime = _Runtime(self.pair_config, self.measure_config, rank)
         return shape.pack(self._runtime.measure_rows(shape.rows))
 
     def _variant(self, overrides: dict[str, Any]) -> "GateauScorer":
@@ -209,6 +211,22 @@ class GateauScorer:
     def stores(self) -> bool:
         """Whether what is measured is kept."""
         return resolve_store_path(self.measure_config.store) is not None
+
+    def count(self, ds) -> dict[str, int]:
+        """How many rows of a dataset the store has (`kept`), are to be measured (`pending`), or cannot be (`unusable`).
+
+        Lays every row out as tokens; loads no model.
+        """
+        runtime = self._runtime or _Runtime(self.pair_config, self.measure_config)
+        counts = {"kept": 0, "pending": 0, "unusable": 0}
+        for batch in ds.select_columns([x for x in READ_COLUMNS if x in ds.column_names]).with_format(None).iter(100):
+            laid_out = [runtime.lay_out(row) for row in BatchShape(batch).rows]
+            keys = [sample.key for sample in laid_out if isinstance(sample, Sample)]
+            found = runtime.store.get(runtime.config_key, keys) if runtime.store is not None else {}
+            counts["kept"] += sum(key in found for key in keys)
+            counts["pending"] += sum(key not in found for key in keys)
+            counts["unusable"] += len(laid_out) - len(keys)
+        return counts
 
     def describe(self) -> dict[str, Any]:
         """What the numbers come from, as plain JSON: `config_key` (the part of `gateau_key` before the colon), models
@@ -281,14 +299,15 @@ class _Runtime:
 
     def measure_rows(self, rows: list[Mapping]) -> list[dict[str, Any]]:
         """One dict of `COLUMNS` a row, in order; what the store has is not measured again."""
-        laid_out = [self._lay_out(row) for row in rows]
+        laid_out = [self.lay_out(row) for row in rows]
         keys = [sample.key for sample in laid_out if isinstance(sample, Sample)]
         found = self.store.get(self.config_key, keys) if self.store is not None else {}
         pending = len(set(keys) - found.keys())
         with _Progress(len(rows), len(rows) - pending, self.rank) as progress:
             return [self._columns(row, sample, found, progress) for row, sample in zip(rows, laid_out, strict=True)]
 
-    def _lay_out(self, row: Mapping) -> Sample | str:
+    def lay_out(self, row: Mapping) -> Sample | str:
+        """The row as token spans, or why it cannot be."""
         try:
             return build_sample(row, self.pair.tokenizer, max_length=self.max_length, find_context=self.find_context)
         except SampleError as error:
