@@ -12,10 +12,16 @@ def autoload():
     """Replace, for one call, the parsing of `trl sft --recipe`, by launching the plugin's own script."""
     try:
         argv = sys.argv
-        if len(argv) < 3 or argv[1] != "sft" or not any(x == "--recipe" or x.startswith("--recipe=") for x in argv[2:]):
+        if (
+            len(argv) < 3
+            or argv[1] != "sft"
+            or not any(x == "--recipe" or x.startswith("--recipe=") for x in argv[2:])
+        ):
             return
         program = os.path.basename(argv[0])
-        if program not in ("trl", "trl.exe", "trl-script.py") and not argv[0].endswith(os.path.join("trl", "cli", "main.py")):
+        if program not in ("trl", "trl.exe", "trl-script.py") and not argv[0].endswith(
+            os.path.join("trl", "cli", "main.py")
+        ):
             return
         from trl.scripts.utils import TrlParser  # imports no torch
 

@@ -92,7 +92,9 @@ def mix(
     if token_share is not None:
         short = _up_to_share(long, short, token_share, tokenizer)
     if not len(short):
-        raise ValueError(f"No row of the {num_rows} short ones is left to mix in ({dict(dropped)}); take more of them.")
+        raise ValueError(
+            f"No row of the {num_rows} short ones is left to mix in ({dict(dropped)}); take more of them."
+        )
     readable, unreadable = _readable(long, LONG)
     if unreadable:
         logger.warning("%d selected rows cannot be trained on: %s", unreadable.total(), dict(unreadable))

@@ -25,7 +25,13 @@ from typing import Any
 
 
 ROLES = ("system", "user", "assistant", "tool")
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
+SHAREGPT_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+}
 CONTENT_COLUMNS = ("messages", "conversations", "context", "instruction", "response")
 IGNORED = -100  # label of a token without loss, as in PyTorch's cross-entropy
 # Private-use characters: no tokenizer, template or text gives them a meaning.

@@ -139,7 +139,9 @@ def select_rows(ds: Any, config: SelectConfig) -> Any:
     if not isinstance(ds, datasets.Dataset):
         raise TypeError(f"select needs a Dataset, DatasetDict or IterableDataset, got {type(ds).__name__}.")
     if "gateau_rank" not in ds.column_names:
-        raise ValueError(f"The rows are not ranked: no column gateau_rank among {ds.column_names}. Call rank(ds) first.")
+        raise ValueError(
+            f"The rows are not ranked: no column gateau_rank among {ds.column_names}. Call rank(ds) first."
+        )
     columns = _Columns(ds, config)
     kept = _kept(columns, config)
     if not kept:
@@ -230,7 +232,9 @@ def _kept(columns: _Columns, config: SelectConfig) -> list[int]:
     if config.min_score is not None:
         others = [i for i in others if columns.scores[i] >= config.min_score]
     elif config.max_tokens is not None:
-        others = list(_within_budget(others, columns.tokens, config.max_tokens - sum(columns.tokens[i] for i in assured)))
+        others = list(
+            _within_budget(others, columns.tokens, config.max_tokens - sum(columns.tokens[i] for i in assured))
+        )
     else:
         others = others[: wanted - len(assured)]
     return sorted([*assured, *others])
@@ -250,7 +254,9 @@ def _assured(columns: _Columns, share: float) -> list[int]:
 
 def _within_budget(order: list[int], tokens: list[int], budget: int) -> Iterator[int]:
     if budget < 0:
-        raise ValueError("min_share of the strata alone takes more than max_tokens; lower min_share or raise max_tokens.")
+        raise ValueError(
+            "min_share of the strata alone takes more than max_tokens; lower min_share or raise max_tokens."
+        )
     for i in order:
         budget -= tokens[i]
         if budget < 0:

@@ -40,7 +40,9 @@ class GateauSFTConfig(TrainConfig, SFTConfig):
 
     max_length: int | None = field(
         default=65_536,
-        metadata={"help": "Longest row in tokens; longer ones are cut at their end (truncation_mode). None: no limit."},
+        metadata={
+            "help": "Longest row in tokens; longer ones are cut at their end (truncation_mode). None: no limit."
+        },
     )
 
     def __post_init__(self):
@@ -49,7 +51,9 @@ class GateauSFTConfig(TrainConfig, SFTConfig):
         if self.response_only_loss:
             self.assistant_only_loss = False  # the same with fewer templates
         if self.loss_weighting == "sequence" and self.loss_type != "nll":
-            raise ValueError(f"loss_weighting='sequence' weights loss_type='nll', not {self.loss_type!r}; use 'token'.")
+            raise ValueError(
+                f"loss_weighting='sequence' weights loss_type='nll', not {self.loss_type!r}; use 'token'."
+            )
         if self.loss_weighting == "sequence" and self.label_smoothing_factor:
             raise ValueError("loss_weighting='sequence' knows no label smoothing; use 'token', or smooth nothing.")
         if self.batching == "sorted" and self.packing:
@@ -104,7 +108,9 @@ class GateauSFTTrainer(SFTTrainer):
     @property
     def is_sharded(self) -> bool:
         """Whether one process alone does not hold the model."""
-        return self.is_fsdp_enabled or (self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3)
+        return self.is_fsdp_enabled or (
+            self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3
+        )
 
     def _refuse_sharded_sequences(self) -> None:
         parallelism = self.accelerator.parallelism_config
@@ -118,7 +124,12 @@ class GateauSFTTrainer(SFTTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         columns = set(dataset.column_names or next(iter(dataset)))
-        ours = any(needed <= columns for needed in ROW_COLUMNS) and not columns & {"input_ids", "prompt", "image", "images"}
+        ours = any(needed <= columns for needed in ROW_COLUMNS) and not columns & {
+            "input_ids",
+            "prompt",
+            "image",
+            "images",
+        }
         if args.response_only_loss and ours and formatting_func is None:
             dataset = self._tokenized(dataset, args, dataset_name)
         return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
@@ -126,7 +137,11 @@ class GateauSFTTrainer(SFTTrainer):
     def _tokenized(self, dataset, args: GateauSFTConfig, name: str):
         """Rows as tokens and labels, without those that have nothing to learn; these are counted, loudly."""
         is_stream = isinstance(dataset, IterableDataset)
-        settings = {"tokenizer": self._tokenizer, "max_length": args.max_length, "keep_end": args.truncation_mode == "keep_end"}
+        settings = {
+            "tokenizer": self._tokenizer,
+            "max_length": args.max_length,
+            "keep_end": args.truncation_mode == "keep_end",
+        }
         options = {} if is_stream else {"num_proc": args.dataset_num_proc, "desc": f"Tokenizing {name} dataset"}
         with args.main_process_first(desc=f"tokenizing {name} dataset"):
             tokens = dataset.map(_tokens_of_row, fn_kwargs=settings, **options)
@@ -237,7 +252,9 @@ def _weighted(model, weights_BT: torch.Tensor) -> Callable:
         if kwargs.get("fused_lm_head"):
             log_probs_BT = outputs.log_probs
             missing = log_probs_BT.shape[1] - weights_BT.shape[1]  # virtual tokens that PEFT puts in front
-            outputs.log_probs = log_probs_BT * torch.nn.functional.pad(weights_BT, (missing, 0)).to(log_probs_BT.device)
+            outputs.log_probs = log_probs_BT * torch.nn.functional.pad(weights_BT, (missing, 0)).to(
+                log_probs_BT.device
+            )
         return outputs
 
     return forward
@@ -352,7 +369,9 @@ def leaks_between_documents(model, num_tokens: int = 8) -> bool:
     model.eval()
     try:
         packs = [torch.cat([before, second])[None].to(model.device) for before in (first, other)]
-        logits = [model(input_ids=ids, position_ids=position_ids, use_cache=False).logits[0, num_tokens:] for ids in packs]
+        logits = [
+            model(input_ids=ids, position_ids=position_ids, use_cache=False).logits[0, num_tokens:] for ids in packs
+        ]
     finally:
         model.train(was_training)
     return not torch.allclose(logits[0], logits[1], rtol=1e-3, atol=1e-3 * logits[0].abs().max().item())

@@ -56,7 +56,9 @@ def _accelerate_arguments(parser, arguments: list[str]) -> list[str]:
     """What goes to `accelerate launch`: `--accelerate_config` as its `--config_file`."""
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
-    arguments = [part for x in arguments for part in (x.split("=", 1) if x.startswith("--accelerate_config=") else [x])]
+    arguments = [
+        part for x in arguments for part in (x.split("=", 1) if x.startswith("--accelerate_config=") else [x])
+    ]
     if "--accelerate_config" in arguments[:-1]:
         place = arguments.index("--accelerate_config") + 1
         own = recipes_folder() / "accelerate" / f"{Path(arguments[place]).stem}.yaml"

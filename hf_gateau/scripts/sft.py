@@ -70,7 +70,9 @@ def main(script_args, training_args, model_args, dataset_args, gateau_args) -> N
     trainer.accelerator.print(f"GATEAU: {selector.record.summary()}")
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(training_args.output_dir)
-    trainer.accelerator.print(f"{trainer.state.global_step} steps; model and gateau_selection.json: {training_args.output_dir}")
+    trainer.accelerator.print(
+        f"{trainer.state.global_step} steps; model and gateau_selection.json: {training_args.output_dir}"
+    )
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
         trainer.accelerator.print(f"Pushed to the Hub: {trainer.hub_model_id}")
@@ -147,7 +149,9 @@ def find_checkpoint(training_args) -> str | None:
         return None
     if str(wanted).lower() not in LAST_CHECKPOINT:
         if not os.path.isdir(wanted):
-            raise ValueError(f"There is no checkpoint {wanted!r}; give its folder, or `true` for the last of output_dir.")
+            raise ValueError(
+                f"There is no checkpoint {wanted!r}; give its folder, or `true` for the last of output_dir."
+            )
         return str(wanted)
     last = get_last_checkpoint(training_args.output_dir) if os.path.isdir(training_args.output_dir) else None
     if last is None:
