@@ -171,6 +171,7 @@ def select(data: str, rows: DataArguments, out: OutputArguments, config: SelectC
     record = selection_record(kept)
     sidecar = read_sidecar(data)
     record.measuring = record.measuring or sidecar.get("measuring")
+    record.ranking = record.ranking or sidecar.get("ranking")  # Parquet and JSON lines hold no description
     save_rows(kept, out.output, {**sidecar, "ranking": record.ranking, "selection": vars(record)})
     print(f"{record.summary()}: {out.output}")
     for reason, count in record.dropped.items():

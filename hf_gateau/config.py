@@ -269,15 +269,18 @@ class SelectConfig:
         for name in ("top_k", "max_tokens"):
             if limits[name] is not None and (not isinstance(limits[name], Integral) or limits[name] < 1):
                 raise ValueError(f"{name}={limits[name]!r} is not a whole number of 1 or more.")
+            if limits[name] is not None:
+                setattr(self, name, int(limits[name]))  # numpy's whole numbers cannot be written as JSON
         if self.min_score is not None and self.min_score != self.min_score:
             raise ValueError("min_score is NaN; give a number.")
         if self.strata is None and (self.strata_edges is not None or self.min_share is not None):
             raise ValueError("strata_edges and min_share belong to strata; name the column, e.g. strata='length'.")
-        if self.strata_edges is not None and list(self.strata_edges) != sorted(set(self.strata_edges)):
+        edges = None if self.strata_edges is None else list(self.strata_edges)
+        if edges is not None and (not edges or edges != sorted(set(edges))):
             raise ValueError(f"strata_edges={self.strata_edges!r} is not ascending; give e.g. [8192, 16384, 32768].")
         if self.min_share is not None and not 0.0 <= self.min_share <= 1.0:
             raise ValueError(f"min_share={self.min_share!r} is not between 0 and 1; use e.g. 0.05.")
-        if self.strata is not None and self.min_share is None and (self.min_score or self.max_tokens) is not None:
+        if self.strata is not None and self.min_share is None and self.fraction is None and self.top_k is None:
             raise ValueError("With min_score or max_tokens, strata need a min_share; give e.g. min_share=0.05.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .config import MixConfig
@@ -36,6 +37,8 @@ def to_messages(row: dict[str, Any]) -> list[dict[str, str]]:
         context, instruction, response = parts
         user = f"{context}\n\n{instruction}" if context else instruction
         turns = [{"role": "user", "content": user}, {"role": "assistant", "content": response}]
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        raise SampleError("messages is no list of turns")
     messages: list[dict[str, str]] = []
     for turn in turns:
         role, content = turn.get("role"), turn.get("content")
@@ -83,19 +86,21 @@ def mix(
         raise ValueError(f"fraction={fraction!r} is not above 0 and at most 1; use e.g. 0.1.")
     if fraction is not None and token_share is not None:
         raise ValueError("fraction and token_share are both given; choose one.")
+    if token_share is not None and not 0.0 < token_share < 1.0:
+        raise ValueError(f"token_share={token_share!r} is not between 0 and 1; use e.g. 0.3.")
     if token_share is not None and tokenizer is None:
         raise ValueError("token_share counts tokens: give the tokenizer.")
     num_rows = len(short)
     if fraction is not None:
         short = short.select(range(round(fraction * num_rows)))
+    readable, unreadable = _readable(long, LONG)
     short, dropped = _readable(short, SHORT)
     if token_share is not None:
-        short = _up_to_share(long, short, token_share, tokenizer)
+        short = _up_to_share(readable, short, token_share, tokenizer)
     if not len(short):
         raise ValueError(
             f"No row of the {num_rows} short ones is left to mix in ({dict(dropped)}); take more of them."
         )
-    readable, unreadable = _readable(long, LONG)
     if unreadable:
         logger.warning("%d selected rows cannot be trained on: %s", unreadable.total(), dict(unreadable))
     record = {"num_rows": num_rows, "num_kept": len(short), "dropped": dict(dropped)}
@@ -121,10 +126,13 @@ def load_short(config: MixConfig) -> Dataset:
 
 def _readable(ds: Dataset, source: str) -> tuple[Dataset, Counter]:
     """The rows as messages, and how many could not be read, by reason."""
-    from datasets import Features, Value
+    from datasets import Dataset, Features, Value
 
     turn = {"role": Value("string"), "content": Value("string")}
     features = Features({"messages": [turn], SOURCE_COLUMN: Value("string"), "reason": Value("string")})
+
+    if not len(ds):  # of which `map` would make no new columns
+        return Dataset.from_dict({name: [] for name in features}, features).remove_columns("reason"), Counter()
 
     def convert(row: dict) -> dict:
         try:

@@ -349,14 +349,19 @@ def _place(tokenizer, messages: list[dict], turn: int, text: str) -> tuple[int, 
 
 def _shown(tokenizer, messages: list[dict], turn: int, text: str) -> tuple[int, int]:
     """The characters of the rendered text that stand where a marker stands in place of the turn's content."""
-    marked = [*messages[:turn], {**messages[turn], "content": MARKER}, *messages[turn + 1 :]]
-    parts = _apply_template(tokenizer, marked).split(MARKER)
-    if len(parts) != 2:
-        raise SampleError(f"the chat template shows the content of turn {turn} {len(parts) - 1} times, not once")
-    before, after = parts
+    before, after = _around(tokenizer, messages, turn)
     if len(before) + len(after) > len(text) or not (text.startswith(before) and text.endswith(after)):
         raise SampleError(f"the chat template rewrites the conversation around turn {turn}")
     return len(before), len(text) - len(after)
+
+
+def _around(tokenizer, messages: list[dict], turn: int, **options) -> tuple[str, str]:
+    """What the template writes before and after the content of one turn."""
+    marked = [*messages[:turn], {**messages[turn], "content": MARKER}, *messages[turn + 1 :]]
+    parts = _apply_template(tokenizer, marked, **options).split(MARKER)
+    if len(parts) != 2:
+        raise SampleError(f"the chat template shows the content of turn {turn} {len(parts) - 1} times, not once")
+    return parts[0], parts[1]
 
 
 def _stripped(content: str) -> list[tuple[int, str]]:
@@ -426,7 +431,9 @@ def _mark_trained_tokens(sample: Sample, conversation: Conversation, tokenizer) 
 
 
 def _has_generation_marks(tokenizer) -> bool:
-    return tokenizer.is_fast and bool(re.search(r"\{%-?\s*generation\b", tokenizer.chat_template or ""))
+    template = tokenizer.chat_template or ""
+    template = template.get("default", "") if isinstance(template, Mapping) else template
+    return tokenizer.is_fast and bool(re.search(r"\{%-?\s*generation\b", template))
 
 
 # For training: loss on what the assistant says, in every turn
@@ -453,13 +460,14 @@ def tokenize_for_training(row: Mapping[str, Any], tokenizer) -> dict[str, list[i
     _check_turns(messages)
     if all(message["role"] != "assistant" for message in messages):
         raise SampleError("no turn is the assistant's")
+    options = _template_options(row)
     if not tokenizer.chat_template:
         text, spans = _render_plain_turns(row, messages)
     elif _has_generation_marks(tokenizer):
-        return _tokenize_marked(messages, tokenizer)
+        return _tokenize_marked(messages, tokenizer, **options)
     else:
-        text = _apply_template(tokenizer, messages)
-        spans = assistant_spans(messages, tokenizer, text)
+        text = _apply_template(tokenizer, messages, **options)
+        spans = assistant_spans(messages, tokenizer, text, **options)
     input_ids, borders = _encode(text, [border for span in spans for border in span], tokenizer)
     if not tokenizer.chat_template:
         borders[-1] = len(input_ids)  # the end-of-sequence token that the tokenizer lacks is learned too
@@ -469,7 +477,7 @@ def tokenize_for_training(row: Mapping[str, Any], tokenizer) -> dict[str, list[i
     return {"input_ids": input_ids, "labels": labels}
 
 
-def assistant_spans(messages: list[dict], tokenizer, text: str) -> list[tuple[int, int]]:
+def assistant_spans(messages: list[dict], tokenizer, text: str, **options) -> list[tuple[int, int]]:
     """The characters of the rendered conversation `text` that are the assistant's to say, a span a turn.
 
     A turn begins where the template's generation prompt ends. What closes the last turn closes the earlier ones too, as
@@ -479,25 +487,49 @@ def assistant_spans(messages: list[dict], tokenizer, text: str) -> list[tuple[in
         SampleError: the template shows a turn not at all, more than once, or elsewhere.
     """
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    shown = {i: _shown(tokenizer, messages, i, text) for i in turns}
-    whole = messages if turns[-1] == len(messages) - 1 else messages[: turns[-1] + 1]
-    last_text = text if whole is messages else _apply_template(tokenizer, whole)
-    closing = last_text[_shown(tokenizer, whole, turns[-1], last_text)[1] :]
+    closing = _around(tokenizer, messages[: turns[-1] + 1], turns[-1], **options)[1]
+    specials = [re.escape(token) for token in tokenizer.all_special_tokens]
     spans = []
     for i in turns:
-        start, end = shown[i]
-        prompt = _apply_template(tokenizer, messages[:i], add_generation_prompt=True) if i else ""
-        start = len(prompt) if i and len(prompt) <= start and text.startswith(prompt) else start
-        spans.append((start, end + len(os.path.commonprefix([closing, text[end:]]))))
+        before, after = _around(tokenizer, messages, i, **options)
+        end = len(text) - len(after)
+        start = _response_start(messages, i, tokenizer, text, len(before), **options)
+        if not (text.endswith(after) and start <= end and (start < len(before) or text.startswith(before))):
+            raise SampleError(f"the chat template rewrites the conversation around turn {i}")
+        shared = len(os.path.commonprefix([closing, after]))
+        cut = (m.start() for m in re.finditer("|".join(specials) or "(?!)", closing) if m.start() < shared < m.end())
+        spans.append((start, end + next(cut, shared)))  # a special token closes a turn whole or not at all
     return spans
 
 
-def _tokenize_marked(messages: list[dict], tokenizer) -> dict[str, list[int]]:
+def _response_start(messages: list[dict], turn: int, tokenizer, text: str, shown: int, **options) -> int:
+    """Where the generation prompt of a turn ends in the text; its content's place where there is no such prompt."""
+    if not turn:
+        return shown
+    prompt = _apply_template(tokenizer, messages[:turn], add_generation_prompt=True, **options)
+    if len(prompt) <= shown and text.startswith(prompt):
+        return len(prompt)
+    try:  # a prompt that shows earlier turns otherwise: what it writes after the last of them may stand in the text
+        glue = _around(tokenizer, messages[:turn], turn - 1, add_generation_prompt=True, **options)[1]
+        start = len(text) - len(_around(tokenizer, messages, turn - 1, **options)[1])
+    except SampleError:
+        return shown
+    return start + len(glue) if text.startswith(glue, start) and start + len(glue) <= shown else shown
+
+
+def _template_options(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What `SFTTrainer` hands to the chat template besides the messages."""
+    tools = row.get("tools")
+    options = {"tools": json.loads(tools) if isinstance(tools, str) else tools, **(row.get("chat_template_kwargs") or {})}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _tokenize_marked(messages: list[dict], tokenizer, **options) -> dict[str, list[int]]:
     from jinja2 import TemplateError
 
     try:
         encoding = tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+            messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **options
         )
     except (TemplateError, TypeError, ValueError) as error:
         raise SampleError(f"the chat template refuses the conversation: {error}") from error

@@ -155,8 +155,11 @@ def select_rows(ds: Any, config: SelectConfig) -> Any:
 
 def selection_record(ds: Any) -> SelectionRecord | None:
     """What `select` left with a dataset; None where there is nothing."""
+    if isinstance(ds, dict):
+        records = {split: selection_record(part) for split, part in ds.items()}
+        return records if any(records.values()) else None
     found = find_record(ds, "selection")
-    return SelectionRecord(**found) if found is not None else None
+    return SelectionRecord.from_json(json.dumps(found)) if found is not None else None
 
 
 class _Columns:
@@ -204,6 +207,7 @@ def _strata(ds: Dataset, config: SelectConfig) -> list[str]:
         raise ValueError(f"There is no column {config.strata!r} to form strata of; the data have {ds.column_names}.")
     values = _column(ds, config.strata)
     numeric = all(value is None or (isinstance(value, Real) and not isinstance(value, bool)) for value in values)
+    values = [None if value != value else value for value in values] if numeric else values  # NaN
     edges = config.strata_edges
     if edges is not None and not numeric:
         raise ValueError(f"strata_edges need a column of numbers; {config.strata!r} is none.")
@@ -211,7 +215,7 @@ def _strata(ds: Dataset, config: SelectConfig) -> list[str]:
         return [str(value) for value in values]
     if edges is None:
         largest = max(value for value in values if value is not None)
-        edges = [2**power for power in range(64) if 2**power <= largest]
+        edges = [2**power for power in range(64) if 2**power <= max(largest, 1)]
     names = [f"below {edges[0]}", *(f"{low} to {high}" for low, high in zip(edges, edges[1:], strict=False))]
     names.append(f"{edges[-1]} or more")
     return ["None" if value is None else names[bisect.bisect_right(edges, value)] for value in values]
@@ -327,6 +331,8 @@ def _record(ds, columns: _Columns, kept: list[int], hashes: list[str], config: S
 
     identity = json.dumps([len(ds), kept, hashes])
     dropped = dict(Counter(columns.notes).most_common(20))
+    if rest := len(columns.notes) - sum(dropped.values()):
+        dropped["other reasons"] = rest
     if below := len(columns.order) - len(kept):
         dropped[BELOW_THE_CUT] = below
     strata = {}

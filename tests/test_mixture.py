@@ -71,9 +71,11 @@ def test_other_forms_of_a_row_and_rows_with_nothing_to_learn():
 
 
 def test_all_short_rows_or_the_first_tenth_follow_the_long_ones(long):
-    short = [to_messages(row) for row in short_rows()]
+    rows = short_rows()
+    rows.info.description = '<!-- gateau:selection {"of": "the short rows"} -->'
+    short = [to_messages(row) for row in rows]
     for fraction, count in ((None, 20), (0.1, 2)):  # the paper's two settings
-        mixed, record = mix(long, short_rows(), fraction=fraction)
+        mixed, record = mix(long, rows, fraction=fraction)
         assert mixed.column_names == ["messages", SOURCE_COLUMN]
         assert mixed[SOURCE_COLUMN] == [LONG] * 3 + [SHORT] * count
         assert mixed["messages"] == [to_messages(row) for row in long] + short[:count]

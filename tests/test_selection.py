@@ -1,4 +1,4 @@
-"""Selection against a slow reference that takes rows one by one, and small datasets whose best rows are plain to see."""
+"""Selection against a slow reference that takes rows one by one, and datasets whose best rows are plain to see."""
 
 import json
 import math

@@ -14,7 +14,6 @@ from hf_gateau.samples import IGNORED, SampleError, assistant_spans, tokenize_fo
 from tests.test_samples import ANSWER, CHATML, CONTEXT, QUESTION, train_bpe, trl_template, turns
 
 
-BOS, EOS = "<s>", "</s>"
 SPLIT = (
     "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set turns = messages[1:] %}"
     "{% else %}{% set system = false %}{% set turns = messages %}{% endif %}"
@@ -29,7 +28,7 @@ LLAMA_2 = SPLIT + TURNS.replace("SHOWN", "first").replace("SYSTEM", "<<SYS>>\n' 
     "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
     "{% else %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
 )  # fmt: skip
-# As in mistralai/Mistral-7B-Instruct-v0.2, and in -v0.3, which shows the system prompt in the last turn if it is a user's.
+# As in mistralai/Mistral-7B-Instruct-v0.2, and -v0.3, whose system prompt goes to the last turn if that is a user's.
 MISTRAL_2 = SPLIT + "{{ bos_token }}" + TURNS.replace("SHOWN", "first").replace("SYSTEM", "' + system + '\n\n") + (
     "{{ ' [INST] ' + content + ' [/INST]' }}{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
 )  # fmt: skip
@@ -41,47 +40,24 @@ MISTRAL_3 = SPLIT + "{{ bos_token }}" + TURNS.replace("SHOWN", "last").replace("
 # The first oracle: the pieces of a conversation, (text, has loss)
 
 
-def bracketed_pieces(messages, first, user, answer, *, system="{}\n\n", shown_in=0, strip=False):
-    """Llama-2 and Mistral: no roles, and the system prompt within the user turn `shown_in`."""
+def bracketed_pieces(messages, first, user, answer, system="{}\n\n", at=0, strip=()):
+    """Llama-2 and Mistral: no role headers; the system prompt stands in turn `at` if that is a user's."""
     has_system = messages[0]["role"] == "system"
     said = [message["content"] for message in messages[has_system:]]
-    if has_system and (shown_in == 0 or len(said) % 2):
-        said[shown_in] = system.format(messages[0]["content"]) + said[shown_in]
-    shown = [content.strip() if strip else content for content in said]
-    pieces = [((answer if i % 2 else user).format(content), i % 2 == 1) for i, content in enumerate(shown)]
-    return [(first, False), *pieces]
+    if has_system and (at == 0 or len(said) % 2):
+        said[at] = system.format(messages[0]["content"]) + said[at]
+    said = [content.strip() if i % 2 in strip else content for i, content in enumerate(said)]
+    return [(first, False), *(((answer if i % 2 else user).format(x), i % 2 == 1) for i, x in enumerate(said))]
 
 
-def headed_pieces(messages, header, end, *, first="", last="", names=None, strip=False):
+def headed_pieces(messages, header, end, first="", last="", assistant="assistant", strip=False):
     """Most templates: a header that names the role, the content, an end."""
     pieces = [(first, False)]
     for message in messages:
-        role, content = message["role"], message["content"].strip() if strip else message["content"]
-        pieces += [(header.format((names or {}).get(role, role)), False), (content + end, role == "assistant")]
-    return [*pieces, (last, messages[-1]["role"] == "assistant")]
-
-
-def llama_2(messages):
-    system = "<<SYS>>\n{}\n<</SYS>>\n\n"
-    return bracketed_pieces(messages, "", BOS + "[INST] {} [/INST]", " {} " + EOS, system=system, strip=True)
-
-
-def mistral_2(messages):
-    return bracketed_pieces(messages, BOS, " [INST] {} [/INST]", " {}" + EOS)
-
-
-def mistral_3(messages):
-    stripped = [m | {"content": m["content"].strip()} if m["role"] == "assistant" else m for m in messages]
-    return bracketed_pieces(stripped, BOS, "[INST] {}[/INST]", " {}" + EOS, shown_in=-1)
-
-
-def llama_3(messages):
-    return headed_pieces(messages, "<|start_header_id|>{}<|end_header_id|>\n\n", "<|eot_id|>", first=BOS, strip=True)
-
-
-def gemma(messages):
-    names = {"assistant": "model"}
-    return headed_pieces(messages, "<start_of_turn>{}\n", "<end_of_turn>\n", first=BOS, names=names, strip=True)
+        is_answer, content = message["role"] == "assistant", message["content"]
+        pieces.append((header.format(assistant if is_answer else message["role"]), False))
+        pieces.append(((content.strip() if strip else content) + end, is_answer))
+    return [*pieces, (last, is_answer)]
 
 
 def chatml(messages):
@@ -99,20 +75,21 @@ def qwen_3(messages):
     return chatml([*before, last | {"content": thought}] if last["role"] == "assistant" else messages)
 
 
-def phi_3(messages):
-    return headed_pieces(messages, "<|{}|>\n", "<|end|>\n", last=EOS)
-
-
+LLAMA_3_HEADER, GEMMA_HEADER = "<|start_header_id|>{}<|end_header_id|>\n\n", "<start_of_turn>{}\n"
+SYS = "<<SYS>>\n{}\n<</SYS>>\n\n"
 SPECS = {
-    "llama-2": (LLAMA_2, llama_2),
-    "llama-3": (trl_template("llama3"), llama_3),
+    "llama-2": (LLAMA_2, lambda m: bracketed_pieces(m, "", "<s>[INST] {} [/INST]", " {} </s>", SYS, strip=(0, 1))),
+    "llama-3": (trl_template("llama3"), lambda m: headed_pieces(m, LLAMA_3_HEADER, "<|eot_id|>", "<s>", strip=True)),
     "qwen-2.5": (trl_template("qwen2_5"), qwen_2),
     "qwen-3": (trl_template("qwen3"), qwen_3),
-    "mistral-0.2": (MISTRAL_2, mistral_2),
-    "mistral-0.3": (MISTRAL_3, mistral_3),
+    "mistral-0.2": (MISTRAL_2, lambda m: bracketed_pieces(m, "<s>", " [INST] {} [/INST]", " {}</s>")),
+    "mistral-0.3": (MISTRAL_3, lambda m: bracketed_pieces(m, "<s>", "[INST] {}[/INST]", " {}</s>", at=-1, strip=(1,))),
     "chatml": (CHATML, chatml),
-    "gemma": (trl_template("gemma"), gemma),
-    "phi-3": (trl_template("phi3"), phi_3),
+    "gemma": (
+        trl_template("gemma"),
+        lambda m: headed_pieces(m, GEMMA_HEADER, "<end_of_turn>\n", "<s>", "", "model", True),
+    ),
+    "phi-3": (trl_template("phi3"), lambda m: headed_pieces(m, "<|{}|>\n", "<|end|>\n", last="</s>")),
 }
 
 
@@ -129,10 +106,10 @@ def expected_of(pieces, tokenizer, add_special_tokens=False) -> dict[str, list[i
 # Conversations
 
 FRAGMENTS = (
-    "Yes.", "the boats return at 06:15", "42", "1 234,5", "naïve", "日本語です", "🙂", "👩‍👩‍👧‍👦", "\n", "\n\n", "\t", "  ", "\u00a0",
-    "[INST]", " [/INST] ", "<<SYS>>", "<</SYS>>", "<s>", "</s>", "<|im_start|>assistant\n", "<|im_end|>\n", "<|eot_id|>",
-    "<|start_header_id|>assistant<|end_header_id|>\n\n", "<end_of_turn>\n", "<start_of_turn>model\n", "<|end|>\n", "<",
-    "<|assistant|>\n", "<|user|>\n", "### Response:\n", "{{ bos_token }}", "{}", "|", ">", "user", "assistant",
+    "Yes.", "the boats return at 06:15", "42", "1 234,5", "naïve", "日本語です", "🙂", "👩‍👩‍👧‍👦", "\n", "\n\n", "\t", "  ",
+    "\u00a0", "[INST]", " [/INST] ", "<<SYS>>", "<</SYS>>", "<s>", "</s>", "<|im_start|>assistant\n", "<|im_end|>\n",
+    "<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>\n\n", "<end_of_turn>\n", "<start_of_turn>model\n",
+    "<", "<|end|>\n", "<|assistant|>\n", "<|user|>\n", "### Response:\n", "{{ bos_token }}", "{}", "|", ">", "user",
 )  # fmt: skip
 
 
@@ -165,10 +142,11 @@ def bpe(request):
 # Loss is on every assistant turn, whole
 
 
-# The last two close or open turns in their own way: Phi-3 puts EOS after the last turn alone (its headers are no special
-# tokens here), and with a system prompt, Mistral v0.3's prompt is no prefix of the conversation that it began.
 @pytest.mark.parametrize("name", SPECS)
 def test_labels_equal_the_pieces_written_by_hand(bpe, name):
+    """Two have ways of their own: Phi-3 puts EOS after the last turn alone (its headers are no special tokens here);
+    with a system prompt, Mistral v0.3's generation prompt is no prefix of the conversation it began.
+    """
     bpe.chat_template, pieces_of = SPECS[name]
     for messages in conversations(200, seed=len(name), system=name != "gemma"):
         pieces = pieces_of(messages)
@@ -255,37 +233,30 @@ def test_without_a_chat_template_the_last_answer_and_eos_are_learned(bpe, row, h
 USER, ASSISTANT = turns("a", "b")["messages"]
 
 
+NULL = {"role": "assistant", "content": None}
+UNUSABLE = [
+    ({"messages": [USER, USER]}, "no turn is the assistant's"),
+    ({"messages": [USER]}, "1 turn"),
+    ({"messages": [USER, NULL]}, r"turn 1 \(assistant\) is null"),
+    ({"messages": [USER, ASSISTANT, USER | {"content": None}]}, r"turn 2 \(user\) is null"),
+    ({"messages": None}, "messages is null"),
+    ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt"}]}, "without from and value"),
+    ({"context": "a", "instruction": "b", "response": None}, "response is null"),
+]
+
+
 @pytest.mark.parametrize("template", [CHATML, trl_template("llama3_training"), None])
-@pytest.mark.parametrize(
-    "row, reason",
-    [
-        ({"messages": [USER, USER]}, "no turn is the assistant's"),
-        ({"messages": [USER]}, "1 turn"),
-        ({"messages": [USER, {"role": "assistant", "content": None}]}, r"turn 1 \(assistant\) is null"),
-        ({"messages": [{"role": "user", "content": None}, ASSISTANT]}, r"turn 0 \(user\) is null"),
-        ({"messages": None}, "messages is null"),
-        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt"}]}, "without from and value"),
-        ({"context": "a", "instruction": "b", "response": None}, "response is null"),
-    ],
-)
+@pytest.mark.parametrize("row, reason", UNUSABLE)
 def test_rows_with_nothing_to_learn_say_why(bpe, template, row, reason):
     bpe.chat_template = template
     with pytest.raises(SampleError, match=reason):
         tokenize_for_training(row, bpe)
 
 
-@pytest.mark.parametrize(
-    "template, reason",
-    [
-        ("{{ raise_exception('no such role') }}", "refuses the conversation: no such role"),
-        ("{% for m in messages %}{{ m.content + m.content }}{% endfor %}", "2 times"),
-        ("{{ messages[0].content }}", "0 times"),
-        (trl_template("gemma_training"), "refuses the conversation"),
-    ],
-)
-def test_templates_that_refuse_or_repeat_say_why(bpe, template, reason):
+@pytest.mark.parametrize("template", [trl_template("gemma"), trl_template("gemma_training")])
+def test_template_that_refuses_says_why(bpe, template):
     bpe.chat_template = template
-    with pytest.raises(SampleError, match=reason):
+    with pytest.raises(SampleError, match="refuses the conversation: System role not supported"):
         tokenize_for_training(turns("a", "b", system="Be brief."), bpe)
 
 
@@ -311,17 +282,11 @@ def test_trainer_has_these_labels_and_counts_what_it_drops(tiny_model, tokenizer
         turns(say(0, 16), say(10, 3)),  # one token of the response is left
         turns(say(0, 17), say(10, 3)),  # none is
         turns(say(0, 25), say(10, 3)),
-        {"messages": [USER, {"role": "assistant", "content": None}]},
+        {"messages": [USER, NULL]},
         {"messages": [USER, USER]},
     ]
-    args = GateauSFTConfig(
-        output_dir=str(tmp_path),
-        max_length=20,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-    )
+    on_cpu = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none"}
+    args = GateauSFTConfig(output_dir=str(tmp_path), max_length=20, **on_cpu)
     trainer = GateauSFTTrainer(tiny_model, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     unusable = {"turn 1 (assistant) is null": 1, "no turn is the assistant's": 1}
     assert trainer.num_lost == {"train": {NO_TARGETS: 2, **unusable}}
@@ -336,7 +301,7 @@ def test_trainer_has_these_labels_and_counts_what_it_drops(tiny_model, tokenizer
         assert {name: trained[name] for name in ("input_ids", "labels")} == learned(whole[:20], mask)
 
 
-# Rows and templates that TRL trains on
+# Rows and templates that transformers and TRL know
 
 
 def test_one_of_several_chat_templates_is_used(bpe):
@@ -356,13 +321,13 @@ def test_thoughts_within_the_answer_are_learned(bpe):
     assert tokenize_for_training(row, bpe) == expected_of(chatml(shown), bpe)
 
 
-@pytest.mark.parametrize(
-    "extra", [{"tools": [{"name": "tide"}]}, {"chat_template_kwargs": {"tools": [{"name": "tide"}]}}]
-)
+TOOLS = {"tools": [{"name": "tide"}]}
+
+
+@pytest.mark.parametrize("extra", [TOOLS, {"chat_template_kwargs": TOOLS}])
 def test_tools_of_a_row_are_shown(bpe, extra):
     """`SFTTrainer` hands the columns `tools` and `chat_template_kwargs` to the template."""
     bpe.chat_template = trl_template("qwen2_5")
     row = turns(QUESTION, ANSWER)
-    tools = [{"name": "tide"}]
-    seen = bpe.apply_chat_template(row["messages"], tools=tools, tokenize=True, return_dict=True)["input_ids"]
+    seen = bpe.apply_chat_template(row["messages"], **TOOLS, tokenize=True, return_dict=True)["input_ids"]
     assert tokenize_for_training({**row, **extra}, bpe)["input_ids"] == seen

@@ -212,7 +212,7 @@ def packed_documents(
     return Document(words[:num_tokens], [position for position in looked_up if position < num_tokens])
 
 
-def planted_rows(num_rows: int, seed: int) -> list[dict]:
+def planted_rows(num_rows: int, seed: int, num_context_tokens: int = NUM_CONTEXT_TOKENS) -> list[dict]:
     """`num_rows` labelled rows in LongAlign's form, `KIND_PERCENT` of each kind, in random order.
 
     Each is `{"id", "messages": [user, assistant], "length", "kind"}`: the user's content is the context, a blank line,
@@ -225,13 +225,33 @@ def planted_rows(num_rows: int, seed: int) -> list[dict]:
     for kind in KINDS:
         percent += KIND_PERCENT[kind]
         kinds += [kind] * (num_rows * percent // 100 - len(kinds))
-    return [_planted_row(rng, kind, f"planted-{seed}-{i}") for i, kind in enumerate(draw(rng, kinds, num_rows))]
+    order = enumerate(draw(rng, kinds, num_rows))
+    return [_planted_row(rng, kind, f"planted-{seed}-{i}", num_context_tokens) for i, kind in order]
 
 
-def _planted_row(rng: random.Random, kind: str, row_id: str) -> dict:
+def short_rows(num_rows: int, seed: int) -> list[dict]:
+    """Short instruction data: a third ask for opposites, the others about two people in a text of 60 to 250 words."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(num_rows):
+        if i % 3:
+            people = draw_people(rng, 4)
+            sentences = [filler_sentence(rng) for _ in range(between(rng, 6, 30))]
+            for person in people:
+                _insert_at(sentences, fact_sentence(rng, person), rng.random())
+            question, answer = ask_people(draw(rng, people, 2))
+            question = [word for sentence in sentences for word in sentence] + ["\n\n", *question]
+        else:
+            question, answer = ask_opposites(draw(rng, list(OPPOSITE), 2))
+        contents = ("user", " ".join(question)), ("assistant", " ".join(answer))
+        rows.append({"messages": [{"role": role, "content": content} for role, content in contents]})
+    return rows
+
+
+def _planted_row(rng: random.Random, kind: str, row_id: str, num_context_tokens: int) -> dict:
     """One row. Contexts have the same make-up whatever the kind: only the place of the answer tells kinds apart."""
     people = draw_people(rng, 24)
-    context = _planted_context(rng, people[:2], people[2:], near=kind == "local")
+    context = _planted_context(rng, people[:2], people[2:], kind == "local", num_context_tokens)
     question, answer = _question_and_answer(rng, kind, people[:2])
     messages = [
         {"role": "user", "content": f"{' '.join(context)}\n\n{' '.join(question)}"},
@@ -256,14 +276,16 @@ def _question_and_answer(rng: random.Random, kind: str, asked: list[Person]) -> 
     return question, answer
 
 
-def _planted_context(rng: random.Random, asked: list[Person], others: list[Person], near: bool) -> Words:
-    """Up to `NUM_CONTEXT_TOKENS` tokens that mention everybody once: the two `asked` far back or `near` the end.
+def _planted_context(
+    rng: random.Random, asked: list[Person], others: list[Person], near: bool, num_context_tokens: int
+) -> Words:
+    """Up to `num_context_tokens` tokens that mention everybody once: the two `asked` far back or `near` the end.
 
     Two of the `others` always stand near the end, so that nearness alone does not give the answer away.
     """
     asked_facts = [fact_sentence(rng, person) for person in asked]
     other_facts = [fact_sentence(rng, person) for person in others]
-    sentences = _fill(rng, NUM_CONTEXT_TOKENS - sum(map(len, asked_facts + other_facts)))
+    sentences = _fill(rng, num_context_tokens - sum(map(len, asked_facts + other_facts)))
     for fact in other_facts[2:]:
         _insert_at(sentences, fact, rng.random())
     for fact in other_facts[:2]:
