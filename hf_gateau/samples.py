@@ -520,7 +520,10 @@ def _response_start(messages: list[dict], turn: int, tokenizer, text: str, shown
 def _template_options(row: Mapping[str, Any]) -> dict[str, Any]:
     """What `SFTTrainer` hands to the chat template besides the messages."""
     tools = row.get("tools")
-    options = {"tools": json.loads(tools) if isinstance(tools, str) else tools, **(row.get("chat_template_kwargs") or {})}
+    options = {
+        "tools": json.loads(tools) if isinstance(tools, str) else tools,
+        **(row.get("chat_template_kwargs") or {}),
+    }
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -89,9 +89,7 @@ def _fine_tuned(scored, short, settings: dict, seed: int):
             disable_tqdm=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(LONG_MODEL)
-        trainer = GateauSFTTrainer(
-            _load(), args, train_dataset=rows, processing_class=tokenizer, callbacks=[selector]
-        )
+        trainer = GateauSFTTrainer(_load(), args, train_dataset=rows, processing_class=tokenizer, callbacks=[selector])
         trainer.train()
     return trainer.model
 
@@ -132,5 +130,3 @@ def introduction() -> str:
         f"{CONTEXT_TOKENS:,} tokens\n(it was trained on 1,024) and {NUM_SHORT_ROWS} short rows. Share of questions of "
         "other such rows that it answers exactly:\n"
     )
-
-
