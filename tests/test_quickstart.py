@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_gateau.cli import main
-from hf_gateau.quickstart import demo
+from hf_gateau.quickstart import SHORT_WINDOW, demo, finetune
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def figures(folder):
-    return demo.run(str(folder / "out"), seed=4242)
+    return demo.run(str(folder / "out"), seed=4242, fine_tune=False)
 
 
 @pytest.mark.parametrize("sibling", demo.SIBLINGS)
@@ -40,9 +40,34 @@ def test_it_leaves_scored_rows_and_a_figure(figures, folder):
 
 def test_command_with_few_rows(tmp_path, capsys):
     threads = torch.get_num_threads()
-    assert main(["quickstart", "--seed", "1", "--num_rows", "20", "-o", str(tmp_path)]) == 0
+    assert main(["quickstart", "--seed", "1", "--num_rows", "20", "--fine_tune", "false", "-o", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "20 planted samples" in shown and "robust (default)" in shown and "rank 20 of 20" in shown
     assert main(["quickstart", "--seed", "1", "--num_rows", "3", "-o", str(tmp_path)]) == 2
     assert "give 10 or more" in capsys.readouterr().err
     assert torch.get_num_threads() == threads
+
+
+@pytest.fixture(scope="module")
+def scored():
+    return demo._score(demo.planted_dataset(), demo.SIBLINGS[f"window of {SHORT_WINDOW}"])
+
+
+def test_forgetting_leaves_something_to_learn(scored, monkeypatch):
+    """One seed and two steps: the arms and kinds are there, and what is to be learned back was forgotten."""
+    monkeypatch.setattr(finetune, "NUM_STEPS", 2)
+    found = finetune.compare(scored, seeds=(1,))
+    assert found.keys() == {"before", *finetune.ARMS} and all(len(runs) == 1 for runs in found.values())
+    assert found["before"][0]["far"] <= 0.2 and found["before"][0]["others"] >= 0.9
+    assert "top 10% + short" in finetune.table(found)
+
+
+@pytest.mark.slow
+def test_best_tenth_teaches_more_than_a_random_one(scored):
+    """The bar: 10 points on far questions in the mean of three seeds, and at most 5 lost on the others."""
+    found = finetune.compare(scored)
+    best, chance = (
+        {kind: sum(run[kind] for run in found[arm]) / 3 for kind in ("far", "others")} for arm in finetune.ARMS
+    )
+    assert best["far"] >= chance["far"] + 0.10
+    assert best["others"] >= chance["others"] - 0.05

@@ -71,3 +71,46 @@ def test_batch_size_changes_nothing(pair, samples):
     one, many = (measure_sample(pair, samples[0], SEGMENT_LENGTH, batch_tokens) for batch_tokens in (1, 8192))
     for name, value in vars(one).items():
         np.testing.assert_allclose(value, getattr(many, name), rtol=1e-6, err_msg=name)
+
+
+def test_fine_tunes_the_best_rows(pair, tmp_path):
+    """Score, rank and select real long rows, then three steps of LoRA on up to 4,096 tokens of each.
+
+    With HF_GATEAU_LONG_ROWS=FILE on other rows in LongAlign's form, a tenth of them; the eight of tests/data otherwise.
+    """
+    from peft import LoraConfig
+
+    from benchmarks.common import load_for_training
+    from hf_gateau import GateauSelector, GateauSFTConfig, GateauSFTTrainer
+
+    data = os.environ.get("HF_GATEAU_LONG_ROWS")
+    ds = load_dataset("json", data_files=data or str(ROWS), split="train")
+    settings = {"short_window": 192, "max_length": 640, "device": "cpu", "store": str(tmp_path / "store.sqlite")}
+    selector = GateauSelector(fraction=0.1 if data else 0.4, long_model=default_model(), **settings)
+    kept = selector.select(ds)
+    assert len(kept) == (round(0.1 * selector.record.num_ranked) if data else 3)
+    model, tokenizer = load_for_training(default_model())
+    args = GateauSFTConfig(
+        output_dir=str(tmp_path / "out"),
+        max_steps=3,
+        max_length=4096,
+        per_device_train_batch_size=1,
+        learning_rate=2e-4,
+        batching="sorted",
+        truncation_mode="keep_end",  # the rows are longer, and their answers stand at the end
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=True,
+        logging_steps=1,
+        report_to="none",
+    )
+    lora = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    trainer = GateauSFTTrainer(
+        model, args, train_dataset=kept, processing_class=tokenizer, peft_config=lora, callbacks=[selector]
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 3 and np.isfinite(losses).all() and trainer.state.global_step == 3
+    trained = [p for name, p in trainer.model.named_parameters() if "lora_B" in name]
+    assert trained and all(p.abs().max() > 0 for p in trained)  # LoRA's B begins at 0
+    assert (tmp_path / "out" / "checkpoint-3" / "gateau_selection.json").exists()

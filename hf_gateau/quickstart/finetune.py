@@ -1,68 +1,69 @@
 """What the selected rows teach: the tiny long model, fine-tuned on the top 10% and on a random 10%, with equal steps.
 
-The rows are twice as long as anything the model was trained on. It answers about half of the questions on what stands far
-back in them; the rest is what there is to learn.
+The long model knows all answers, so it first forgets how to look far back: `FORGETTING`, on packs of short documents, does
+to it what tuning on short data alone does to long-context models. Then a tenth of the scored rows, with short instruction
+data beside them, is to bring it back.
 """
 
 import tempfile
 from collections import defaultdict
 
-from . import LONG_MODEL, SEGMENT_LENGTH, SHORT_WINDOW
+from . import LONG_MODEL
 
 
-CONTEXT_TOKENS = 1_900  # the long model was trained on 1,024, and has positions for 2,048
-NUM_ROWS, NUM_SHORT_ROWS, NUM_HELD_OUT = 200, 60, 100
+NUM_SHORT_ROWS, NUM_HELD_OUT = 100, 100
 FRACTION = 0.1
-NUM_STEPS, BATCH_SIZE, LEARNING_RATE = 30, 4, 1e-3
+NUM_STEPS, BATCH_SIZE, LEARNING_RATE = 50, 4, 3e-4
 SEEDS = (1, 2, 3)
+HELD_OUT_SEED = 12
 ARMS = {"top 10%": {}, "random 10%": {"method": "random"}}
 ASKED = ("far", "local", "context_free")  # what noise answers is not to be learned
+OTHERS = ("local", "context_free")
 
 
-def compare(seeds: tuple[int, ...] = SEEDS, pool_seed: int = 11) -> dict[str, list[dict[str, float]]]:
-    """Score, select, fine-tune and ask, for each arm.
+def compare(scored, seeds: tuple[int, ...] = SEEDS) -> dict[str, list[dict[str, float]]]:
+    """Forget, select, fine-tune and ask, for each arm.
 
     Args:
+        scored (`Dataset`): measured planted rows.
         seeds: of the random tenth, the short data and the order of rows; one run each.
-        pool_seed: of the rows to select from.
 
     Returns:
-        `{arm: [{kind: share of questions answered exactly}, one a seed]}`, with the arm "before" for no training.
+        `{arm: [{kind: share of questions answered exactly}, one a seed]}`, with the arm "before" for no fine-tuning, and
+        the kind "others" for all that is not asked about far text.
     """
     from datasets import Dataset
 
     from .world import planted_rows, short_rows
 
-    held_out = [row for row in planted_rows(NUM_HELD_OUT, pool_seed + 1, CONTEXT_TOKENS) if row["kind"] in ASKED]
-    scored = _scored(pool_seed)
-    found = defaultdict(list, {"before": [_exact_match(_load(), held_out)]})
+    held_out = [row for row in planted_rows(NUM_HELD_OUT, HELD_OUT_SEED) if row["kind"] in ASKED]
+    forgetful = _forget()
+    found = defaultdict(list, {"before": [_exact_match(forgetful, held_out)]})
     for seed in seeds:
         short = Dataset.from_list(short_rows(NUM_SHORT_ROWS, seed))
         for arm, settings in ARMS.items():
-            found[arm].append(_exact_match(_fine_tuned(scored, short, settings, seed), held_out))
+            found[arm].append(_exact_match(_fine_tuned(forgetful, scored, short, settings, seed), held_out))
     return dict(found)
 
 
-def _scored(pool_seed: int):
-    from datasets import Dataset
-
-    from ..measure import GateauScorer
-    from .world import planted_rows
-
-    settings = {"short_window": SHORT_WINDOW, "segment_length": SEGMENT_LENGTH, "device": "cpu", "store": False}
-    rows = Dataset.from_list(planted_rows(NUM_ROWS, pool_seed, CONTEXT_TOKENS))
-    return rows.map(GateauScorer(long_model=LONG_MODEL, **settings), batched=True, desc="Longer rows")
-
-
-def _load():
+def _forget():
+    """The long model after 100 steps on packs of documents of up to 128 tokens."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(LONG_MODEL, dtype=torch.float32)
+    from .make_pair import Stage, train
+    from .world import DocumentStyle
+
+    model = AutoModelForCausalLM.from_pretrained(LONG_MODEL, dtype=torch.float32)
+    style = DocumentStyle(p_fact=0.4, p_opposite=0.35)
+    train(model.train(), (Stage(100, 1024, 2, style, packed=True),), learning_rate=1e-3, seed=5)
+    return model.eval()
 
 
-def _fine_tuned(scored, short, settings: dict, seed: int):
-    """The long model after `NUM_STEPS` steps on the selected rows and the short ones."""
+def _fine_tuned(model, scored, short, settings: dict, seed: int):
+    """A copy of the model after `NUM_STEPS` steps on the selected rows and the short ones."""
+    from copy import deepcopy
+
     from transformers import AutoTokenizer
 
     from ..callbacks import GateauSelector
@@ -89,7 +90,9 @@ def _fine_tuned(scored, short, settings: dict, seed: int):
             disable_tqdm=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(LONG_MODEL)
-        trainer = GateauSFTTrainer(_load(), args, train_dataset=rows, processing_class=tokenizer, callbacks=[selector])
+        trainer = GateauSFTTrainer(
+            deepcopy(model), args, train_dataset=rows, processing_class=tokenizer, callbacks=[selector]
+        )
         trainer.train()
     return trainer.model
 
@@ -109,14 +112,16 @@ def _exact_match(model, rows: list[dict]) -> dict[str, float]:
             targets = tokens["labels"][1:] != IGNORED
             choices = model(tokens["input_ids"][None], use_cache=False).logits[0, :-1].argmax(-1)
             right[row["kind"]].append(bool((choices == tokens["input_ids"][1:])[targets].all()))
-    return {kind: sum(right[kind]) / len(right[kind]) for kind in ASKED}
+    right["others"] = [one for kind in OTHERS for one in right[kind]]
+    return {kind: sum(right[kind]) / len(right[kind]) for kind in (*ASKED, "others")}
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:
     """The means over the seeds, and each seed's, as text."""
-    lines = [f"{'fine-tuned on':20}" + "".join(f"{kind:>16}" for kind in ASKED)]
+    kinds = (*ASKED, "others")
+    lines = [f"{'fine-tuned on':20}" + "".join(f"{kind:>14}" for kind in kinds)]
     for arm, runs in found.items():
-        cells = "".join(f"{sum(run[kind] for run in runs) / len(runs):16.2f}" for kind in ASKED)
+        cells = "".join(f"{sum(run[kind] for run in runs) / len(runs):14.2f}" for kind in kinds)
         lines.append(f"{'nothing' if arm == 'before' else arm + ' + short':20}{cells}")
     best, chance = (found[arm] for arm in ARMS)
     gains = [f"{100 * (a['far'] - b['far']):+.0f}" for a, b in zip(best, chance, strict=True)]
@@ -125,8 +130,9 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
 
 
 def introduction() -> str:
+    """What the table is about."""
     return (
-        f"Now fine-tuning the tiny long model: {NUM_STEPS} steps of {BATCH_SIZE} rows, on a tenth of {NUM_ROWS} rows of "
-        f"{CONTEXT_TOKENS:,} tokens\n(it was trained on 1,024) and {NUM_SHORT_ROWS} short rows. Share of questions of "
-        "other such rows that it answers exactly:\n"
+        f"\nFine-tuning: the long model is first made to forget how to look far back, on packs of short documents. Then\n"
+        f"{NUM_STEPS} steps of {BATCH_SIZE} rows on a tenth of the rows above and {NUM_SHORT_ROWS} short ones, mean of "
+        f"{len(SEEDS)} seeds. Share of\nquestions of fresh rows that it answers exactly ('others': local and context_free):\n"
     )
