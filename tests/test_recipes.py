@@ -90,6 +90,12 @@ def test_flags_override_a_recipe():
     assert parse(FOLDER / "tiny-cpu.yaml", "--loss_weighting", "token")[1].loss_weighting == "token"
 
 
+def test_flag_replaces_what_says_the_same_in_another_way():
+    gateau = parse(FOLDER / "limited.yaml", "--gateau_top_k", "500", "--gateau_short_token_share", "0.3")[-1]
+    assert (gateau.gateau_fraction, gateau.gateau_top_k) == (None, 500)
+    assert (gateau.gateau_short_fraction, gateau.gateau_short_token_share) == (None, 0.3)
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

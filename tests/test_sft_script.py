@@ -104,6 +104,15 @@ def test_trl_sft_recipe_with(variant, scored, tmp_path):
     assert (tmp_path / "out" / "adapter_config.json").exists() == (variant == "lora")
 
 
+def test_streams_are_selected_by_score(scored, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--dataset_streaming", "true", "--gateau_min_score", "0.8", "--batching", "random", "--max_steps", "2"]
+    run_here("--dataset_name", scored, *options, "--output_dir", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / SELECTION_FILE).read_text())
+    assert record["settings"] == {"min_score": 0.8} and record["num_kept"] is None
+    assert history(tmp_path / "out")["global_step"] == 2
+
+
 @with_hook
 def test_killed_and_resumed(scored, tmp_path):
     data = ["--dataset_name", scored, "--gateau_fraction", "0.5", "--output_dir", "out", "--save_steps", "1"]

@@ -19,6 +19,8 @@ from ..training import GateauSFTConfig
 PREFIX = "gateau_"
 CONFIGS = (SelectConfig, RankConfig, ModelPairConfig, MeasureConfig, MixConfig)
 TRAIN_KEYS = tuple(x.name for x in fields(TrainConfig))  # fields of the trainer's own configuration too
+# Settings that say the same thing in different ways: one on the command line replaces all of them in the recipe
+ALTERNATIVES = (("fraction", "top_k", "min_score", "max_tokens"), ("short_fraction", "short_token_share"))
 # Names of what ships with the package, in place of a path
 SHIPPED = {"quickstart:long": "long", "quickstart:short": "short", "quickstart:planted": "planted.jsonl.gz"}
 
@@ -101,11 +103,15 @@ def resolve_shipped(name: str | None) -> str | None:
 class RecipeParser(TrlParser):
     """TRL's parser, which reads `--recipe` as `--config`, and a mapping `gateau:` as the flags `--gateau_...`."""
 
+    _replaced: set[str] = set()  # settings of the recipe that give way to the command line's
+
     def parse_args_and_config(self, args=None, **kwargs):
         args = list(sys.argv[1:] if args is None else args)
         args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--recipe=") else [arg])]
         if args.count("--recipe") + args.count("--config") > 1:
             self.error("give one of --recipe and --config, once")
+        flags = {arg.split("=", 1)[0] for arg in args}
+        self._replaced = {x for names in ALTERNATIVES if flags & {f"--{PREFIX}{y}" for y in names} for x in names}
         if "--recipe" in args:
             place = args.index("--recipe")
             if place + 1 == len(args):
@@ -128,6 +134,7 @@ class RecipeParser(TrlParser):
         for name in settings.keys() - known:
             near = difflib.get_close_matches(str(name), known, 1)
             self.error(f"`gateau:` has no key {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        settings = {name: value for name, value in settings.items() if name not in self._replaced}
         own = {name if name in TRAIN_KEYS else PREFIX + name: value for name, value in settings.items()}
         return super().set_defaults_with_config(**kwargs, **own)
 

@@ -112,9 +112,19 @@ def load_split(script_args, dataset_args, split: str) -> Any:
         return get_dataset(dataset_args)[split]
     if script_args.dataset_name is None:
         raise ValueError("No data to select from; give --dataset_name, or `datasets:` in the recipe.")
+    if script_args.dataset_streaming and os.path.isfile(script_args.dataset_name):
+        kind = "parquet" if script_args.dataset_name.endswith(".parquet") else "json"
+        return load_dataset(kind, data_files=script_args.dataset_name, split=split, streaming=True)
     if script_args.dataset_streaming:
         return load_dataset(script_args.dataset_name, script_args.dataset_config, split=split, streaming=True)
     return load_rows(script_args.dataset_name, split=split, name=script_args.dataset_config)
+
+
+def is_stream(ds) -> bool:
+    """Whether the rows come one by one, uncounted."""
+    from datasets import IterableDataset
+
+    return isinstance(ds, IterableDataset)
 
 
 def make_selector(ds, gateau_args) -> GateauSelector:
@@ -132,7 +142,7 @@ def make_selector(ds, gateau_args) -> GateauSelector:
             "recipe says. Leave mode, alpha and the like out to take their order as it is."
         )
     selector = GateauSelector(**settings)
-    if missing and not ranked_before and not selector.has_pair and not hasattr(ds, "n_shards"):
+    if missing and not ranked_before and not selector.has_pair and not is_stream(ds):
         raise ValueError(
             f"The data are not measured (no column {', '.join(missing)}), and the recipe names no pair of models. Name "
             "`long_model` under `gateau:`, with `short_window` or `short_model`, or give data that are scored already."
@@ -173,7 +183,7 @@ def plan(ds, selector: GateauSelector, script_args, training_args, model_args, m
     """What would be done, a line each: rows, tokens, steps, what is measured, cached and pushed. Loads no model."""
     lines = {"model": model_args.model_name_or_path, "data": f"{script_args.dataset_name or 'a mixture'}"}
     num_kept = num_tokens = None
-    if hasattr(ds, "num_rows"):
+    if not is_stream(ds):
         lines["data"] += f", {len(ds):,} rows" + _tokens_of(ds)
         lines["measure"], is_ready = _measuring(ds, selector)
         if is_ready:
