@@ -27,5 +27,9 @@ def find_record(ds, kind: str) -> dict[str, Any] | None:
     """The record of that kind; None where there is none, or more than one, of parts that were put together."""
     found = set(_pattern(kind).findall(ds.info.description or ""))
     if len(found) > 1:
-        logger.warning("These data hold %d records of their %s, of parts made apart.", len(found), kind)
+        logger.warning(
+            "These data hold %d records of their %s, of parts made apart; make it again on the whole.",
+            len(found),
+            kind,
+        )
     return json.loads(found.pop()) if len(found) == 1 else None

@@ -628,7 +628,7 @@ def test_record_is_replaced_and_the_users_text_stays():
 def test_parts_ranked_apart_have_no_common_record(caplog):
     parts = [rank(dataset(), alpha=0.3), rank(dataset(), alpha=0.4)]
     both = datasets.concatenate_datasets(parts)
-    assert ranking_record(both) is None and "rank them together" in caplog.text
+    assert ranking_record(both) is None and "of parts made apart; make it again on the whole" in caplog.text
     assert ranking_record(rank(both))["num_ranked"] == 120
     assert ranking_record(datasets.DatasetDict({"a": parts[0], "b": dataset()}))["b"] is None
 
