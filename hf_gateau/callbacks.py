@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import logging
@@ -16,7 +15,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from .config import MeasureConfig, ModelPairConfig, RankConfig, SelectConfig
+from .config import MeasureConfig, ModelPairConfig, RankConfig, SelectConfig, did_you_mean
 from .formulas import needed_columns
 from .mixture import mix
 from .ranking import rank
@@ -57,10 +56,7 @@ class GateauSelector(TrainerCallback, ExportableState):
     def __init__(self, **settings):
         known = {field.name for config in CONFIGS for field in fields(config)}
         for name in settings.keys() - known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise TypeError(
-                f"GateauSelector has no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
-            )
+            raise TypeError(f"GateauSelector has no setting {name!r}" + did_you_mean(name, known, "."))
         self.settings = settings
         self.select_config, self.rank_config = self._config(SelectConfig), self._config(RankConfig)
         if self.has_pair:
@@ -115,8 +111,7 @@ class GateauSelector(TrainerCallback, ExportableState):
         return selected
 
     def _ranked(self, ds) -> tuple[Any, dict | None]:
-        rank_settings = self.given(RankConfig)
-        if "gateau_rank" in ds.column_names and not rank_settings:
+        if "gateau_rank" in ds.column_names and not self.given(RankConfig):
             return ds, None
         description, needed = None, needed_columns(self.rank_config)
         if missing := [name for name in needed if name not in ds.column_names]:
@@ -126,9 +121,7 @@ class GateauSelector(TrainerCallback, ExportableState):
                     "one, e.g. GateauSelector(long_model=..., short_window=4096), or give data scored before."
                 )
             ds, description = self._measured(ds)
-        if "rank_seed" in rank_settings:
-            rank_settings["seed"] = rank_settings.pop("rank_seed")
-        return rank(ds, **rank_settings), description
+        return rank(ds, **self.rank_config.arguments()), description
 
     def _measured(self, ds) -> tuple[Any, dict]:
         from accelerate import PartialState

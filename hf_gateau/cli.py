@@ -194,7 +194,7 @@ def sft(arguments: list[str]) -> int:
 def _ranked(ds, config: RankConfig):
     from .ranking import rank
 
-    return rank(ds, **{"seed" if name == "rank_seed" else name: value for name, value in vars(config).items()})
+    return rank(ds, **config.arguments())
 
 
 def top(data: str, rows: DataArguments, shown: TopArguments, config: RankConfig) -> None:

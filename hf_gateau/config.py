@@ -6,8 +6,11 @@ is refused before any model runs, not after.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from numbers import Integral
+from typing import Any
 
 
 PAPER_LONG_MODEL, PAPER_SHORT_MODEL = "THUDM/LongAlign-7B-64k-base", "meta-llama/Llama-2-7b-hf"
@@ -29,6 +32,17 @@ PAPER_FRACTION = 0.1
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(map(repr, choices))}.")
+
+
+def did_you_mean(name: object, known: Iterable[str], otherwise: str = "") -> str:
+    """The end of a message about an unknown name: the nearest known one, if there is one near."""
+    near = difflib.get_close_matches(str(name), list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else otherwise
+
+
+def set_fields(config: Any) -> dict[str, Any]:
+    """The fields of a configuration that are not None."""
+    return {name: value for name, value in vars(config).items() if value is not None}
 
 
 @dataclass
@@ -217,6 +231,10 @@ class RankConfig:
             raise ValueError("hmp='none' with cas='none' leaves nothing to rank by; keep one of the two terms.")
         if not isinstance(self.rank_seed, Integral):
             raise ValueError(f"The seed must be a whole number, got {self.rank_seed!r}; use e.g. 0.")
+
+    def arguments(self) -> dict[str, Any]:
+        """The same as arguments of `rank`, where the seed has its short name."""
+        return {"seed" if name == "rank_seed" else name: value for name, value in vars(self).items()}
 
 
 @dataclass

@@ -3,7 +3,6 @@
 Everything that needs a model happens here, once a row. Ranking reads the columns and never comes back.
 """
 
-import difflib
 import hashlib
 import importlib
 import json
@@ -17,7 +16,7 @@ from math import exp, isfinite, log
 from typing import Any
 
 from .batches import COLUMNS, READ_COLUMNS, BatchShape
-from .config import MeasureConfig, ModelPairConfig
+from .config import MeasureConfig, ModelPairConfig, did_you_mean
 from .samples import Sample, SampleError, build_sample, content_hash
 from .store import Measurement, MeasurementStore, resolve_store_path
 
@@ -154,10 +153,7 @@ class GateauScorer:
         """Change settings; everything loaded for the old ones is let go. Returns the scorer itself."""
         known = {field.name for config in (ModelPairConfig, MeasureConfig) for field in fields(config)}
         for name in settings.keys() - known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise TypeError(
-                f"GateauScorer has no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
-            )
+            raise TypeError(f"GateauScorer has no setting {name!r}" + did_you_mean(name, known, "."))
         self._settings = {**self._settings, **settings}
         self._runtime, self._variants = None, {}
         self.pair_config, self.measure_config = self._configs()
@@ -230,7 +226,8 @@ class GateauScorer:
 
     def describe(self) -> dict[str, Any]:
         """What the numbers come from, as plain JSON: `config_key` (the part of `gateau_key` before the colon), models
-        with their revisions, dtype, segment length; and the longest sample in tokens. Reads the models' configurations, not their weights."""
+        with their revisions, dtype, segment length; and the longest sample in tokens. Reads the models' configurations,
+        not their weights."""
         runtime = self._runtime or _Runtime(self.pair_config, self.measure_config)
         return {"config_key": runtime.config_key, **runtime.description, "max_length": runtime.max_length}
 

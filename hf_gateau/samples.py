@@ -283,9 +283,7 @@ def _with_found_context(messages: list[dict], find_context: FindContext) -> Conv
     text = messages[last]["content"]
     try:
         start, end = find_context(text)
-    except (
-        Exception
-    ) as error:  # the user's own function, on a text it did not expect: a reason, not the end of the run
+    except Exception as error:  # the user's own function: a reason, not the end of the run
         raise SampleError(f"find_context failed: {error!r}") from error
     if not 0 <= start <= end <= len(text):
         raise SampleError(f"find_context gave the span ({start}, {end}) for a user turn of {len(text)} characters")

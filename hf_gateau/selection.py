@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .config import SelectConfig
+from .config import SelectConfig, set_fields
 from .ranking import ranking_record
 from .records import attach_record, find_record
 from .samples import CONTENT_COLUMNS, content_hash
@@ -145,10 +145,9 @@ def select_rows(ds: Any, config: SelectConfig) -> Any:
     columns = _Columns(ds, config)
     kept = _kept(columns, config)
     if not kept:
-        raise ValueError(f"{_settings(config)} keeps none of {len(columns.order)} ranked rows; ask for more.")
+        raise ValueError(f"{set_fields(config)} keeps none of {len(columns.order)} ranked rows; ask for more.")
     hashes = _checked_hashes(ds, kept)
     out = ds.select(kept)
-    out.info.description = ds.info.description
     attach_record(out, "selection", asdict(_record(ds, columns, kept, hashes, config)))
     return out
 
@@ -298,9 +297,9 @@ def _select_from_stream(ds, config: SelectConfig):
     if ds.column_names is not None and "gateau_score" not in ds.column_names:
         raise ValueError(f"The stream has no column gateau_score, but {ds.column_names}. Rank the rows first.")
     out = ds.filter(_reaches, input_columns=["gateau_score"], fn_kwargs={"min_score": config.min_score})
-    settings = _settings(config)
+    settings = set_fields(config)
     fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-    record = SelectionRecord(fingerprint, _describe(ds), settings, ranking=_ranking(ds), versions=_versions())
+    record = SelectionRecord(fingerprint, _describe(ds), settings, ranking=ranking_record(ds), versions=_versions())
     attach_record(out, "selection", asdict(record))
     return out
 
@@ -309,17 +308,9 @@ def _reaches(score: float | None, min_score: float) -> bool:
     return score is not None and score >= min_score
 
 
-def _settings(config: SelectConfig) -> dict[str, Any]:
-    return {name: value for name, value in vars(config).items() if value is not None}
-
-
 def _describe(ds) -> dict[str, Any]:
     known = {"name": ds.info.dataset_name, "config": ds.info.config_name, "split": str(ds.split) if ds.split else None}
     return known | {"fingerprint": getattr(ds, "_fingerprint", None)}
-
-
-def _ranking(ds) -> dict[str, Any] | None:
-    return find_record(ds, "ranking")
 
 
 def _record(ds, columns: _Columns, kept: list[int], hashes: list[str], config: SelectConfig) -> SelectionRecord:
@@ -342,7 +333,7 @@ def _record(ds, columns: _Columns, kept: list[int], hashes: list[str], config: S
     return SelectionRecord(
         fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
         dataset=_describe(ds),
-        settings=_settings(config),
+        settings=set_fields(config),
         ranking=ranking_record(ds),
         num_rows=len(ds),
         num_ranked=len(columns.order),

@@ -1,6 +1,6 @@
 """What the selected rows teach: the tiny long model, fine-tuned on the top 10% and on a random 10%, with equal steps.
 
-The long model knows all answers, so it first forgets how to look far back: `FORGETTING`, on packs of short documents, does
+The long model knows all answers, so it first forgets how to look far back: `_forget`, on packs of short documents, does
 to it what tuning on short data alone does to long-context models. Then a tenth of the scored rows, with short instruction
 data beside them, is to bring it back.
 """

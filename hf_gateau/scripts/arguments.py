@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from argparse import Namespace
 from dataclasses import field, fields, make_dataclass
@@ -12,7 +11,8 @@ from typing import Any, get_type_hints
 
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 
-from ..config import MeasureConfig, MixConfig, ModelPairConfig, RankConfig, SelectConfig, TrainConfig
+from ..config import MeasureConfig, MixConfig, ModelPairConfig, RankConfig, SelectConfig, TrainConfig, did_you_mean
+from ..quickstart import LONG_MODEL, PLANTED, SHORT_MODEL
 from ..training import GateauSFTConfig
 
 
@@ -22,7 +22,7 @@ TRAIN_KEYS = tuple(x.name for x in fields(TrainConfig))  # fields of the trainer
 # Settings that say the same thing in different ways: one on the command line replaces all of them in the recipe
 ALTERNATIVES = (("fraction", "top_k", "min_score", "max_tokens"), ("short_fraction", "short_token_share"))
 # Names of what ships with the package, in place of a path
-SHIPPED = {"quickstart:long": "long", "quickstart:short": "short", "quickstart:planted": "planted.jsonl.gz"}
+SHIPPED = {"quickstart:long": LONG_MODEL, "quickstart:short": SHORT_MODEL, "quickstart:planted": PLANTED}
 
 
 def _prefixed() -> type:
@@ -80,10 +80,9 @@ def find_recipe(recipe: str) -> Path:
         return folder / f"{name}.yaml"
     names = sorted(str(x.relative_to(folder).with_suffix("")) for x in folder.rglob("*.yaml"))
     names = [x for x in names if not x.startswith("accelerate/")]
-    near = difflib.get_close_matches(name, names, 1)
     raise FileNotFoundError(
         f"There is no recipe {recipe!r}: no such file, and none of that name ships with the package"
-        + (f"; did you mean {near[0]!r}?" if near else f" (those that do: {', '.join(names)}).")
+        + did_you_mean(name, names, f" (those that do: {', '.join(names)}).")
     )
 
 
@@ -94,10 +93,15 @@ def resolve_shipped(name: str | None) -> str | None:
         ValueError: a `quickstart:` name that does not exist.
     """
     if name in SHIPPED:
-        return str(Path(str(files("hf_gateau"))) / "quickstart" / "data" / SHIPPED[name])
+        return SHIPPED[name]
     if name is not None and name.startswith("quickstart:"):
         raise ValueError(f"{name!r} does not ship with the package; {', '.join(SHIPPED)} do.")
     return name
+
+
+def split_flag(arguments: list[str], flag: str) -> list[str]:
+    """`--flag=value` as two arguments."""
+    return [part for x in arguments for part in (x.split("=", 1) if x.startswith(f"{flag}=") else [x])]
 
 
 class RecipeParser(TrlParser):
@@ -107,7 +111,7 @@ class RecipeParser(TrlParser):
 
     def parse_args_and_config(self, args=None, **kwargs):
         args = list(sys.argv[1:] if args is None else args)
-        args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--recipe=") else [arg])]
+        args = split_flag(args, "--recipe")
         if args.count("--recipe") + args.count("--config") > 1:
             self.error("give one of --recipe and --config, once")
         flags = {arg.split("=", 1)[0] for arg in args}
@@ -132,8 +136,7 @@ class RecipeParser(TrlParser):
             self.error(f"`gateau:` is a {type(settings).__name__}; it holds settings, one a line, as `fraction: 0.1`")
         known = {x.name for config in (*CONFIGS, TrainConfig) for x in fields(config)}
         for name in settings.keys() - known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            self.error(f"`gateau:` has no key {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            self.error(f"`gateau:` has no key {name!r}" + did_you_mean(name, known))
         settings = {name: value for name, value in settings.items() if name not in self._replaced}
         own = {name if name in TRAIN_KEYS else PREFIX + name: value for name, value in settings.items()}
         return super().set_defaults_with_config(**kwargs, **own)

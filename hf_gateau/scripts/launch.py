@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
-from .arguments import find_recipe, make_parser, recipes_folder
+from .arguments import find_recipe, make_parser, recipes_folder, split_flag
 
 
 SCRIPT = "hf_gateau.scripts.sft"
@@ -19,23 +18,18 @@ def launch(arguments: list[str], prog: str = "hf-gateau sft") -> int:
     FILE` (a file, a name of TRL's, or of one of the plugin's in recipes/accelerate).
     """
     parser = make_parser(prog)
-    *_, gateau_args, from_recipe, from_command_line = parser.parse_args_and_config(
+    *parsed, from_recipe, from_command_line = parser.parse_args_and_config(
         arguments, return_remaining_strings=True, separate_remaining_strings=True
     )
     launch_args = _accelerate_arguments(parser, [*from_recipe, *from_command_line])
     script_args = _without(arguments, from_command_line)
     command = ["accelerate", "launch", *launch_args, "-m", SCRIPT, *script_args]
-    if gateau_args.dry_run:  # one process, here: the plan loads no model
-        os.environ["HF_GATEAU_PLANNED_PROCESSES"] = str(_num_processes(launch_args))
-        print("launch     " + " ".join(command))
-        return _run_here(parser, script_args)
-    return _launch(parser, launch_args, script_args)
-
-
-def _run_here(parser, script_args: list[str]) -> int:
+    if not parsed[-1].dry_run:
+        return _launch(parser, launch_args, script_args)
     from .sft import main
 
-    main(*parser.parse_args_and_config(script_args, fail_with_unknown_args=False))
+    print("launch     " + " ".join(command))
+    main(*parsed, num_processes=_num_processes(launch_args))  # here: the plan loads no model
     return 0
 
 
@@ -56,9 +50,7 @@ def _accelerate_arguments(parser, arguments: list[str]) -> list[str]:
     """What goes to `accelerate launch`: `--accelerate_config` as its `--config_file`."""
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
-    arguments = [
-        part for x in arguments for part in (x.split("=", 1) if x.startswith("--accelerate_config=") else [x])
-    ]
+    arguments = split_flag(arguments, "--accelerate_config")
     if "--accelerate_config" in arguments[:-1]:
         place = arguments.index("--accelerate_config") + 1
         own = recipes_folder() / "accelerate" / f"{Path(arguments[place]).stem}.yaml"

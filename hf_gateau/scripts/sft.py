@@ -17,7 +17,7 @@ from math import ceil
 from typing import Any
 
 from ..callbacks import GateauSelector
-from ..config import MeasureConfig, MixConfig, ModelPairConfig, RankConfig, SelectConfig
+from ..config import MeasureConfig, MixConfig, ModelPairConfig, RankConfig, SelectConfig, set_fields
 from ..formulas import needed_columns
 from ..mixture import load_short
 from ..selection import TOKEN_COLUMNS
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 LAST_CHECKPOINT = ("true", "last")  # values of --resume_from_checkpoint beside a path
 
 
-def main(script_args, training_args, model_args, dataset_args, gateau_args) -> None:
-    """Select and train, as the arguments say."""
+def main(script_args, training_args, model_args, dataset_args, gateau_args, num_processes: int | None = None) -> None:
+    """Select and train, as the arguments say; `num_processes` is what a plan counts with before they are launched."""
     import transformers
     from packaging.version import Version
     from trl import get_peft_config, get_quantization_config
@@ -43,7 +43,7 @@ def main(script_args, training_args, model_args, dataset_args, gateau_args) -> N
         ds = load_split(script_args, dataset_args, script_args.dataset_train_split)
         selector = make_selector(ds, gateau_args)
         if gateau_args.dry_run:
-            return print(plan(ds, selector, script_args, training_args, model_args, mix_config))
+            return print(plan(ds, selector, script_args, training_args, model_args, mix_config, num_processes))
         selected = selector.select(ds)
         if mix_config.short_data is not None:
             tokenizer = _tokenizer(model_args, training_args) if mix_config.short_token_share is not None else None
@@ -135,7 +135,7 @@ def make_selector(ds, gateau_args) -> GateauSelector:
     missing = [name for name in needed_columns(rank_config) if name not in columns]
     ranked_before = "gateau_rank" in columns and bool(missing)
     if not ranked_before:  # the order is made as the recipe says, also of rows that were ranked in another way
-        settings |= {name: value for name, value in vars(rank_config).items() if value is not None}
+        settings |= set_fields(rank_config)
     elif given_settings(gateau_args, RankConfig):
         raise ValueError(
             f"The data are ranked, but without the measured column(s) {', '.join(missing)}, so they cannot be ranked as the "
@@ -179,7 +179,15 @@ def _tokenizer(model_args, training_args):
 # The plan
 
 
-def plan(ds, selector: GateauSelector, script_args, training_args, model_args, mix_config: MixConfig) -> str:
+def plan(
+    ds,
+    selector: GateauSelector,
+    script_args,
+    training_args,
+    model_args,
+    mix_config: MixConfig,
+    num_processes: int | None = None,
+) -> str:
     """What would be done, a line each: rows, tokens, steps, what is measured, cached and pushed. Loads no model."""
     lines = {"model": model_args.model_name_or_path, "data": f"{script_args.dataset_name or 'a mixture'}"}
     num_kept = num_tokens = None
@@ -193,13 +201,14 @@ def plan(ds, selector: GateauSelector, script_args, training_args, model_args, m
         else:
             config = selector.select_config
             num_kept = round(config.fraction * len(ds)) if config.fraction is not None else config.top_k
-            how = {name: value for name, value in vars(config).items() if value is not None}
-            lines["select"] = f"{how}" + (f", at most {num_kept:,} rows" if num_kept is not None else "")
+            lines["select"] = f"{set_fields(config)}" + (
+                f", at most {num_kept:,} rows" if num_kept is not None else ""
+            )
     else:
         lines["select"] = f"of a stream, rows with a score of {selector.select_config.min_score} or more"
     if mix_config.short_data is not None:
         num_kept, lines["short data"] = _short_plan(mix_config, num_kept)
-    lines["train"] = _steps(training_args, num_kept, num_tokens)
+    lines["train"] = _steps(training_args, num_kept, num_tokens, num_processes or training_args.world_size)
     checkpoint = find_checkpoint(training_args)
     if checkpoint is not None:
         lines["resume"] = checkpoint
@@ -238,8 +247,7 @@ def _short_plan(config: MixConfig, num_kept: int | None) -> tuple[int | None, st
     return None if num_kept is None else num_kept + num_rows, f"{name}, the first {num_rows:,} rows"
 
 
-def _steps(args, num_rows: int | None, num_tokens: int | None) -> str:
-    num_processes = int(os.environ.get("WORLD_SIZE", os.environ.get("HF_GATEAU_PLANNED_PROCESSES", 1)))
+def _steps(args, num_rows: int | None, num_tokens: int | None, num_processes: int) -> str:
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * num_processes
     shape = (
         f"{num_processes} process(es) x {args.per_device_train_batch_size} rows x {args.gradient_accumulation_steps} "
