@@ -10,9 +10,13 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=[*find_packages(include=["hf_gateau", "hf_gateau.*"]), "hf_gateau.recipes"],
-    package_dir={"hf_gateau.recipes": "recipes"},
-    package_data={"hf_gateau.quickstart": ["data/*", "data/*/*"], "hf_gateau.recipes": ["*.yaml", "*/*.yaml"]},
+    packages=[*find_packages(include=["hf_gateau", "hf_gateau.*"]), "hf_gateau.recipes", "hf_gateau.model_cards"],
+    package_dir={"hf_gateau.recipes": "recipes", "hf_gateau.model_cards": "model_cards"},
+    package_data={
+        "hf_gateau.quickstart": ["data/*", "data/*/*"],
+        "hf_gateau.recipes": ["*.yaml", "*/*.yaml"],
+        "hf_gateau.model_cards": ["*.md", "*.html"],
+    },
     py_modules=["_hf_gateau_autoload"],
     install_requires=[
         "torch>=2.6",
@@ -22,8 +26,10 @@ setup(
         "accelerate>=1.10",
         "peft>=0.18",
         "huggingface-hub>=1.0",
+        "jinja2>=3.1",
         "matplotlib>=3.8",
         "numpy",
+        "pandas",
         "pyarrow",
     ],
     extras_require={

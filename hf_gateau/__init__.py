@@ -26,6 +26,9 @@ _PUBLIC = {
     "selection_record": "selection",
     "SelectionRecord": "selection",
     "mix": "mixture",
+    "reuse_scores": "reuse",
+    "push_scored": "publish",
+    "load_scored": "publish",
     "GateauSelector": "callbacks",
     "GateauSFTConfig": "training",
     "GateauSFTTrainer": "training",
@@ -37,7 +40,9 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .config import MeasureConfig, MixConfig, ModelPairConfig, RankConfig, SelectConfig, TrainConfig  # noqa: F401
     from .measure import GateauScorer, gateau_score  # noqa: F401
     from .mixture import mix  # noqa: F401
+    from .publish import load_scored, push_scored  # noqa: F401
     from .ranking import rank, ranking_record  # noqa: F401
+    from .reuse import reuse_scores  # noqa: F401
     from .selection import SelectionRecord, select, selection_record  # noqa: F401
     from .training import GateauSFTConfig, GateauSFTTrainer  # noqa: F401
 

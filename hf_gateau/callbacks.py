@@ -15,11 +15,16 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from .cards import BEGIN
 from .config import MeasureConfig, ModelPairConfig, RankConfig, SelectConfig, did_you_mean
 from .formulas import needed_columns
+from .hub import clear_secrets, redact
 from .mixture import mix
+from .model_card import write_model_card
 from .ranking import rank
+from .reuse import reuse_scores
 from .selection import SelectionRecord, select_rows, selection_record
+from .store import known_description
 
 
 logger = logging.getLogger(__name__)
@@ -63,6 +68,7 @@ class GateauSelector(TrainerCallback, ExportableState):
             self._config(ModelPairConfig), self._config(MeasureConfig)  # wrong settings are told now
         self.record: SelectionRecord | None = None
         self.trained_on: str | None = None  # fingerprint in the checkpoint that this was rebuilt from
+        self._trainer, self._has_warned = None, False
 
     def given(self, config: type) -> dict[str, Any]:
         """The settings that are fields of one of the dataclasses."""
@@ -106,7 +112,7 @@ class GateauSelector(TrainerCallback, ExportableState):
             ds, description = self._ranked(ds)
         selected = select_rows(ds, self.select_config)
         self.record = selection_record(selected)
-        self.record.measuring = description or _known_measuring(self.record)
+        self.record.measuring = description or self.record.measuring or _known_measuring(self.record)
         logger.info("GATEAU: %s", self.record.summary())
         return selected
 
@@ -123,13 +129,24 @@ class GateauSelector(TrainerCallback, ExportableState):
             ds, description = self._measured(ds)
         return rank(ds, **self.rank_config.arguments()), description
 
+    def reuse(self, ds: Any, scored: Any) -> Any:
+        """Rows with the measurements that `scored` has of them; new rows are measured with the selector's pair.
+
+        Raises:
+            ValueError: see `reuse_scores`.
+        """
+        scorer = self._scorer() if self.has_pair else None
+        return reuse_scores(ds, scored, scorer, measure=lambda rows: self._measured(rows)[0])
+
+    def _scorer(self):
+        from .measure import GateauScorer
+
+        return GateauScorer(**{**self.given(ModelPairConfig), **self.given(MeasureConfig)})
+
     def _measured(self, ds) -> tuple[Any, dict]:
         from accelerate import PartialState
 
-        from .measure import GateauScorer
-
-        scorer = GateauScorer(**{**self.given(ModelPairConfig), **self.given(MeasureConfig)})
-        state = PartialState()
+        scorer, state = self._scorer(), PartialState()
         description = scorer.describe()
         scorer.default_rank = state.local_process_index
         with _whole_models():
@@ -149,11 +166,24 @@ class GateauSelector(TrainerCallback, ExportableState):
         return mixed
 
     def attach(self, trainer) -> GateauSelector:
-        """Select among the rows of a trainer that is built already, before `train()`; returns the selector itself.
+        """Follow a trainer that is built already, before `train()`; returns the selector itself.
+
+        Where nothing is selected yet, the trainer's rows are. What was kept then goes to the trainer's trackers too, and into
+        the model card of every push, which a callback alone cannot reach.
 
         Raises:
             ValueError: the trainer packs its rows, which are merged by now, or does not have scored ones.
         """
+        if self.record is None:
+            self._select_of(trainer)
+        if self not in trainer.callback_handler.callbacks:
+            trainer.add_callback(self)
+        self._trainer = trainer
+        trainer.create_model_card = self._create_model_card
+        self.on_init_end(trainer.args, trainer.state, trainer.control)
+        return self
+
+    def _select_of(self, trainer) -> None:
         if getattr(trainer.args, "packing", False):
             raise ValueError(
                 "The trainer has packed its rows together, so none can be chosen any more. Select before: "
@@ -166,9 +196,11 @@ class GateauSelector(TrainerCallback, ExportableState):
                 "SFTTrainer(..., train_dataset=selector.select(ds), callbacks=[selector])."
             )
         trainer.train_dataset = self.select(trainer.train_dataset)
-        trainer.add_callback(self)
-        self.on_init_end(trainer.args, trainer.state, trainer.control)
-        return self
+
+    def _create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
+        """In place of an attached trainer's own method of that name."""
+        if self._trainer.is_world_process_zero():
+            write_model_card(self._trainer, self.record, model_name, dataset_name, tags)
 
     def check_checkpoint(self, checkpoint: str | os.PathLike) -> None:
         """Refuse to resume a checkpoint that was trained on another selection; costs no model.
@@ -221,19 +253,38 @@ class GateauSelector(TrainerCallback, ExportableState):
             )
         if state.global_step:
             self._check(rebuilt_from or _trained_on(state.stateful_callbacks), f"step {state.global_step}")
+        self._clear_secrets(kwargs.get("model"), kwargs.get("processing_class"))
+        if not state.global_step and self._trainer is not None:
+            self._trainer.log(self.metrics())
         if state.is_world_process_zero:
             logger.info("GATEAU: %s; %d steps", self.record.summary(), state.max_steps)
-            if not state.global_step:
+            if not state.global_step and self._trainer is None:
                 state.log_history.append({"step": 0, **self.metrics()})
             self._write(args.output_dir)
+
+    def _clear_secrets(self, model, tokenizer) -> None:
+        """Nothing that a checkpoint's configuration says may be a secret: it is pushed."""
+        settings = [getattr(model, "config", None), getattr(model, "generation_config", None), tokenizer]
+        if cleared := clear_secrets(*settings):
+            logger.warning("The model's configuration held a secret in %s; it is left out.", ", ".join(cleared))
 
     def on_save(self, args, state, control, **kwargs) -> None:
         if state.is_world_process_zero:
             self._write(os.path.join(args.output_dir, f"checkpoint-{state.global_step}"))
 
+    def on_push_begin(self, args, state, control, **kwargs) -> None:
+        readme = Path(args.output_dir, "README.md")
+        if state.is_world_process_zero and self._trainer is None and not self._has_warned and readme.is_file():
+            self._has_warned = BEGIN not in readme.read_text("utf-8", "replace")
+            if self._has_warned:
+                logger.warning(
+                    "The model card of this push does not say how the rows were selected: call selector.attach(trainer) before "
+                    "train(), or use GateauSFTTrainer."
+                )
+
     def _write(self, folder: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        Path(folder, SELECTION_FILE).write_text(self.record.to_json(), encoding="utf-8")
+        Path(folder, SELECTION_FILE).write_text(redact(self.record.to_json()), encoding="utf-8")
 
 
 @contextmanager
@@ -263,14 +314,8 @@ def _trained_on(stateful_callbacks: dict[str, Any]) -> str | None:
 
 def _known_measuring(record: SelectionRecord) -> dict[str, Any] | None:
     """The models that measured the rows, as far as the store of this machine knows them."""
-    from .store import MeasurementStore, resolve_store_path
-
     keys = (record.ranking or {}).get("measuring_configs", [])
-    path = resolve_store_path(None)
-    if len(keys) != 1 or path is None or not path.exists():
-        return None
-    found = [known for known in MeasurementStore(path).configurations() if known["config_key"] == keys[0]]
-    return {"config_key": keys[0], **found[0]["description"]} if found else None
+    return known_description(keys[0]) if len(keys) == 1 else None
 
 
 def _is_json(value: Any) -> bool:

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from .config import MeasureConfig, ModelPairConfig, RankConfig, SelectConfig
+from .config import MeasureConfig, ModelPairConfig, RankConfig, ScoredConfig, SelectConfig
 
 
 PROGRAM = "hf-gateau"
@@ -64,6 +64,48 @@ class TopArguments:
 
 
 @dataclass
+class ReportArguments:
+    """What goes on the page."""
+
+    output: str = field(metadata={"help": "Where the page goes: a .html file.", "aliases": ["-o"]})
+    source_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column that says where a row is from. Default: source, dataset, kind or category, if there."
+        },
+    )
+    num_samples: int = field(default=3, metadata={"help": "How many of the best and of the worst.", "aliases": ["-n"]})
+    figures: str | None = field(default=None, metadata={"help": "Folder that every figure goes to as well, as a PNG."})
+
+    def __post_init__(self):
+        if not self.output.endswith(".html"):
+            raise ValueError(f"--output {self.output!r} is a page; give a name that ends in .html.")
+        if self.num_samples < 0:
+            raise ValueError(f"--num_samples is a number of rows, got {self.num_samples}; give 0 or more.")
+
+
+@dataclass
+class PushArguments:
+    """What is pushed, and how."""
+
+    fractions: list[float] = field(
+        default_factory=lambda: [0.1, 0.3, 0.5],
+        metadata={"help": "Shares of the best rows that become configurations to train on: 0.1 becomes top10."},
+    )
+    source: str | None = field(
+        default=None, metadata={"help": "Hub id of the data that were scored. Default: what the rows know of it."}
+    )
+    license: str | None = field(
+        default=None, metadata={"help": "Licence identifier. Default: what the source's card says, if it says one."}
+    )
+    private: bool = field(
+        default=False, metadata={"help": "Make the repository private, where it does not exist yet."}
+    )
+    branch: str | None = field(default=None, metadata={"help": "Branch to push to. Default: main."})
+    create_pr: bool = field(default=False, metadata={"help": "Open a pull request instead."})
+
+
+@dataclass
 class StoreArguments:
     """What to do with the store."""
 
@@ -90,12 +132,15 @@ class QuickstartArguments:
     )
 
 
-def score(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArguments, pair, measure) -> None:
+def score(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArguments, known, pair, measure) -> None:
     """Measure every row with the pair of models. What is measured is kept at once, so a run that was stopped goes on
     where it was when the same command is given again. Example:
     hf-gateau score train.jsonl -o measured.parquet --long_model Qwen/Qwen3-0.6B --short_window 4096"""
-    from .files import check_output, save_rows
+    from .files import check_output, save_rows, sidecar_of
     from .measure import GateauScorer
+    from .publish import load_scored
+    from .records import attach_record
+    from .reuse import reuse_scores
 
     check_output(out.output)
     ds = _load(data, rows)
@@ -103,12 +148,21 @@ def score(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArgum
     description = scorer.describe()  # finds the models, and checks that they fit together, before any row
     print(_plan(ds, description, scorer))
     started = time.monotonic()
-    options = {"batched": True, "with_rank": True, "desc": "Rows"}
-    if (work.num_proc or 1) > 1:
-        _spawn_workers(work.num_proc)
-        options |= {"num_proc": min(work.num_proc, len(ds)), "batch_size": 10}
-    measured = ds.map(scorer, **options)
-    save_rows(measured, out.output, {"measuring": description, "settings": {**vars(pair), **vars(measure)}})
+
+    def measured_rows(ds):
+        options = {"batched": True, "with_rank": True, "desc": "Rows"}
+        if (work.num_proc or 1) > 1:
+            _spawn_workers(work.num_proc)
+            options |= {"num_proc": min(work.num_proc, len(ds)), "batch_size": 10}
+        return ds.map(scorer, **options)
+
+    if known.scored_dataset is None:
+        measured = measured_rows(ds)
+    else:
+        before = load_scored(known.scored_dataset, split=known.scored_split, revision=known.scored_revision)
+        measured = reuse_scores(ds, before, scorer, measure=measured_rows)
+    attach_record(measured, "measuring", description)
+    save_rows(measured, out.output, {**sidecar_of(measured), "settings": {**vars(pair), **vars(measure)}})
     _print_measured(measured, time.monotonic() - started, out.output)
 
 
@@ -147,13 +201,13 @@ def _print_measured(ds, seconds: float, output: str) -> None:
 def rank(data: str, rows: DataArguments, out: OutputArguments, config: RankConfig) -> None:
     """Put measured rows in order. No model runs, so any mode or alpha takes seconds. Example:
     hf-gateau rank measured.parquet -o ranked.parquet --alpha 0.7"""
-    from .files import check_output, read_sidecar, save_rows
+    from .files import check_output, save_rows, sidecar_of
     from .ranking import ranking_record
 
     check_output(out.output)
     ranked = _ranked(_load(data, rows), config)
     record = ranking_record(ranked)
-    save_rows(ranked, out.output, {**read_sidecar(data), "ranking": record})
+    save_rows(ranked, out.output, sidecar_of(ranked))
     settings = ", ".join(f"{name}={record[name]}" for name in ("method", "mode", "hmp", "cas", "combine", "alpha"))
     print(f"{record['num_ranked']} of {len(ranked)} rows ranked ({settings}): {out.output}")
     for reason, count in record["num_unranked"].items():
@@ -163,7 +217,7 @@ def rank(data: str, rows: DataArguments, out: OutputArguments, config: RankConfi
 def select(data: str, rows: DataArguments, out: OutputArguments, config: SelectConfig, order: RankConfig) -> None:
     """Write the best rows, and beside them how they were chosen. Rows that are not ranked yet are ranked first. Example:
     hf-gateau select measured.parquet -o top10.parquet --fraction 0.1"""
-    from .files import check_output, read_sidecar, save_rows
+    from .files import check_output, save_rows, sidecar_of
     from .selection import select_rows, selection_record
 
     check_output(out.output)
@@ -172,15 +226,43 @@ def select(data: str, rows: DataArguments, out: OutputArguments, config: SelectC
         ds = _ranked(ds, order)
     kept = select_rows(ds, config)
     record = selection_record(kept)
-    sidecar = read_sidecar(data)
-    record.measuring = record.measuring or sidecar.get("measuring")
-    record.ranking = record.ranking or sidecar.get("ranking")  # Parquet and JSON lines hold no description
-    save_rows(kept, out.output, {**sidecar, "ranking": record.ranking, "selection": vars(record)})
+    save_rows(kept, out.output, sidecar_of(kept))
     print(f"{record.summary()}: {out.output}")
     for reason, count in record.dropped.items():
         print(f"  {count} dropped: {reason}")
     for stratum, counts in record.strata.items():
         print(f"  {config.strata} {stratum}: {counts['kept']} of {counts['ranked']} kept")
+
+
+def push(data: str, repo_id: str, rows: DataArguments, what: PushArguments, config: RankConfig) -> None:
+    """Push measured rows to the Hub, all of them and the best of them, with a card that says how they were scored. Rows that
+    are not ranked yet are ranked first. A push that was cut off changes nothing; give it again. Example:
+    hf-gateau push ranked.parquet me/LongAlign-10k-gateau"""
+    from .publish import push_scored
+
+    ds = _load(data, rows)
+    if "gateau_rank" not in ds.column_names or config != RankConfig():
+        ds = _ranked(ds, config)
+    configs = {f"top{100 * fraction:g}": fraction for fraction in what.fractions}
+    settings = {"source": what.source, "license": what.license, "revision": what.branch, "create_pr": what.create_pr}
+    print(f"Pushed: {push_scored(ds, repo_id, configs, private=what.private or None, **settings)}")
+
+
+def pull(repo_id: str, rows: DataArguments, out: OutputArguments) -> None:
+    """Load rows that somebody has scored and pushed, check that they are those that were scored, and write them here, to be
+    ranked in any way without a model. Example:
+    hf-gateau pull them/LongAlign-10k-gateau -o scored.parquet"""
+    from .files import check_output, save_rows, sidecar_of
+    from .publish import load_scored
+
+    check_output(out.output)
+    name = {"name": rows.name} if rows.name is not None else {}
+    ds = load_scored(repo_id, **name, split=rows.split, revision=rows.revision)
+    ds = ds.select(range(min(rows.limit, len(ds)))) if rows.limit is not None else ds
+    save_rows(ds, out.output, sidecar_of(ds))
+    print(
+        f"{len(ds)} rows: {out.output}\nNext: {PROGRAM} rank {out.output} -o RANKED --alpha 0.7, or {PROGRAM} top {out.output}"
+    )
 
 
 def sft(arguments: list[str]) -> int:
@@ -210,6 +292,22 @@ def top(data: str, rows: DataArguments, shown: TopArguments, config: RankConfig)
         print(f"The {len(places)} {title} of {len(order)} ranked samples\n")
         for _, i in places:
             print(textwrap.indent(sample_text(ds[i], len(order), shown.width), "  "), end="\n\n")
+
+
+def report(data: str, rows: DataArguments, page: ReportArguments, config: RankConfig) -> None:
+    """Write figures, the best and the worst samples as one page that needs no network. Rows that are not ranked yet are
+    ranked first. Example:
+    hf-gateau report ranked.parquet -o report.html"""
+    from .figures import write_figures
+    from .page import write_report
+
+    ds = _load(data, rows)
+    if "gateau_rank" not in ds.column_names or config != RankConfig():
+        ds = _ranked(ds, config)
+    settings = {"source_column": page.source_column}
+    print(f"{write_report(ds, page.output, num_samples=page.num_samples, **settings)} written.")
+    for path in write_figures(ds, page.figures, **settings) if page.figures else ():
+        print(f"{path} written.")
 
 
 def store(arguments: StoreArguments) -> None:
@@ -244,22 +342,33 @@ def quickstart(arguments: QuickstartArguments) -> None:
     run(arguments.output, seed=arguments.seed, num_rows=arguments.num_rows, fine_tune=arguments.fine_tune)
 
 
-# name -> (function, what it takes: "data" for the positional argument, then dataclasses)
+POSITIONALS = {
+    "data": "A .jsonl or .parquet file, a folder (save_to_disk's, or of such files), or a Hub id.",
+    "repo_id": "Dataset on the Hub, OWNER/NAME.",
+}
+# name -> (function, what it takes: positional arguments by name, then dataclasses)
 COMMANDS = {
     "quickstart": (quickstart, (QuickstartArguments,)),
-    "score": (score, ("data", DataArguments, OutputArguments, ScoreArguments, ModelPairConfig, MeasureConfig)),
+    "score": (
+        score,
+        ("data", DataArguments, OutputArguments, ScoreArguments, ScoredConfig, ModelPairConfig, MeasureConfig),
+    ),
     "rank": (rank, ("data", DataArguments, OutputArguments, RankConfig)),
     "select": (select, ("data", DataArguments, OutputArguments, SelectConfig, RankConfig)),
+    "push": (push, ("data", "repo_id", DataArguments, PushArguments, RankConfig)),
+    "pull": (pull, ("repo_id", DataArguments, OutputArguments)),
     "sft": (sft, ()),
     "top": (top, ("data", DataArguments, TopArguments, RankConfig)),
+    "report": (report, ("data", DataArguments, ReportArguments, RankConfig)),
     "store": (store, (StoreArguments,)),
 }
 
 
 def _load(data: str, rows: DataArguments):
-    from .files import load_rows
+    from .files import attach_sidecar, load_rows
 
     ds = load_rows(data, split=rows.split, name=rows.name, revision=rows.revision)
+    attach_sidecar(ds, data)
     ds = ds.select(range(min(rows.limit, len(ds)))) if rows.limit is not None else ds
     if not len(ds):
         raise ValueError(f"{data!r} has no rows.")
@@ -275,17 +384,16 @@ def _parse(command: str, arguments: list[str]) -> list:
     from trl import TrlParser
 
     function, takes = COMMANDS[command]
-    classes = [kind for kind in takes if kind != "data"]
+    classes = [kind for kind in takes if kind not in POSITIONALS]
     parser = TrlParser(classes, prog=f"{PROGRAM} {command}", description=" ".join(function.__doc__.split()))
     parser.add_argument("--config", help="YAML file with any of these arguments; the command line wins over it.")
-    if "data" in takes:
-        parser.add_argument(
-            "data", help="A .jsonl or .parquet file, a folder (save_to_disk's, or of such files), or a Hub id."
-        )
+    for name in takes:
+        if name in POSITIONALS:
+            parser.add_argument(name, help=POSITIONALS[name])
     parsed = parser.parse_args_and_config(arguments)
     by_class = {type(part): part for part in parsed}
     rest = parsed[-1]
-    return [rest.data if kind == "data" else by_class[kind] for kind in takes]
+    return [getattr(rest, kind) if kind in POSITIONALS else by_class[kind] for kind in takes]
 
 
 def _usage() -> str:

@@ -180,6 +180,34 @@ class MeasureConfig:
 
 
 @dataclass
+class ScoredConfig:
+    """Rows that were measured before, and pushed with `push_scored`.
+
+    Raises:
+        ValueError: a setting without the dataset that it belongs to.
+    """
+
+    scored_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id of rows scored before, whose measurements are taken; rows of the data that are new to it are "
+            "measured alone. Without other data, its rows are the data."
+        },
+    )
+    scored_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of scored_dataset. Default: main."}
+    )
+    scored_split: str | None = field(
+        default=None, metadata={"help": "Split of scored_dataset. Default: train, or the only one."}
+    )
+
+    def __post_init__(self):
+        settings = [name for name in vars(self) if name != "scored_dataset" and getattr(self, name) is not None]
+        if self.scored_dataset is None and settings:
+            raise ValueError(f"{' and '.join(settings)} came without scored_dataset; name it, or leave them out.")
+
+
+@dataclass
 class RankConfig:
     """How measured rows are put in order (Eqs. 2-6 of arXiv 2410.15633, and the baselines)."""
 

@@ -8,12 +8,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from .records import attach_record, find_record, origin_of
+
 
 logger = logging.getLogger(__name__)
 
 JSON_SUFFIXES, PARQUET_SUFFIX = (".jsonl", ".json", ".jsonl.gz", ".json.gz"), ".parquet"
 UNREADABLE = "unreadable"  # column that keeps the original of a line that does not fit the others
 SIDECAR = "gateau.json"
+RECORDS = ("origin", "measuring", "ranking", "selection")  # kinds that stay with rows from one command to the next
 
 
 def load_rows(data: str, *, split: str | None = None, name: str | None = None, revision: str | None = None):
@@ -44,6 +47,25 @@ def load_rows(data: str, *, split: str | None = None, name: str | None = None, r
     else:
         raise FileNotFoundError(f"There is no file or folder {data!r}.")
     return _choose_split(loaded, split) if isinstance(loaded, DatasetDict) else loaded
+
+
+def attach_sidecar(ds, data: str) -> None:
+    """Give rows read from a file the records beside it, which Parquet and JSON lines cannot hold; and where they are from."""
+    kept = read_sidecar(data)
+    origin = (
+        origin_of(ds)
+        or kept.get("origin")
+        or ({"name": Path(data).name} if Path(data).expanduser().exists() else None)
+    )
+    for kind, record in {**kept, "origin": origin}.items():
+        if kind in RECORDS and isinstance(record, dict) and find_record(ds, kind) is None:
+            attach_record(ds, kind, record)
+
+
+def sidecar_of(ds) -> dict[str, Any]:
+    """The records that rows carry, for the file beside them."""
+    found = {kind: find_record(ds, kind) for kind in RECORDS}
+    return {kind: record for kind, record in found.items() if record is not None}
 
 
 def _looks_like_a_path(data: str) -> bool:

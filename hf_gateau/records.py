@@ -1,4 +1,4 @@
-"""JSON records that stay with a dataset: how it was ranked, how its rows were selected.
+"""JSON records that stay with a dataset: where it came from, what measured it, how it was ranked and its rows selected.
 
 They live as comments in the dataset's description, which `datasets` keeps through `map`, `filter` and `save_to_disk`.
 """
@@ -6,6 +6,7 @@ They live as comments in the dataset's description, which `datasets` keeps throu
 import json
 import logging
 import re
+from pathlib import Path
 from typing import Any
 
 
@@ -33,3 +34,19 @@ def find_record(ds, kind: str) -> dict[str, Any] | None:
             kind,
         )
     return json.loads(found.pop()) if len(found) == 1 else None
+
+
+def origin_of(ds) -> dict[str, Any] | None:
+    """Where rows came from: "repo_id", "config" and "revision" (the commit) of the Hub, or "name" of a local file; and,
+    where those were scored data, "source", the data that were scored. None where nothing tells.
+    """
+    found = find_record(ds, "origin")
+    if found is not None:
+        return found
+    for file in getattr(
+        ds, "cache_files", ()
+    ):  # of `load_dataset`: OWNER___NAME/CONFIG/VERSION/COMMIT/; streams have none
+        folders = Path(file["filename"]).parts[-5:-1]
+        if len(folders) == 4 and "___" in folders[0] and re.fullmatch(r"[0-9a-f]{40}", folders[3]):
+            return {"repo_id": folders[0].replace("___", "/", 1), "config": folders[1], "revision": folders[3]}
+    return None

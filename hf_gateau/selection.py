@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from .config import SelectConfig, set_fields
 from .ranking import ranking_record
-from .records import attach_record, find_record
+from .records import attach_record, find_record, origin_of
 from .samples import CONTENT_COLUMNS, content_hash
 
 
@@ -39,7 +39,7 @@ class SelectionRecord:
 
     Attributes:
         fingerprint (`str`): of the selection: which rows of how many, and what they say. 16 hex digits.
-        dataset (`dict`): name, split, number of rows and `datasets`' own fingerprint.
+        dataset (`dict`): name, split and `datasets`' own fingerprint; and where the rows came from, see `records.origin_of`.
         settings (`dict`): the fields of `SelectConfig` that were set.
         ranking (`dict`): how the order was made, see `ranking_record`.
         measuring (`dict`): the models with their revisions, see `GateauScorer.describe`; None where not known.
@@ -47,7 +47,8 @@ class SelectionRecord:
         num_tokens_kept (`int`): context and response tokens of the kept rows; None where they were not counted.
         dropped (`dict`): reason -> rows.
         strata (`dict`): stratum -> {"ranked", "kept"}.
-        scores (`dict`): quantiles of `gateau_score` over the ranked and over the kept rows.
+        scores, tokens (`dict`): quantiles of `gateau_score`, and of context and response tokens, over the ranked and over
+            the kept rows; empty where not counted.
         short (`dict`): what was mixed in, see `mix`; None for nothing.
         versions (`dict`): of this package and the libraries it stands on.
     """
@@ -64,6 +65,7 @@ class SelectionRecord:
     dropped: dict[str, int] = field(default_factory=dict)
     strata: dict[str, dict[str, int]] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
+    tokens: dict[str, Any] = field(default_factory=dict)
     short: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -299,7 +301,14 @@ def _select_from_stream(ds, config: SelectConfig):
     out = ds.filter(_reaches, input_columns=["gateau_score"], fn_kwargs={"min_score": config.min_score})
     settings = set_fields(config)
     fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-    record = SelectionRecord(fingerprint, _describe(ds), settings, ranking=ranking_record(ds), versions=_versions())
+    record = SelectionRecord(
+        fingerprint,
+        _describe(ds),
+        settings,
+        ranking=ranking_record(ds),
+        measuring=find_record(ds, "measuring"),
+        versions=_versions(),
+    )
     attach_record(out, "selection", asdict(record))
     return out
 
@@ -310,15 +319,19 @@ def _reaches(score: float | None, min_score: float) -> bool:
 
 def _describe(ds) -> dict[str, Any]:
     known = {"name": ds.info.dataset_name, "config": ds.info.config_name, "split": str(ds.split) if ds.split else None}
-    return known | {"fingerprint": getattr(ds, "_fingerprint", None)}
+    return known | {"fingerprint": getattr(ds, "_fingerprint", None)} | (origin_of(ds) or {})
 
 
 def _record(ds, columns: _Columns, kept: list[int], hashes: list[str], config: SelectConfig) -> SelectionRecord:
     import numpy as np
 
-    def quantiles(rows: list[int]) -> dict[str, float]:
-        values = np.quantile(columns.scores[rows], QUANTILES)
-        return {f"{quantile:g}": float(value) for quantile, value in zip(QUANTILES, values, strict=True)}
+    def quantiles(values: list) -> dict[str, dict[str, float]]:
+        """Over the ranked and over the kept rows."""
+        parts = {"ranked": columns.order, "kept": kept}
+        found = {name: np.quantile([values[i] for i in rows], QUANTILES) for name, rows in parts.items()}
+        return {
+            name: {f"{q:g}": float(x) for q, x in zip(QUANTILES, part, strict=True)} for name, part in found.items()
+        }
 
     identity = json.dumps([len(ds), kept, hashes])
     dropped = dict(Counter(columns.notes).most_common(20))
@@ -335,13 +348,15 @@ def _record(ds, columns: _Columns, kept: list[int], hashes: list[str], config: S
         dataset=_describe(ds),
         settings=set_fields(config),
         ranking=ranking_record(ds),
+        measuring=find_record(ds, "measuring"),
         num_rows=len(ds),
         num_ranked=len(columns.order),
         num_kept=len(kept),
         num_tokens_kept=sum(columns.tokens[i] for i in kept) if columns.tokens is not None else None,
         dropped=dropped,
         strata=strata,
-        scores={"ranked": quantiles(columns.order), "kept": quantiles(kept)},
+        scores=quantiles(columns.scores),
+        tokens=quantiles(columns.tokens) if columns.tokens is not None else {},
         versions=_versions(),
     )
 

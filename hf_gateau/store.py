@@ -185,6 +185,17 @@ class MeasurementStore:
         return MeasurementStore, (self.path,)
 
 
+def known_description(config_key: str) -> dict | None:
+    """What a configuration key stands for, as far as the store of this machine knows; see `GateauScorer.describe`."""
+    path = resolve_store_path(None)
+    if path is None or not path.exists():
+        return None
+    for known in MeasurementStore(path).configurations():
+        if known["config_key"] == config_key:
+            return {"config_key": config_key, **known["description"]}
+    return None
+
+
 def _blob(values: list[float]) -> bytes:
     return array("d", values).tobytes()
 

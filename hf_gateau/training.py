@@ -18,6 +18,8 @@ from trl import SFTConfig, SFTTrainer
 
 from .callbacks import GateauSelector
 from .config import TrainConfig
+from .hub import clear_secrets
+from .model_card import write_model_card
 from .samples import IGNORED, SampleError, tokenize_for_training
 
 
@@ -48,6 +50,11 @@ class GateauSFTConfig(TrainConfig, SFTConfig):
     def __post_init__(self):
         TrainConfig.__post_init__(self)
         SFTConfig.__post_init__(self)
+        if self.hub_token is not None or {"token", "use_auth_token"} & (self.model_init_kwargs or {}).keys():
+            raise ValueError(
+                "A token among the arguments would be saved in training_args.bin, and pushed. Leave it out: log in with "
+                "`hf auth login`, or set HF_TOKEN."
+            )
         if self.response_only_loss:
             self.assistant_only_loss = False  # the same with fewer templates
         if self.loss_weighting == "sequence" and self.loss_type != "nll":
@@ -96,6 +103,7 @@ class GateauSFTTrainer(SFTTrainer):
         self.num_lost: dict[str, dict[str, int]] = {}
         super().__init__(model, args, callbacks=callbacks, **kwargs)
         self._is_logged = False
+        clear_secrets(self.model.config, self.processing_class)
         if args.loss_weighting == "sequence":
             self.loss_is_scaled_for_ga = True
             self._refuse_sharded_sequences()
@@ -211,6 +219,12 @@ class GateauSFTTrainer(SFTTrainer):
         return super().compute_loss(_weighted(model, weights_BT), inputs, return_outputs, num_items_in_batch)
 
     # What the selectors have to say
+
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
+        """Write the model card: base model, data and how they were selected, training, results; see `write_model_card`."""
+        if self.is_world_process_zero():
+            record = self.selectors[0].record if self.selectors else None
+            write_model_card(self, record, model_name, dataset_name, tags)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if not self._is_logged and self.model.training:

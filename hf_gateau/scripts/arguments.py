@@ -11,13 +11,22 @@ from typing import Any, get_type_hints
 
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 
-from ..config import MeasureConfig, MixConfig, ModelPairConfig, RankConfig, SelectConfig, TrainConfig, did_you_mean
+from ..config import (
+    MeasureConfig,
+    MixConfig,
+    ModelPairConfig,
+    RankConfig,
+    ScoredConfig,
+    SelectConfig,
+    TrainConfig,
+    did_you_mean,
+)
 from ..quickstart import LONG_MODEL, PLANTED, SHORT_MODEL
 from ..training import GateauSFTConfig
 
 
 PREFIX = "gateau_"
-CONFIGS = (SelectConfig, RankConfig, ModelPairConfig, MeasureConfig, MixConfig)
+CONFIGS = (SelectConfig, RankConfig, ModelPairConfig, MeasureConfig, ScoredConfig, MixConfig)
 TRAIN_KEYS = tuple(x.name for x in fields(TrainConfig))  # fields of the trainer's own configuration too
 # Settings that say the same thing in different ways: one on the command line replaces all of them in the recipe
 ALTERNATIVES = (("fraction", "top_k", "min_score", "max_tokens"), ("short_fraction", "short_token_share"))

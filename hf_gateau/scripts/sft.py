@@ -17,8 +17,9 @@ from math import ceil
 from typing import Any
 
 from ..callbacks import GateauSelector
-from ..config import MeasureConfig, MixConfig, ModelPairConfig, RankConfig, SelectConfig, set_fields
+from ..config import MeasureConfig, MixConfig, ModelPairConfig, RankConfig, ScoredConfig, SelectConfig, set_fields
 from ..formulas import needed_columns
+from ..hub import HubError
 from ..mixture import load_short
 from ..selection import TOKEN_COLUMNS
 from .arguments import config_of, given_settings, make_parser, resolve_shipped
@@ -40,11 +41,11 @@ def main(script_args, training_args, model_args, dataset_args, gateau_args, num_
     with clear_errors():
         _resolve_names(script_args, model_args, gateau_args)
         mix_config = config_of(gateau_args, MixConfig)
-        ds = load_split(script_args, dataset_args, script_args.dataset_train_split)
-        selector = make_selector(ds, gateau_args)
+        ds, scored = load_data(script_args, dataset_args, config_of(gateau_args, ScoredConfig))
+        selector = make_selector(ds if scored is None else scored, gateau_args)
         if gateau_args.dry_run:
-            return print(plan(ds, selector, script_args, training_args, model_args, mix_config, num_processes))
-        selected = selector.select(ds)
+            return print(plan(ds, selector, script_args, training_args, model_args, mix_config, num_processes, scored))
+        selected = selector.select(ds if scored is None else selector.reuse(ds, scored))
         if mix_config.short_data is not None:
             tokenizer = _tokenizer(model_args, training_args) if mix_config.short_token_share is not None else None
             share = {"fraction": mix_config.short_fraction, "token_share": mix_config.short_token_share}
@@ -85,7 +86,7 @@ def clear_errors() -> Iterator[None]:
     """Wrong input ends with its message and status 2, without a traceback."""
     try:
         yield
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, HubError) as error:
         if os.environ.get("HF_GATEAU_TRACEBACK"):
             raise
         print(f"hf-gateau sft: {error}\n(HF_GATEAU_TRACEBACK=1 shows where.)", file=sys.stderr)
@@ -99,6 +100,21 @@ def _resolve_names(script_args, model_args, gateau_args) -> None:
         setattr(place, name, resolve_shipped(getattr(place, name)))
     if model_args.model_name_or_path is None:
         raise ValueError("No model to train; give --model_name_or_path.")
+
+
+def load_data(script_args, dataset_args, config: ScoredConfig) -> tuple[Any, Any]:
+    """The rows to select from; and, where they are not those alone, rows whose measurements are known."""
+    if config.scored_dataset is None:
+        return load_split(script_args, dataset_args, script_args.dataset_train_split), None
+    from ..publish import load_scored
+
+    scored = load_scored(config.scored_dataset, split=config.scored_split, revision=config.scored_revision)
+    if script_args.dataset_name is None and not dataset_args.datasets:
+        return scored, None
+    ds = load_split(script_args, dataset_args, script_args.dataset_train_split)
+    if is_stream(ds):
+        raise ValueError("The rows of a stream cannot be looked up in scored_dataset; leave dataset_streaming out.")
+    return ds, scored
 
 
 def load_split(script_args, dataset_args, split: str) -> Any:
@@ -187,13 +203,15 @@ def plan(
     model_args,
     mix_config: MixConfig,
     num_processes: int | None = None,
+    scored: Any = None,
 ) -> str:
     """What would be done, a line each: rows, tokens, steps, what is measured, cached and pushed. Loads no model."""
     lines = {"model": model_args.model_name_or_path, "data": f"{script_args.dataset_name or 'a mixture'}"}
     num_kept = num_tokens = None
     if not is_stream(ds):
         lines["data"] += f", {len(ds):,} rows" + _tokens_of(ds)
-        lines["measure"], is_ready = _measuring(ds, selector)
+        lines["measure"], is_ready = _measuring(ds, selector) if scored is None else _new_rows(ds, scored)
+        ds = selector.reuse(ds, scored) if is_ready and scored is not None else ds
         if is_ready:
             selector.select(ds)
             num_kept, num_tokens = selector.record.num_kept, selector.record.num_tokens_kept
@@ -237,6 +255,14 @@ def _measuring(ds, selector: GateauSelector) -> tuple[str, bool]:
     counts = GateauScorer(**names).count(ds)
     text = "{pending:,} rows to measure, {kept:,} in the store, {unusable:,} that cannot be measured".format(**counts)
     return text, counts["pending"] == 0
+
+
+def _new_rows(ds, scored) -> tuple[str, bool]:
+    """What the scored data have, and whether that is all."""
+    from ..reuse import known_places
+
+    num_new = known_places(ds, scored).count(None)
+    return f"{num_new:,} new rows to measure, {len(ds) - num_new:,} scored before", num_new == 0
 
 
 def _short_plan(config: MixConfig, num_kept: int | None) -> tuple[int | None, str]:

@@ -1,0 +1,228 @@
+"""Cards as text: what makes user text harmless, and how ours is put into a README that holds other people's.
+
+A README is YAML metadata between two lines of `---`, then Markdown. Ours is the block between `BEGIN` and `END`, and the
+metadata that the last push wrote; everything else stays as it is, byte for byte.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+
+HUB = "https://huggingface.co"
+BEGIN = "<!-- gateau:begin. Each push writes this part anew, up to gateau:end; what stands outside is left alone. -->"
+END = "<!-- gateau:end -->"
+TAGS = ["gateau", "long-context", "data-selection"]
+FRONT_MATTER = re.compile(r"\A(\s*---[ \t]*\r?\n)(.*?)(^---[ \t]*(?:\r?\n|\Z))", re.DOTALL | re.MULTILINE)
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+PLAIN = re.compile(r"[\w ,:;/@+=%()'-][\w .,:;/@+=%()'#-]*", re.ASCII)
+PUNCTUATION = re.compile(r"([\\`*_{}\[\]!|~$@^=#]|(?<=:)/(?=/)|(?<=www)\.)", re.IGNORECASE)  # and bare addresses
+MANY_CHARACTERS = 500
+KEYED = {"configs": "config_name", "model-index": "name"}  # metadata that are lists of entries with a name
+WRITTEN = re.compile(r"<!-- gateau:metadata (\{.*\}) -->")
+
+CITATIONS = """\
+@article{si2024gateau,
+  title = {GATEAU: Selecting Influential Samples for Long Context Alignment},
+  author = {Si, Shuzheng and Zhao, Haozhe and Chen, Gang and Li, Yunshui and Luo, Kangyang and Lv, Chuancheng and An, Kaikai and Qi, Fanchao and Chang, Baobao and Sun, Maosong},
+  journal = {arXiv preprint arXiv:2410.15633},
+  year = {2024}
+}"""
+TRAINING_CITATIONS = """\
+@article{bai2024longalign,
+  title = {LongAlign: A Recipe for Long Context Alignment of Large Language Models},
+  author = {Bai, Yushi and Lv, Xin and Zhang, Jiajie and He, Yuze and Qi, Ji and Hou, Lei and Tang, Jie and Dong, Yuxiao and Li, Juanzi},
+  journal = {arXiv preprint arXiv:2401.18058},
+  year = {2024}
+}
+
+@software{vonwerra2020trl,
+  title = {{TRL: Transformers Reinforcement Learning}},
+  author = {von Werra, Leandro and Belkada, Younes and Tunstall, Lewis and Beeching, Edward and Thrush, Tristan and Lambert, Nathan and Huang, Shengyi and Rasul, Kashif and Gallouédec, Quentin},
+  license = {Apache-2.0},
+  url = {https://github.com/huggingface/trl},
+  year = {2020}
+}"""
+
+
+# Text that somebody else wrote
+
+
+def inline(text: object) -> str:
+    """Any text as one line of Markdown that shows it and does nothing else, also within a table."""
+    line = one_line(text)
+    return f"`{line}`" if PLAIN.fullmatch(line) else escape(line) or "(nothing)"
+
+
+def escape(text: object) -> str:
+    """The same without a code span, for places that have none: a picture's alternative, a heading."""
+    return PUNCTUATION.sub(r"\\\1", html.escape(one_line(text), quote=False))
+
+
+def one_line(text: object) -> str:
+    """Text without control characters, line breaks, and what no file can hold; cut where it is very long."""
+    text = "".join(" " if unicodedata.category(x) in ("Cc", "Cs", "Zl", "Zp") else x for x in str(text))
+    text = " ".join(text.split())
+    return text if len(text) <= MANY_CHARACTERS else text[: MANY_CHARACTERS - 3] + "..."
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table of cells that are Markdown already."""
+    lines = [header := list(header), ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def link(repo_id: str | None, repo_type: str = "dataset", revision: str | None = None) -> str:
+    """A repository of the Hub as a link; text that is no repository's name stays text."""
+    if not is_repo_id(repo_id):
+        return inline(repo_id)
+    place = f"{HUB}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+    if revision is not None and re.fullmatch(r"[0-9a-f]{7,40}", revision):
+        return f"[{repo_id}]({place}) at [`{revision[:10]}`]({place}/tree/{revision})"
+    return f"[{repo_id}]({place})"
+
+
+def is_repo_id(name: object) -> bool:
+    """Whether a name is one of a repository on the Hub, OWNER/NAME, and not of a folder here."""
+    return isinstance(name, str) and REPO_ID.fullmatch(name) is not None and not os.path.exists(name)
+
+
+def public_name(name: str | None) -> str | None:
+    """A model's or a file's name without the folders of this machine that lead to it."""
+    if name is None or is_repo_id(name):
+        return name
+    return os.path.basename(os.path.normpath(name)) or name
+
+
+# A README with other people's text in it
+
+
+def merge_readme(readme: str | None, title: str, block: str, metadata: dict[str, Any]) -> str:
+    """A README with our block and metadata in place of those of the last push.
+
+    Args:
+        readme (`str`): what is there; None for nothing.
+        title (`str`): heading of a README that does not exist yet, as Markdown.
+        block (`str`): our Markdown.
+        metadata (`dict`): what is to stand in the YAML, see `merge_metadata`.
+
+    Raises:
+        ValueError: the README's YAML cannot be read.
+    """
+    found = FRONT_MATTER.match(readme or "")
+    opening, front, closing = found.groups() if found else ("---\n", "", "---\n")
+    body = (readme or "")[found.end() :] if found else (readme or "")
+    start, end = body.find(BEGIN), body.find(END)
+    is_there = 0 <= start < end
+    head = opening + merge_metadata(front, metadata, _written(body[start:end] if is_there else "")) + closing
+    head += "" if head.endswith("\n") else "\n"
+    note = json.dumps(metadata, sort_keys=True).replace(">", "\\u003e")  # so that nothing can end the comment
+    ours = f"{BEGIN}\n<!-- gateau:metadata {note} -->\n\n{block.strip()}\n\n{END}"
+    if is_there:
+        return head + body[:start] + ours + body[end + len(END) :]
+    if not body.strip():
+        return f"{head}\n# {title}\n\n{ours}\n"
+    return head + body + ("\n" if body.endswith("\n") else "\n\n") + ours + "\n"
+
+
+def _written(block: str) -> dict[str, Any]:
+    """The metadata that the last push wrote, as its block says."""
+    found = WRITTEN.search(block)
+    try:
+        metadata = json.loads(found[1]) if found else {}
+    except ValueError:
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def merge_metadata(front: str, metadata: dict[str, Any], before: dict[str, Any]) -> str:
+    """The YAML with our metadata in it; lines of keys that do not change stay as they are.
+
+    A list is united with what is there; in `configs` and `model-index`, entries of other names stay. Anything else is
+    written where nothing stands, or where what the last push wrote (`before`) stands. What the last push wrote and this one
+    does not is taken away. `dataset_info` is replaced, with None taken away.
+
+    Raises:
+        ValueError: the YAML cannot be read.
+    """
+    import yaml
+
+    try:
+        there, spans = yaml.safe_load(front) or {}, _key_spans(front)
+        assert isinstance(there, dict)
+    except (yaml.YAMLError, AssertionError) as error:
+        raise ValueError(
+            f"The README's metadata cannot be read as YAML ({' '.join(str(error).split()) or 'no mapping'}); mend them on "
+            "the Hub, then push again."
+        ) from error
+    wanted = {name: _merged(name, there.get(name), value, before.get(name)) for name, value in metadata.items()}
+    wanted |= {name: None for name in before.keys() - metadata.keys() if there.get(name) == before[name]}
+    lines, added = front.splitlines(keepends=True), []
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n"
+    for name, value in wanted.items():
+        if there.get(name) == value:
+            continue
+        text = "" if value is None else _dump({name: value})
+        if name in spans:
+            start, stop = spans[name]
+            lines[start:stop] = [text] + [""] * (stop - start - 1)
+        else:
+            added.append(text)
+    return "".join(lines) + "".join(added)
+
+
+def _merged(name: str, there: Any, value: Any, before: Any) -> Any:
+    if there is None or there == before or name == "dataset_info":
+        return value
+    if name in KEYED and isinstance(there, list):
+        key = KEYED[name]
+        own = {entry[key] for entry in [*value, *(before or [])]}
+        return [x for x in there if not (isinstance(x, dict) and x.get(key) in own)] + value
+    if isinstance(value, list):
+        there = there if isinstance(there, list) else [there]
+        stale = [x for x in before or [] if x not in value] if isinstance(before, list) else []
+        return [x for x in there if x not in stale] + [x for x in value if x not in there]
+    return there
+
+
+def _key_spans(front: str) -> dict[str, tuple[int, int]]:
+    """Lines [start, stop) of each key of the mapping, without blank lines and comments after it."""
+    import yaml
+
+    root = yaml.compose(front)
+    if root is None:
+        return {}
+    if not isinstance(root, yaml.MappingNode) or root.flow_style:
+        raise yaml.YAMLError("no mapping with one key a line")
+    lines, spans = front.splitlines(), {}
+    starts = [key.start_mark.line for key, _ in root.value] + [len(lines)]
+    for (key, _), start, stop in zip(root.value, starts, starts[1:], strict=False):
+        while stop > start + 1 and (not lines[stop - 1].strip() or lines[stop - 1].lstrip().startswith("#")):
+            stop -= 1
+        spans[key.value] = start, stop
+    return spans
+
+
+def _dump(mapping: dict[str, Any]) -> str:
+    from huggingface_hub.utils import yaml_dump
+
+    return yaml_dump(mapping, sort_keys=False)
+
+
+def readme_metadata(readme: str | None) -> dict[str, Any]:
+    """The metadata of a README; empty where there are none, or they cannot be read."""
+    import yaml
+
+    found = FRONT_MATTER.match(readme or "")
+    try:
+        metadata = yaml.safe_load(found[2]) if found else None
+    except yaml.YAMLError:
+        return {}
+    return metadata if isinstance(metadata, dict) else {}

@@ -1,0 +1,369 @@
+"""`push_scored` and `load_scored`: score once, and let everybody choose from it.
+
+A push is one commit: every file is sent ahead, then the data, the record, the figures and the card appear together. Whoever
+reads meanwhile, or after a push that broke off, sees the state before it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from io import BytesIO
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .cards import escape, merge_readme, public_name, readme_metadata
+from .config import SelectConfig
+from .dataset_card import DEFAULT, dataset_card, folder_of
+from .files import SIDECAR
+from .hub import check_arrived, commit, head_of, license_of, open_repository, read_text, redact, upload
+from .mixture import to_messages
+from .ranking import DegenerateRankingWarning, rank, ranking_record
+from .records import attach_record, find_record, origin_of
+from .samples import CONTENT_COLUMNS
+from .scored import ScoredRecord, changed_rows, compact, gateau_columns, rows_digest, split_record
+from .selection import select_rows, selection_record
+from .store import known_description
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+logger = logging.getLogger(__name__)
+
+TOP = {"top10": 0.1, "top30": 0.3, "top50": 0.5}  # the paper's shares
+FIGURES = "figures"
+MAX_SHARD_BYTES = 500 * 2**20
+# Columns that `SFTTrainer` takes for something else than they are to us; left out of what is selected to train on.
+NOT_TO_TRAIN_ON = ("prompt", "completion", "text", "labels", "input_ids", "images", "image", "conversations")
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+def push_scored(
+    ds: Dataset | DatasetDict,
+    repo_id: str,
+    configs: Mapping[str, float | dict[str, Any] | SelectConfig] | None = None,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    source: str | None = None,
+    license: str | None = None,
+    commit_message: str = "Scored with hf_gateau",
+) -> str:
+    """Push scored rows to the Hub, for others to load, rank in their own way, and train on.
+
+    The rows become the configuration `default`; each selection one of its own, which `trl sft --dataset_config` trains on as
+    it is. The card says how all this was made. A push that breaks off changes nothing and can be repeated; what the Hub has
+    is not sent again; your own text and metadata in the card stay.
+
+    Args:
+        ds: ranked rows (`rank`); a `DatasetDict` pushes several splits.
+        repo_id (`str`): OWNER/NAME, or NAME for your own.
+        configs: name -> the share of ranked rows to keep, or settings of `select`; the best 10, 30 and 50% by default.
+        private (`bool`, *optional*): whether a repository that does not exist yet is made private.
+        revision (`str`, *optional*): branch to push to, made where it does not exist. Default: main.
+        create_pr (`bool`): open a pull request instead.
+        source (`str`, *optional*): the Hub's name of the data that were scored. Default: what the rows know of it.
+        license (`str`, *optional*): the licence's identifier on the Hub. Default: what the source's own card says, if it does.
+        commit_message (`str`): of the commit.
+
+    Returns:
+        The address of the commit, or of the pull request.
+
+    Raises:
+        ValueError: rows that are not ranked, that have changed since they were measured, or a name that cannot be used.
+        HubError: the Hub refused or could not be reached.
+    """
+    splits = _splits(ds)
+    selections = {name: _select_config(name, value) for name, value in (TOP if configs is None else configs).items()}
+    for split, part in splits.items():
+        _check_pushable(part, split)
+    repo_id = open_repository(repo_id, "dataset", private, revision)
+    where = {"revision": revision, "create_pr": create_pr}
+    record, uploads, pictures = ScoredRecord({}, version=__version__), [], {}
+    with tempfile.TemporaryDirectory(prefix="hf-gateau-") as folder:
+        for split, part in splits.items():
+            full = _as_pushed(part)
+            record.splits[split] = _split_entry(full, source)
+            parts = {DEFAULT: full}
+            for name, config in selections.items():
+                parts[name] = select_rows(full, config)
+                found = asdict(selection_record(parts[name])) | {"measuring": None}  # which stands with the split
+                parts[name] = _to_train_on(parts[name])
+                entry = {"record": found, "digest": rows_digest(parts[name])}
+                record.selections.setdefault(name, {})[split] = entry
+            for name, rows in parts.items():
+                uploads += [
+                    upload(repo_id, "dataset", path, file, **where)
+                    for path, file in _parquet_files(rows, f"{folder_of(name)}/{split}", Path(folder))
+                ]
+            pictures |= _pictures(full, selections, "" if len(splits) == 1 else f"{split}_")
+    record = ScoredRecord(**redact(asdict(record)))
+    columns = [name for part in splits.values() for name in gateau_columns(part)]
+    licence = {"license": license} if license else _license(record)
+    plan = _Plan(repo_id, record, uploads, pictures, licence, list(dict.fromkeys(columns)))
+    done = commit(repo_id, "dataset", message=commit_message, plan=plan.operations, **where)
+    check_arrived(repo_id, "dataset", uploads, done.pr_revision or done.oid)
+    return done.pr_url or done.commit_url
+
+
+def _splits(ds: Any) -> dict[str, Dataset]:
+    import datasets
+
+    if isinstance(ds, datasets.DatasetDict):
+        splits = dict(ds)
+    elif isinstance(ds, datasets.Dataset):
+        splits = {str(ds.split) if ds.split and NAME.fullmatch(str(ds.split)) else "train": ds}
+    else:
+        raise TypeError(f"push_scored needs a Dataset or DatasetDict, got {type(ds).__name__}; load a stream first.")
+    if not splits:
+        raise ValueError("The DatasetDict has no split; give one with rows.")
+    return splits
+
+
+def _select_config(name: str, value: Any) -> SelectConfig:
+    if not NAME.fullmatch(name) or name in (DEFAULT, "data", FIGURES):
+        raise ValueError(
+            f"A configuration cannot be named {name!r}; use letters, digits, '_', '.' and '-', and not {DEFAULT!r}, 'data' "
+            f"or {FIGURES!r}."
+        )
+    if isinstance(value, SelectConfig):
+        return replace(value)
+    return SelectConfig(**value) if isinstance(value, Mapping) else SelectConfig(fraction=value)
+
+
+def _check_pushable(ds: Dataset, split: str) -> None:
+    if "gateau_rank" not in ds.column_names:
+        raise ValueError(
+            f"The rows of split {split!r} are not ranked. Push rank(ds): its order is what is selected by."
+        )
+    if ranking_record(ds) is None:
+        raise ValueError(
+            f"The rows of split {split!r} are ranked, but nothing says how. Push rank(ds), with the settings you want."
+        )
+    if changed := changed_rows(ds):
+        raise ValueError(
+            f"{len(changed)} rows of split {split!r} have changed since they were measured (row {changed[0]} is the first). "
+            "Measure them again, ds.map(gateau_score, batched=True): what is unchanged is not measured twice."
+        )
+
+
+def _as_pushed(ds: Dataset) -> Dataset:
+    """The rows with compact measurements, ranked by these as before, so that whoever ranks them again gets the same."""
+    from datasets import concatenate_datasets
+
+    was = ranking_record(ds)
+    names = ("method", "mode", "alpha", "hmp", "cas", "combine", "seed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateRankingWarning)  # said when they were ranked, and in the record
+        numbers = rank(compact(ds), **{name: was[name] for name in names if was.get(name) is not None})
+    texts = ds.remove_columns(gateau_columns(ds)).with_format(None)
+    full = concatenate_datasets([texts, numbers], axis=1) if texts.column_names else numbers
+    full.info.description = ds.info.description
+    attach_record(full, "ranking", ranking_record(numbers))
+    attach_record(full, "origin", origin_of(ds) or {})
+    return full
+
+
+def _split_entry(full: Dataset, source: str | None) -> dict[str, Any]:
+    ranking, origin = ranking_record(full), {"repo_id": source} if source else origin_of(full) or {}
+    keys = ranking.get("measuring_configs", [])
+    measuring = find_record(full, "measuring") or (known_description(keys[0]) if len(keys) == 1 else None)
+    return split_record(full, ranking) | {
+        "measuring": public_measuring(measuring),
+        "source": origin.get("source") or origin or None,
+    }
+
+
+def public_measuring(measuring: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What measured the rows, without the folders of this machine."""
+
+    def public(part: Any) -> Any:
+        names = {key: public_name(part[key]) for key in ("model", "adapter") if part.get(key)}
+        return part | names
+
+    return measuring and {key: public(part) if isinstance(part, dict) else part for key, part in measuring.items()}
+
+
+def _to_train_on(ds: Dataset) -> Dataset:
+    """Selected rows as any `SFTTrainer` takes them: turns in `messages`, and no column that it takes for something else."""
+    drop = {name for name in ds.column_names if name in NOT_TO_TRAIN_ON or name.startswith("gateau_segment_")}
+    if "messages" not in ds.column_names:
+        drop |= {name for name in CONTENT_COLUMNS if name in ds.column_names}
+        ds = ds.map(_with_messages, desc="Messages")
+    if drop & set(CONTENT_COLUMNS):
+        drop |= {"gateau_content_hash"}  # it speaks of the columns that go
+    return ds.remove_columns([name for name in ds.column_names if name in drop])
+
+
+def _with_messages(row: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": to_messages(row)}
+
+
+def _parquet_files(ds: Dataset, stem: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Each shard as (path in the repository, file here); the file is gone when the next one is asked for."""
+    num_bytes = ds.data.nbytes * len(ds) / max(ds.data.num_rows, 1)
+    num_shards = max(1, min(ceil(num_bytes / MAX_SHARD_BYTES), len(ds)))
+    for i in range(num_shards):
+        file = folder / f"{i}.parquet"
+        ds.shard(num_shards, i, contiguous=True).to_parquet(file)
+        yield f"{stem}-{i:05d}-of-{num_shards:05d}.parquet", file
+        file.unlink()
+
+
+def _pictures(full: Dataset, selections: dict[str, SelectConfig], prefix: str) -> dict[str, tuple[str, bytes]]:
+    """Path in the repository -> (alternative text, PNG) of every figure."""
+    from .drawing import save_png
+    from .figures import figures
+
+    cuts = {name: config.fraction for name, config in selections.items() if config.fraction is not None}
+    found = {}
+    for figure in figures(full, cuts or None):
+        save_png(figure, png := BytesIO())
+        found[f"{FIGURES}/{prefix}{figure.name}.png"] = f"{figure.title}. {figure.text}", png.getvalue()
+    return found
+
+
+def _license(record: ScoredRecord) -> dict[str, str]:
+    source = next(iter(record.splits.values())).get("source") or {}
+    return license_of(source.get("repo_id"), "dataset", source.get("revision"))
+
+
+class _Plan:
+    """What the commit is made of, on whatever is in the repository at that moment."""
+
+    def __init__(self, repo_id: str, record: ScoredRecord, uploads, pictures, licence, columns):
+        self.repo_id, self.record, self.uploads = repo_id, record, uploads
+        self.pictures, self.licence, self.columns = pictures, licence, columns
+
+    def operations(self, head: str) -> list:
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+        readme = read_text(self.repo_id, "dataset", "README.md", head)
+        before = _old_record(self.repo_id, head)
+        record = self._merged(before)
+        figures = [{"path": path, "alt": escape(alt)} for path, (alt, _) in self.pictures.items()]
+        block, metadata = dataset_card(record, self.repo_id, self.licence, self.columns, figures)
+        title = escape(self.repo_id.split("/")[-1])
+        metadata = metadata | _infos_of_others(readme, record)
+        readme = merge_readme(readme, title, redact(block), redact(metadata))
+        texts = {"README.md": readme, SIDECAR: record.to_json()}
+        files = {path: data for path, (_, data) in self.pictures.items()}
+        files |= {path: text.encode() for path, text in texts.items()}
+        new = [*self.uploads, *(CommitOperationAdd(path, data) for path, data in files.items())]
+        names = HfApi().list_repo_files(self.repo_id, repo_type="dataset", revision=head)
+        stale = self._stale(names, before) - {x.path_in_repo for x in new}
+        return [*new, *(CommitOperationDelete(path) for path in sorted(stale))]
+
+    def _merged(self, before: ScoredRecord | None) -> ScoredRecord:
+        """Our splits, and those of an earlier push that we do not push."""
+        others = {x: entry for x, entry in (before.splits if before else {}).items() if x not in self.record.splits}
+        kept: dict[str, dict] = {name: dict(splits) for name, splits in self.record.selections.items()}
+        for name, splits in (before.selections if before else {}).items():
+            for split in splits.keys() & others.keys():
+                kept.setdefault(name, {})[split] = splits[split]
+        return replace(self.record, splits=self.record.splits | others, selections=kept)
+
+    def _stale(self, names: list[str], before: ScoredRecord | None) -> set[str]:
+        """Files of an earlier push that this one replaces."""
+        configs = {DEFAULT, *self.record.selections, *(before.selections if before else ())}
+        stems = "|".join(re.escape(f"{folder_of(x)}/{split}") for x in configs for split in self.record.splits)
+        pictures = rf"|{FIGURES}/[a-z_]+\.png" if before and before.splits.keys() <= self.record.splits.keys() else ""
+        pattern = re.compile(rf"(?:{stems})-\d{{5}}-of-\d{{5}}\.parquet{pictures}")
+        return {name for name in names if pattern.fullmatch(name)}
+
+
+def _infos_of_others(readme: str | None, record: ScoredRecord) -> dict[str, Any]:
+    """`dataset_info` without our configurations, whose sizes an earlier push by other means may have left there."""
+    there = readme_metadata(readme).get("dataset_info")
+    if there is None:
+        return {}
+    infos = there if isinstance(there, list) else [there]
+    others = [
+        x for x in infos if isinstance(x, dict) and x.get("config_name", DEFAULT) not in (DEFAULT, *record.selections)
+    ]
+    return {"dataset_info": others or None}
+
+
+def _old_record(repo_id: str, head: str) -> ScoredRecord | None:
+    text = read_text(repo_id, "dataset", SIDECAR, head)
+    return ScoredRecord.from_json(text, f"{SIDECAR} of {repo_id}") if text is not None else None
+
+
+def load_scored(
+    repo_id: str, name: str = DEFAULT, *, split: str | None = None, revision: str | None = None
+) -> Dataset:
+    """Load rows that somebody has scored and pushed with `push_scored`: `rank` and `GateauSelector` take them at once.
+
+    Rows, measurements and record come from one commit. Nothing in them is run; they are data.
+
+    Args:
+        repo_id (`str`): OWNER/NAME on the Hub.
+        name (`str`): configuration: every row with all measurements, or a selection such as `top10`.
+        split (`str`, *optional*): split to take. Default: train, or the only one.
+        revision (`str`, *optional*): branch, tag or commit.
+
+    Raises:
+        ValueError: no record or no such configuration, or rows that are not those that the record was written for.
+        HubError: the repository cannot be read.
+    """
+    from datasets import load_dataset
+
+    commit_hash, record = scored_record(repo_id, revision)
+    split = split or next(x for x in ("train", *record.splits) if x in record.splits)
+    chosen = record.selections.get(name, {}).get(split) if name != DEFAULT else record.splits.get(split)
+    if chosen is None:
+        configs = {DEFAULT: list(record.splits)} | {x: list(splits) for x, splits in record.selections.items()}
+        raise ValueError(f"{repo_id} has no split {split!r} of configuration {name!r}; it has {configs}.")
+    ds = load_dataset(repo_id, name, split=split, revision=commit_hash)
+    _check_loaded(ds, chosen, f"{repo_id} ({name}, {split}, commit {commit_hash[:10]})")
+    entry = record.splits[split]
+    source = {"source": entry["source"]} if entry.get("source") else {}
+    attach_record(ds, "origin", {"repo_id": repo_id, "config": name, "revision": commit_hash} | source)
+    for kind in ("ranking", "measuring"):
+        if isinstance(entry.get(kind), dict):
+            attach_record(ds, kind, entry[kind])
+    if name != DEFAULT:
+        attach_record(ds, "selection", chosen["record"] | {"measuring": entry.get("measuring")})
+    return ds
+
+
+def scored_record(repo_id: str, revision: str | None = None) -> tuple[str, ScoredRecord]:
+    """The commit that a revision is at, and the record there.
+
+    Raises:
+        ValueError: the repository has no record of a scored dataset.
+        HubError: the repository cannot be read.
+    """
+    commit_hash = head_of(repo_id, "dataset", revision)
+    if commit_hash is None:
+        at = f" at {revision!r}" if revision is not None else ""
+        raise ValueError(f"There is no dataset {repo_id!r}{at} on the Hub, or you may not read it (`hf auth login`).")
+    record = _old_record(repo_id, commit_hash)
+    if record is None:
+        raise ValueError(
+            f"{repo_id} has no {SIDECAR}, so it was not pushed with push_scored. load_dataset loads it as it is; score it "
+            "with ds.map(gateau_score, batched=True)."
+        )
+    return commit_hash, record
+
+
+def _check_loaded(ds: Dataset, chosen: dict[str, Any], where: str) -> None:
+    """Refuse rows whose measurements or texts are not those of the record."""
+    problem = (
+        "" if rows_digest(ds) == chosen.get("digest") else "their measurements have another digest than the record"
+    )
+    if not problem and (changed := changed_rows(ds)):
+        problem = f"the text of {len(changed)} rows (row {changed[0]} is the first) is not what was measured"
+    if problem:
+        raise ValueError(
+            f"The rows of {where} are not those that were scored: {problem}. Ask its owner to push them again, or load "
+            "them with load_dataset and score them yourself."
+        )
