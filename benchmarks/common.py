@@ -6,6 +6,9 @@ import platform
 import resource
 import shlex
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -45,6 +48,28 @@ def rss_mib() -> float:
     if not Path("/proc/self/statm").exists():
         return peak_rss_mib()
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
+
+
+@contextmanager
+def peak_anonymous_mib() -> Iterator[list[float]]:
+    """Watch this process's anonymous memory; the list holds its peak in MiB once the block is left (Linux only)."""
+    status, found, stop = Path("/proc/self/status"), [], threading.Event()
+
+    def watch() -> None:
+        peak = 0
+        while not stop.wait(0.01):
+            peak = max(peak, int(status.read_text().split("RssAnon:")[1].split()[0]))
+        found.append(peak / 1024)
+
+    watcher = threading.Thread(target=watch)
+    if status.exists():
+        watcher.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        if watcher.ident:
+            watcher.join()
 
 
 def reset_peak_rss() -> bool:

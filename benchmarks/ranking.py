@@ -11,14 +11,13 @@ import logging
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 
-from .common import hardware, peak_rss_mib
+from .common import hardware, peak_anonymous_mib, peak_rss_mib
 
 
 CASES = {
@@ -53,15 +52,6 @@ def write_measurements(path: Path, num_rows: int, mean_segments: int, seed: int 
     writer.close()
 
 
-def peak_anonymous_mib(stop: threading.Event, out: list[float]) -> None:
-    """Watch this process until told to stop; appends the peak of its anonymous memory."""
-    peak = 0
-    while not stop.wait(0.01):
-        status = Path("/proc/self/status").read_text()
-        peak = max(peak, int(status.split("RssAnon:")[1].split()[0]))
-    out.append(peak / 1024)
-
-
 def run_case(case: str, path: str, shuffled: bool) -> None:
     """One case in this process; prints its line."""
     import datasets
@@ -74,16 +64,10 @@ def run_case(case: str, path: str, shuffled: bool) -> None:
     data = datasets.Dataset.from_file(path)
     if shuffled:
         data = data.shuffle(seed=0)
-    stop, peak = threading.Event(), []
-    watcher = threading.Thread(target=peak_anonymous_mib, args=(stop, peak))
-    if Path("/proc/self/status").exists():
-        watcher.start()
-    start = time.perf_counter()
-    rank(data, **CASES[case])
-    seconds = time.perf_counter() - start
-    stop.set()
-    if watcher.ident:
-        watcher.join()
+    with peak_anonymous_mib() as peak:
+        start = time.perf_counter()
+        rank(data, **CASES[case])
+        seconds = time.perf_counter() - start
     anonymous = f"{peak[0]:8.0f}" if peak else "     n/a"
     print(
         f"{len(data):>9,} rows  {case:<14}{seconds:8.2f} s  {peak_rss_mib():8.0f} MiB RSS  {anonymous} MiB anonymous"

@@ -20,12 +20,14 @@ _PUBLIC = {
     "SelectConfig": "config",
     "MixConfig": "config",
     "TrainConfig": "config",
+    "ScoredConfig": "config",
     "rank": "ranking",
     "ranking_record": "ranking",
     "select": "selection",
     "selection_record": "selection",
     "SelectionRecord": "selection",
     "mix": "mixture",
+    "write_report": "page",
     "reuse_scores": "reuse",
     "push_scored": "publish",
     "load_scored": "publish",
@@ -37,9 +39,18 @@ __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:  # for editors and type checkers
     from .callbacks import GateauSelector  # noqa: F401
-    from .config import MeasureConfig, MixConfig, ModelPairConfig, RankConfig, SelectConfig, TrainConfig  # noqa: F401
+    from .config import (  # noqa: F401
+        MeasureConfig,
+        MixConfig,
+        ModelPairConfig,
+        RankConfig,
+        ScoredConfig,
+        SelectConfig,
+        TrainConfig,
+    )
     from .measure import GateauScorer, gateau_score  # noqa: F401
     from .mixture import mix  # noqa: F401
+    from .page import write_report  # noqa: F401
     from .publish import load_scored, push_scored  # noqa: F401
     from .ranking import rank, ranking_record  # noqa: F401
     from .reuse import reuse_scores  # noqa: F401

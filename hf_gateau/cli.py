@@ -284,7 +284,7 @@ def top(data: str, rows: DataArguments, shown: TopArguments, config: RankConfig)
     from .report import sample_text
 
     ds = _load(data, rows)
-    if "gateau_rank" not in ds.column_names:
+    if "gateau_rank" not in ds.column_names or config != RankConfig():
         ds = _ranked(ds, config)
     order = sorted((rank, i) for i, rank in enumerate(ds["gateau_rank"]) if rank is not None)
     best, worst = order[: shown.num_samples], order[max(shown.num_samples, len(order) - shown.num_samples) :]

@@ -6,27 +6,27 @@ Shapes: n rows that have a rank, in the order of the data; masks are (n,) bool.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .config import RankConfig
-from .drawing import Figure, bars, bars_height, legend_above, points, save_png, to_svg
+from .drawing import Figure, bars, bars_height, legend_above, points, save_png
 from .formulas import COMBINE, needed_columns, score
 from .ranked_rows import RankedRows, best_rows, length_ranges, num_kept_of, read_ranked, source_groups
 from .ranking import rank
+from .report import in_words, merge_segments, segment_measures
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from matplotlib.axes import Axes
 
-__all__ = ["Figure", "figures", "save_png", "to_svg", "write_figures"]
-
 CUTS = {"top 10%": 0.1, "top 30%": 0.3, "top 50%": 0.5}
 BASELINES = {"perplexity": "Perplexity", "ifd": "IFD", "longest": "longest", "random": "random"}
-MAX_POINTS = 5000
+MAX_POINTS, MAX_BLOCKS = 5000, 60  # of a scatter plot, of a strip of segments
 FEWEST_ROWS = 10  # of which a tenth can be taken
 
 
@@ -55,13 +55,59 @@ def figures(ds: Dataset, cuts: dict[str, float] | None = None, source_column: st
 
 def write_figures(ds: Dataset, folder: str | os.PathLike, **settings: Any) -> list[Path]:
     """Write every figure of a ranked dataset as a PNG; `settings` are those of `figures`. Returns the paths."""
-    found = figures(ds, **settings)
+    found = [*figures(ds, **settings), *segment_figures(ds)]
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{figure.name}.png" for figure in found]
     for figure, path in zip(found, paths, strict=True):
         save_png(figure, path)
     return paths
+
+
+def segment_figures(ds: Dataset, num_samples: int = 2) -> list[Figure]:
+    """The strips of segment importance and attention of the best and the worst samples, in one figure; empty where they
+    have no segments. (A page shows them beside the samples' texts.)"""
+    needed = ("gateau_rank", "gateau_segment_ppl", "gateau_segment_attention")
+    if not set(needed) <= set(ds.column_names):
+        return []
+    ranks = ds.select_columns(["gateau_rank"]).with_format(None)[:]["gateau_rank"]
+    order = [i for _, i in sorted((rank, i) for i, rank in enumerate(ranks) if rank is not None)]
+    places = order if len(order) <= 2 * num_samples else [*order[:num_samples], *order[-num_samples:]]
+    rows = ds.select_columns(list(needed)).with_format(None)
+    found = {f"rank {ranks[i]:,}": segment_measures(rows[i]) for i in places}
+    found = {label: measures for label, measures in found.items() if measures}
+    if not found:
+        return []
+    words = [f"{x}: {', '.join(in_words(y, z) for y, z in measures.items())}" for x, measures in found.items()]
+    table = [(x, y, z.index(max(z)) + 1, len(z)) for x, measures in found.items() for y, z in measures.items()]
+    return [
+        Figure(
+            "segments",
+            "Segments of the best and worst samples",
+            f"Strips of segment importance and attention of samples of {len(order):,}. {'. '.join(words)}.",
+            (("sample", "measure", "highest at segment", "segments"), table),
+            partial(_draw_strips, found=found),
+            0.8 + 0.6 * len(found),
+        )
+    ]
+
+
+def _draw_strips(ax: Axes, found: dict[str, dict[str, list[float]]]) -> None:
+    """One strip a measure, from the first segment to the last; heights are the strip's own."""
+    labels = []
+    for label, measures in found.items():
+        for name, values in measures.items():
+            blocks = merge_segments(values, MAX_BLOCKS)
+            low, spread, width = min(blocks), max(blocks) - min(blocks), 1 / len(blocks)
+            heights = [0.1 + 0.75 * (value - low) / spread if spread else 0.5 for value in blocks]
+            starts = [(at + 0.5) * width for at in range(len(blocks))]
+            colour = "C0" if name == "importance" else "C1"
+            ax.bar(starts, heights, 0.9 * width, bottom=-len(labels), color=colour)
+            labels.append(f"{label}, {name}")
+    ax.set_yticks([0.4 - at for at in range(len(labels))], labels, fontsize=9)
+    ax.set(xlabel="place in the context", xlim=(0, 1), ylim=(0.9 - len(labels), 1))
+    ax.xaxis.set_major_formatter("{x:.0%}")
+    ax.grid(visible=False)
 
 
 # The figures

@@ -12,7 +12,7 @@ from . import __version__
 from .drawing import Figure, to_svg
 from .figures import figures
 from .ranking import ranking_record
-from .report import merge_segments, sample_texts, segment_measures, shortened
+from .report import in_words, merge_segments, sample_texts, segment_measures, shortened
 from .samples import CONTENT_COLUMNS
 from .templates import render
 
@@ -148,13 +148,12 @@ def _sample(row: dict[str, Any], num_ranked: int) -> dict[str, Any]:
 
 def _strip(name: str, values: list[float]) -> dict[str, Any]:
     """Bars for the eye, heights from 0 to 1, and words for the ear."""
-    blocks, low, high = merge_segments(values, MAX_BLOCKS), min(values), max(values)
+    blocks = merge_segments(values, MAX_BLOCKS)
     per_block = -(-len(values) // len(blocks))
-    where = f"the highest {name} at segment {values.index(high) + 1} of {len(values)}"
-    spread = high - min(blocks)
+    spread = max(values) - min(blocks)
     return {
         "name": name,
-        "words": f"{len(values)} segments; {where if high > low else f'{name} is equal in all of them'}",
+        "words": in_words(name, values),
         "heights": [round((value - min(blocks)) / spread, 3) if spread > 0 else 0.5 for value in blocks],
         "note": f"{per_block} segments to a bar" if per_block > 1 else "",
     }

@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from io import BytesIO
 from math import ceil
 from pathlib import Path
@@ -85,33 +86,15 @@ def push_scored(
     selections = {name: _select_config(name, value) for name, value in (TOP if configs is None else configs).items()}
     for split, part in splits.items():
         _check_pushable(part, split)
-    repo_id = open_repository(repo_id, "dataset", private, revision)
-    where = {"revision": revision, "create_pr": create_pr}
-    record, uploads, pictures = ScoredRecord({}, version=__version__), [], {}
+    push = _Push(open_repository(repo_id, "dataset", private, revision), revision, create_pr)
     with tempfile.TemporaryDirectory(prefix="hf-gateau-") as folder:
         for split, part in splits.items():
             full = _as_pushed(part)
-            record.splits[split] = _split_entry(full, source)
-            parts = {DEFAULT: full}
+            push.add_rows(split, full, _split_entry(full, source), Path(folder))
             for name, config in selections.items():
-                parts[name] = select_rows(full, config)
-                found = asdict(selection_record(parts[name])) | {"measuring": None}  # which stands with the split
-                parts[name] = _to_train_on(parts[name])
-                entry = {"record": found, "digest": rows_digest(parts[name])}
-                record.selections.setdefault(name, {})[split] = entry
-            for name, rows in parts.items():
-                uploads += [
-                    upload(repo_id, "dataset", path, file, **where)
-                    for path, file in _parquet_files(rows, f"{folder_of(name)}/{split}", Path(folder))
-                ]
-            pictures |= _pictures(full, selections, "" if len(splits) == 1 else f"{split}_")
-    record = ScoredRecord(**redact(asdict(record)))
-    columns = [name for part in splits.values() for name in gateau_columns(part)]
-    licence = {"license": license} if license else _license(record)
-    plan = _Plan(repo_id, record, uploads, pictures, licence, list(dict.fromkeys(columns)))
-    done = commit(repo_id, "dataset", message=commit_message, plan=plan.operations, **where)
-    check_arrived(repo_id, "dataset", uploads, done.pr_revision or done.oid)
-    return done.pr_url or done.commit_url
+                push.add_selection(split, name, select_rows(full, config), Path(folder))
+            push.add_figures(full, selections, "" if len(splits) == 1 else f"{split}_")
+    return push.commit(commit_message, {"license": license} if license else None)
 
 
 def _splits(ds: Any) -> dict[str, Dataset]:
@@ -123,8 +106,8 @@ def _splits(ds: Any) -> dict[str, Dataset]:
         splits = {str(ds.split) if ds.split and NAME.fullmatch(str(ds.split)) else "train": ds}
     else:
         raise TypeError(f"push_scored needs a Dataset or DatasetDict, got {type(ds).__name__}; load a stream first.")
-    if not splits:
-        raise ValueError("The DatasetDict has no split; give one with rows.")
+    if not splits or not all(NAME.fullmatch(name) for name in splits):
+        raise ValueError(f"The splits {list(splits)} cannot be pushed; give one or more, named like 'train'.")
     return splits
 
 
@@ -218,49 +201,70 @@ def _parquet_files(ds: Dataset, stem: str, folder: Path) -> Iterator[tuple[str, 
         file.unlink()
 
 
-def _pictures(full: Dataset, selections: dict[str, SelectConfig], prefix: str) -> dict[str, tuple[str, bytes]]:
-    """Path in the repository -> (alternative text, PNG) of every figure."""
-    from .drawing import save_png
-    from .figures import figures
+class _Push:
+    """What one push is made of: files sent ahead, the record and the figures, and the commit that brings them together."""
 
-    cuts = {name: config.fraction for name, config in selections.items() if config.fraction is not None}
-    found = {}
-    for figure in figures(full, cuts or None):
-        save_png(figure, png := BytesIO())
-        found[f"{FIGURES}/{prefix}{figure.name}.png"] = f"{figure.title}. {figure.text}", png.getvalue()
-    return found
+    def __init__(self, repo_id: str, revision: str | None, create_pr: bool):
+        self.repo_id, self.where = repo_id, {"revision": revision, "create_pr": create_pr}
+        self.record, self.columns = ScoredRecord({}, version=__version__), []
+        self.uploads: list[Any] = []
+        self.pictures: dict[str, tuple[str, bytes]] = {}  # path in the repository -> (what it shows, PNG)
 
+    def add_rows(self, split: str, full: Dataset, entry: dict[str, Any], folder: Path) -> None:
+        """Every row of a split, and its entry in the record."""
+        self.record.splits[split] = redact(entry)
+        self.columns = list(dict.fromkeys([*self.columns, *gateau_columns(full)]))
+        self._send(full, f"{folder_of(DEFAULT)}/{split}", folder)
 
-def _license(record: ScoredRecord) -> dict[str, str]:
-    source = next(iter(record.splits.values())).get("source") or {}
-    return license_of(source.get("repo_id"), "dataset", source.get("revision"))
+    def add_selection(self, split: str, name: str, selected: Dataset, folder: Path) -> None:
+        """The best rows of a split, as a configuration of their own."""
+        record = asdict(selection_record(selected)) | {"measuring": None}  # which stands with the split
+        rows = _to_train_on(selected)
+        self.record.selections.setdefault(name, {})[split] = redact({"record": record, "digest": rows_digest(rows)})
+        self._send(rows, f"{folder_of(name)}/{split}", folder)
 
+    def _send(self, rows: Dataset, stem: str, folder: Path) -> None:
+        for path, file in _parquet_files(rows, stem, folder):
+            self.uploads.append(upload(self.repo_id, "dataset", path, file, **self.where))
 
-class _Plan:
-    """What the commit is made of, on whatever is in the repository at that moment."""
+    def add_figures(self, full: Dataset, selections: dict[str, SelectConfig], prefix: str) -> None:
+        from .drawing import save_png
+        from .figures import figures, segment_figures
 
-    def __init__(self, repo_id: str, record: ScoredRecord, uploads, pictures, licence, columns):
-        self.repo_id, self.record, self.uploads = repo_id, record, uploads
-        self.pictures, self.licence, self.columns = pictures, licence, columns
+        cuts = {name: config.fraction for name, config in selections.items() if config.fraction is not None}
+        for figure in [*figures(full, cuts or None), *segment_figures(full)]:
+            save_png(figure, png := BytesIO())
+            self.pictures[f"{FIGURES}/{prefix}{figure.name}.png"] = f"{figure.title}. {figure.text}", png.getvalue()
 
-    def operations(self, head: str) -> list:
+    def commit(self, message: str, licence: dict[str, str] | None) -> str:
+        """All of it at once; returns the address of the commit, or of the pull request."""
+        if licence is None:
+            source = next(iter(self.record.splits.values())).get("source") or {}
+            licence = license_of(source.get("repo_id"), "dataset", source.get("revision"))
+        plan = partial(self._operations, licence=licence)
+        done = commit(self.repo_id, "dataset", message=message, plan=plan, **self.where)
+        check_arrived(self.repo_id, "dataset", self.uploads, done.pr_revision or done.oid)
+        return done.pr_url or done.commit_url
+
+    def _operations(self, head: str, licence: dict[str, str]) -> list:
+        """What the commit is made of, on what is in the repository at one moment."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
         readme = read_text(self.repo_id, "dataset", "README.md", head)
-        before = _old_record(self.repo_id, head)
+        before = _record_at(self.repo_id, head)
         record = self._merged(before)
-        figures = [{"path": path, "alt": escape(alt)} for path, (alt, _) in self.pictures.items()]
-        block, metadata = dataset_card(record, self.repo_id, self.licence, self.columns, figures)
-        title = escape(self.repo_id.split("/")[-1])
-        metadata = metadata | _infos_of_others(readme, record)
-        readme = merge_readme(readme, title, redact(block), redact(metadata))
-        texts = {"README.md": readme, SIDECAR: record.to_json()}
         files = {path: data for path, (_, data) in self.pictures.items()}
-        files |= {path: text.encode() for path, text in texts.items()}
+        files |= {"README.md": self._card(readme, record, licence).encode(), SIDECAR: record.to_json().encode()}
         new = [*self.uploads, *(CommitOperationAdd(path, data) for path, data in files.items())]
         names = HfApi().list_repo_files(self.repo_id, repo_type="dataset", revision=head)
         stale = self._stale(names, before) - {x.path_in_repo for x in new}
         return [*new, *(CommitOperationDelete(path) for path in sorted(stale))]
+
+    def _card(self, readme: str | None, record: ScoredRecord, licence: dict[str, str]) -> str:
+        figures = [{"path": path, "alt": escape(alt)} for path, (alt, _) in self.pictures.items()]
+        block, metadata = dataset_card(record, self.repo_id, licence, self.columns, figures)
+        metadata |= _infos_of_others(readme, record)
+        return merge_readme(readme, escape(self.repo_id.split("/")[-1]), redact(block), redact(metadata))
 
     def _merged(self, before: ScoredRecord | None) -> ScoredRecord:
         """Our splits, and those of an earlier push that we do not push."""
@@ -292,8 +296,8 @@ def _infos_of_others(readme: str | None, record: ScoredRecord) -> dict[str, Any]
     return {"dataset_info": others or None}
 
 
-def _old_record(repo_id: str, head: str) -> ScoredRecord | None:
-    text = read_text(repo_id, "dataset", SIDECAR, head)
+def _record_at(repo_id: str, commit_hash: str) -> ScoredRecord | None:
+    text = read_text(repo_id, "dataset", SIDECAR, commit_hash)
     return ScoredRecord.from_json(text, f"{SIDECAR} of {repo_id}") if text is not None else None
 
 
@@ -346,7 +350,7 @@ def scored_record(repo_id: str, revision: str | None = None) -> tuple[str, Score
     if commit_hash is None:
         at = f" at {revision!r}" if revision is not None else ""
         raise ValueError(f"There is no dataset {repo_id!r}{at} on the Hub, or you may not read it (`hf auth login`).")
-    record = _old_record(repo_id, commit_hash)
+    record = _record_at(repo_id, commit_hash)
     if record is None:
         raise ValueError(
             f"{repo_id} has no {SIDECAR}, so it was not pushed with push_scored. load_dataset loads it as it is; score it "

@@ -155,6 +155,13 @@ def merge_segments(values: list[float], num_blocks: int) -> list[float]:
     return [max(values[start : start + per_block]) for start in range(0, len(values), per_block)]
 
 
+def in_words(name: str, values: list[float]) -> str:
+    """Where along its segments a measure of a sample is highest."""
+    high = max(values)
+    where = f"the highest {name} at segment {values.index(high) + 1} of {len(values)}"
+    return f"{len(values)} segments; {where if high > min(values) else f'{name} is equal in all of them'}"
+
+
 def sample_texts(row: dict[str, Any]) -> tuple[str, str, str]:
     """Context, instruction and response of a row in any of the forms that can be measured; empty where there is none."""
     from .samples import last_paragraph, read_turns

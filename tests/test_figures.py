@@ -11,8 +11,8 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from matplotlib.image import imread
 
 from hf_gateau import rank, select
-from hf_gateau.drawing import WIDTH
-from hf_gateau.figures import Figure, figures, save_png, to_svg, write_figures
+from hf_gateau.drawing import WIDTH, Figure, save_png, to_svg
+from hf_gateau.figures import figures, segment_figures, write_figures
 from hf_gateau.records import attach_record
 
 
@@ -244,3 +244,20 @@ def test_many_rows_are_quick_and_drawn_in_part():
     assert "5,000 of them drawn" in found["hmp_and_cas"].text
     svg = to_svg(found["hmp_and_cas"], False)
     assert len(svg) < 300_000 and len(re.findall("<use ", svg)) < 100 and svg == to_svg(found["hmp_and_cas"], False)
+
+
+def test_strips_of_the_best_and_worst_samples(ranked, tmp_path):
+    """Against argmin and argmax of the rows that sorting by rank puts first and last."""
+    (figure,) = segment_figures(ranked, num_samples=1)
+    ordered = ranked.sort("gateau_rank")
+    expected = []
+    for row in (ordered[0], ordered[len(ordered) - 1]):
+        label = f"rank {row['gateau_rank']}"
+        expected.append((label, "importance", int(np.argmin(row["gateau_segment_ppl"])) + 1, 8))
+        expected.append((label, "attention", int(np.argmax(row["gateau_segment_attention"])) + 1, 8))
+    assert figure.table[1] == expected
+    assert "rank 1:" in figure.text and "rank 120:" in figure.text
+    save_png(figure, tmp_path / "strips.png")
+    assert imread(tmp_path / "strips.png").size
+    assert segment_figures(ranked.remove_columns("gateau_segment_ppl")) == []
+    assert segment_figures(rank(measured(3, gateau_segment_ppl=[None] * 3), method="perplexity")) == []

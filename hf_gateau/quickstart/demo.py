@@ -186,17 +186,15 @@ def _write(ranked, folder: Path) -> list[Path]:
 
 def draw(ranked, path: str | os.PathLike) -> None:
     """Draw what the score is made of: both perplexities of each sample, and the score by kind of sample."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     import numpy as np
+    from matplotlib.figure import Figure
 
     from .world import KINDS
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     kind, jitter = np.array(ranked["kind"]), np.random.default_rng(0).uniform(-0.25, 0.25, len(ranked))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for place, (name, marker) in enumerate(zip(KINDS, "o^sxv", strict=True)):
         rows = kind == name
         style = {"s": 18, "alpha": 0.7, "marker": marker, "label": name}
@@ -211,4 +209,3 @@ def draw(ranked, path: str | os.PathLike) -> None:
     right.set(xlabel="gateau_score (mode robust)")
     right.set_title("Score by kind of sample", fontsize=10)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
