@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .common import hardware, peak_anonymous_mib, peak_rss_mib
+from .common import hardware, peak_anonymous_mib
 
 
 SEGMENT_LENGTH, WORDS, BOOK_WORDS = 128, 20_000, 2_000_000
@@ -88,7 +88,7 @@ def run_step(step: str, folder: Path) -> dict[str, float]:
     with peak_anonymous_mib() as peak:
         load_scored(REPO_ID) if ds is None else push_scored(ds, REPO_ID)
     seconds = time.monotonic() - started
-    return {"seconds": seconds, "anonymous": peak[0] if peak else float("nan"), "rss": peak_rss_mib()}
+    return {"seconds": seconds, "anonymous": peak[0] if peak else float("nan")}
 
 
 def in_own_process(step: str, folder: Path, environment: dict[str, str]) -> dict[str, float]:
@@ -115,8 +115,8 @@ def main() -> None:
         write_rows(folder / "rows", args.rows, args.tokens)
         lines = [
             f"{hardware()}. {args.rows:,} rows of {args.tokens:,} tokens (four characters each), a local server.\n",
-            "| step | seconds | data sent, MiB | peak anonymous memory, MiB | peak RSS, MiB |",
-            "| --- | ---: | ---: | ---: | ---: |",
+            "| step | seconds | data sent, MiB | peak anonymous memory, MiB |",
+            "| --- | ---: | ---: | ---: |",
         ]
         with HubServer(folder / "hub") as server:
             environment = {**os.environ, **server.environment(folder / "home")}
@@ -125,7 +125,7 @@ def main() -> None:
                 found = in_own_process(step, folder, environment)
                 sent = sum(file.stat().st_size for file in (folder / "hub").rglob("*") if file.is_file()) - sent
                 if found:
-                    numbers = [found["seconds"], sent / 2**20, found["anonymous"], found["rss"]]
+                    numbers = [found["seconds"], sent / 2**20, found["anonymous"]]
                     lines.append(f"| {step} | " + " | ".join(f"{number:,.0f}" for number in numbers) + " |")
     print("\n".join(lines))
     if args.output:
