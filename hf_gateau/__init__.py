@@ -29,8 +29,8 @@ _PUBLIC = {
     "mix": "mixture",
     "write_report": "page",
     "reuse_scores": "reuse",
-    "push_scored": "publish",
-    "load_scored": "publish",
+    "push_scored": "push",
+    "load_scored": "pull",
     "GateauSelector": "callbacks",
     "GateauSFTConfig": "training",
     "GateauSFTTrainer": "training",
@@ -51,7 +51,8 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .measure import GateauScorer, gateau_score  # noqa: F401
     from .mixture import mix  # noqa: F401
     from .page import write_report  # noqa: F401
-    from .publish import load_scored, push_scored  # noqa: F401
+    from .pull import load_scored  # noqa: F401
+    from .push import push_scored  # noqa: F401
     from .ranking import rank, ranking_record  # noqa: F401
     from .reuse import reuse_scores  # noqa: F401
     from .selection import SelectionRecord, select, selection_record  # noqa: F401

@@ -18,10 +18,10 @@ from transformers.trainer_callback import ExportableState
 from .cards import BEGIN
 from .config import MeasureConfig, ModelPairConfig, RankConfig, SelectConfig, did_you_mean
 from .formulas import needed_columns
-from .hub import clear_secrets, redact
 from .mixture import mix
 from .model_card import write_model_card
 from .ranking import rank
+from .redaction import clear_secrets, redact
 from .reuse import reuse_scores
 from .selection import SelectionRecord, select_rows, selection_record
 from .store import known_description
@@ -284,7 +284,8 @@ class GateauSelector(TrainerCallback, ExportableState):
 
     def _write(self, folder: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        Path(folder, SELECTION_FILE).write_text(redact(self.record.to_json()), encoding="utf-8")
+        clean = SelectionRecord(**redact(vars(self.record)))
+        Path(folder, SELECTION_FILE).write_text(clean.to_json(), encoding="utf-8")
 
 
 @contextmanager

@@ -14,6 +14,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+from .redaction import redact
+
 
 HUB = "https://huggingface.co"
 BEGIN = "<!-- gateau:begin. Each push writes this part anew, up to gateau:end; what stands outside is left alone. -->"
@@ -24,7 +26,15 @@ REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 PLAIN = re.compile(r"[\w ,:;/@+=%()'-][\w .,:;/@+=%()'#-]*", re.ASCII)
 PUNCTUATION = re.compile(r"([\\`*_{}\[\]!|~$@^=#]|(?<=:)/(?=/)|(?<=www)\.)", re.IGNORECASE)  # and bare addresses
 MANY_CHARACTERS = 500
+YAML_STUMBLES = (
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    RecursionError,
+)  # what PyYAML raises besides its own
 KEYED = {"configs": "config_name", "model-index": "name"}  # metadata that are lists of entries with a name
+BLOCK = re.compile(f"{re.escape(BEGIN)}(?:(?!{re.escape(BEGIN)}).)*?{re.escape(END)}", re.DOTALL)
 WRITTEN = re.compile(r"<!-- gateau:metadata (\{.*\}) -->")
 
 CITATIONS = """\
@@ -66,8 +76,8 @@ def escape(text: object) -> str:
 
 
 def one_line(text: object) -> str:
-    """Text without control characters, line breaks, and what no file can hold; cut where it is very long."""
-    text = "".join(" " if unicodedata.category(x) in ("Cc", "Cs", "Zl", "Zp") else x for x in str(text))
+    """Text without secrets, control characters, line breaks, and what no file can hold; cut where it is very long."""
+    text = "".join(" " if unicodedata.category(x) in ("Cc", "Cs", "Zl", "Zp") else x for x in redact(str(text)))
     text = " ".join(text.split())
     return text if len(text) <= MANY_CHARACTERS else text[: MANY_CHARACTERS - 3] + "..."
 
@@ -118,17 +128,17 @@ def merge_readme(readme: str | None, title: str, block: str, metadata: dict[str,
     found = FRONT_MATTER.match(readme or "")
     opening, front, closing = found.groups() if found else ("---\n", "", "---\n")
     body = (readme or "")[found.end() :] if found else (readme or "")
-    start, end = body.find(BEGIN), body.find(END)
-    is_there = 0 <= start < end
-    head = opening + merge_metadata(front, metadata, _written(body[start:end] if is_there else "")) + closing
+    there = BLOCK.search(body)
+    front, ours = merge_metadata(front, metadata, _written(there[0]) if there else {})
+    head = opening + front + closing
     head += "" if head.endswith("\n") else "\n"
-    note = json.dumps(metadata, sort_keys=True).replace(">", "\\u003e")  # so that nothing can end the comment
-    ours = f"{BEGIN}\n<!-- gateau:metadata {note} -->\n\n{block.strip()}\n\n{END}"
-    if is_there:
-        return head + body[:start] + ours + body[end + len(END) :]
+    note = json.dumps(ours, sort_keys=True).replace(">", "\\u003e")  # so that nothing can end the comment
+    block = f"{BEGIN}\n<!-- gateau:metadata {note} -->\n\n{block.strip()}\n\n{END}"
+    if there:
+        return head + body[: there.start()] + block + body[there.end() :]
     if not body.strip():
-        return f"{head}\n# {title}\n\n{ours}\n"
-    return head + body + ("\n" if body.endswith("\n") else "\n\n") + ours + "\n"
+        return f"{head}\n# {title}\n\n{block}\n"
+    return head + body + ("\n" if body.endswith("\n") else "\n\n") + block + "\n"
 
 
 def _written(block: str) -> dict[str, Any]:
@@ -136,37 +146,30 @@ def _written(block: str) -> dict[str, Any]:
     found = WRITTEN.search(block)
     try:
         metadata = json.loads(found[1]) if found else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return metadata if isinstance(metadata, dict) else {}
 
 
-def merge_metadata(front: str, metadata: dict[str, Any], before: dict[str, Any]) -> str:
-    """The YAML with our metadata in it; lines of keys that do not change stay as they are.
+def merge_metadata(front: str, metadata: dict[str, Any], before: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The YAML with our metadata in it, and what of it is ours; lines of keys that do not change stay as they are.
 
     A list is united with what is there; in `configs` and `model-index`, entries of other names stay. Anything else is
-    written where nothing stands, or where what the last push wrote (`before`) stands. What the last push wrote and this one
+    written where nothing stands, or where what the last push wrote stands. What the last push wrote (`before`) and this one
     does not is taken away. `dataset_info` is replaced, with None taken away.
 
     Raises:
-        ValueError: the YAML cannot be read.
+        ValueError: the YAML cannot be read, or not be changed without changing what is not ours.
     """
-    import yaml
-
-    try:
-        there, spans = yaml.safe_load(front) or {}, _key_spans(front)
-        assert isinstance(there, dict)
-    except (yaml.YAMLError, AssertionError) as error:
-        raise ValueError(
-            f"The README's metadata cannot be read as YAML ({' '.join(str(error).split()) or 'no mapping'}); mend them on "
-            "the Hub, then push again."
-        ) from error
-    wanted = {name: _merged(name, there.get(name), value, before.get(name)) for name, value in metadata.items()}
-    wanted |= {name: None for name in before.keys() - metadata.keys() if there.get(name) == before[name]}
+    there, spans = _read_front_matter(front)
+    merged = {
+        name: _merged(name, there.get(name), metadata.get(name), before.get(name))
+        for name in dict.fromkeys([*metadata, *before])
+    }
     lines, added = front.splitlines(keepends=True), []
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
-    for name, value in wanted.items():
+    for name, (value, _) in merged.items():
         if there.get(name) == value:
             continue
         text = "" if value is None else _dump({name: value})
@@ -175,21 +178,56 @@ def merge_metadata(front: str, metadata: dict[str, Any], before: dict[str, Any])
             lines[start:stop] = [text] + [""] * (stop - start - 1)
         else:
             added.append(text)
-    return "".join(lines) + "".join(added)
+    front = "".join(lines) + "".join(added)
+    changed = {name: value for name, (value, _) in merged.items() if there.get(name) != value}
+    expected = {name: value for name, value in (there | changed).items() if name not in changed or value is not None}
+    found = _read_front_matter(front)[0]
+    if {x: repr(y) for x, y in found.items()} != {x: repr(y) for x, y in expected.items()}:  # NaN is not NaN
+        raise ValueError(
+            "The README's metadata cannot be changed without changing what is not ours (an anchor, or the end of a document, "
+            "perhaps); simplify them on the Hub, then push again."
+        )
+    return front, {name: ours for name, (_, ours) in merged.items() if ours not in (None, [])}
 
 
-def _merged(name: str, there: Any, value: Any, before: Any) -> Any:
-    if there is None or there == before or name == "dataset_info":
-        return value
-    if name in KEYED and isinstance(there, list):
-        key = KEYED[name]
-        own = {entry[key] for entry in [*value, *(before or [])]}
-        return [x for x in there if not (isinstance(x, dict) and x.get(key) in own)] + value
-    if isinstance(value, list):
-        there = there if isinstance(there, list) else [there]
-        stale = [x for x in before or [] if x not in value] if isinstance(before, list) else []
-        return [x for x in there if x not in stale] + [x for x in value if x not in there]
-    return there
+def _merged(name: str, there: Any, value: Any, before: Any) -> tuple[Any, Any]:
+    """What is to stand under a key, and what of it is ours; `before` is what was ours at the last push."""
+    if name == "dataset_info":
+        return value, None
+    if not isinstance(value, list) and not isinstance(before, list):
+        return (value, value) if there is None or there == before else (there, None)
+    value, before = (x if isinstance(x, list) else [] for x in (value, before))
+    items = there if isinstance(there, list) else [] if there is None else [there]
+    if name in KEYED:
+        own = {_name_of(x, name) for x in [*value, *before]} - {None}
+        kept, ours = [x for x in items if _name_of(x, name) not in own], value
+    else:
+        kept = [x for x in items if x not in before or x in value]
+        ours = [x for x in value if x not in kept or x in before]
+    value = kept + [x for x in value if x not in kept]
+    return (there if value == items else value or None), ours
+
+
+def _name_of(entry: Any, name: str) -> Any:
+    """The name of an entry of `configs` or `model-index`; None where it has none."""
+    found = entry.get(KEYED[name]) if isinstance(entry, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _read_front_matter(front: str) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
+    """The metadata, and the lines of each key."""
+    import yaml
+
+    try:
+        there, spans = yaml.safe_load(front), _key_spans(front)
+        if there is not None and not isinstance(there, dict):
+            raise ValueError("no mapping")
+    except (yaml.YAMLError, *YAML_STUMBLES) as error:
+        raise ValueError(
+            f"The README's metadata cannot be read as YAML ({' '.join(str(error).split())}); mend them on the Hub, then push "
+            "again."
+        ) from error
+    return there or {}, spans
 
 
 def _key_spans(front: str) -> dict[str, tuple[int, int]]:
@@ -223,6 +261,6 @@ def readme_metadata(readme: str | None) -> dict[str, Any]:
     found = FRONT_MATTER.match(readme or "")
     try:
         metadata = yaml.safe_load(found[2]) if found else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, *YAML_STUMBLES):
         return {}
     return metadata if isinstance(metadata, dict) else {}

@@ -138,7 +138,7 @@ def score(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArgum
     hf-gateau score train.jsonl -o measured.parquet --long_model Qwen/Qwen3-0.6B --short_window 4096"""
     from .files import check_output, save_rows, sidecar_of
     from .measure import GateauScorer
-    from .publish import load_scored
+    from .pull import load_scored
     from .records import attach_record
     from .reuse import reuse_scores
 
@@ -238,7 +238,7 @@ def push(data: str, repo_id: str, rows: DataArguments, what: PushArguments, conf
     """Push measured rows to the Hub, all of them and the best of them, with a card that says how they were scored. Rows that
     are not ranked yet are ranked first. A push that was cut off changes nothing; give it again. Example:
     hf-gateau push ranked.parquet me/LongAlign-10k-gateau"""
-    from .publish import push_scored
+    from .push import push_scored
 
     ds = _load(data, rows)
     if "gateau_rank" not in ds.column_names or config != RankConfig():
@@ -253,7 +253,7 @@ def pull(repo_id: str, rows: DataArguments, out: OutputArguments) -> None:
     ranked in any way without a model. Example:
     hf-gateau pull them/LongAlign-10k-gateau -o scored.parquet"""
     from .files import check_output, save_rows, sidecar_of
-    from .publish import load_scored
+    from .pull import load_scored
 
     check_output(out.output)
     name = {"name": rows.name} if rows.name is not None else {}

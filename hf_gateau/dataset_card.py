@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .cards import CITATIONS, TAGS, inline, is_repo_id, link, public_name, table
+from .cards import CITATIONS, TAGS, inline, is_repo_id, link, one_line, public_name, table
 from .scored import ScoredRecord
 from .selection import SelectionRecord
 from .templates import render
@@ -59,7 +59,7 @@ def dataset_card(
         summary=_summary(record),
         repo_id=repo_id,
         example_config=example,
-        example_rows=SelectionRecord(**chosen["record"]).summary() if chosen else "every row",
+        example_rows=one_line(SelectionRecord.from_dict(chosen["record"]).summary()) if chosen else "every row",
         split=split,
         configs_table=_configs_table(record),
         source_table=table(["", ""], source_rows(source)),
@@ -94,7 +94,7 @@ def _configs_table(record: ScoredRecord) -> str:
     ]
     for name, splits in record.selections.items():
         for split, chosen in splits.items():
-            found = SelectionRecord(**chosen["record"])
+            found = SelectionRecord.from_dict(chosen["record"])
             tokens = f"{found.num_tokens_kept:,}" if found.num_tokens_kept is not None else ""
             settings = ", ".join(f"{key} {value}" for key, value in found.settings.items())
             rows.append([f"`{name}`", f"`{split}`", f"{found.num_kept:,}", tokens, f"the best: {inline(settings)}"])

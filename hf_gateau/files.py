@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from .hub import repeated
 from .records import attach_record, find_record, origin_of
 
 
@@ -43,7 +44,7 @@ def load_rows(data: str, *, split: str | None = None, name: str | None = None, r
     elif path.is_file():
         raise ValueError(f"{data!r} is of no known form; give a .jsonl or .parquet file, a folder, or a Hub id.")
     elif path.is_dir() or not _looks_like_a_path(data):
-        loaded = load_dataset(data, name, revision=revision)
+        loaded = repeated(lambda: load_dataset(data, name, revision=revision), f"Loading {data}")
     else:
         raise FileNotFoundError(f"There is no file or folder {data!r}.")
     return _choose_split(loaded, split) if isinstance(loaded, DatasetDict) else loaded

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .cards import is_repo_id, readme_metadata
+from .cards import is_repo_id, one_line, readme_metadata
+from .redaction import redact
 
 
 logger = logging.getLogger(__name__)
 
 TRIES, FIRST_WAIT = 5, 1.0  # of a commit; seconds, doubled each time
 CONFLICTS, STUMBLES = (409, 412), (408, 429, 500, 502, 503, 504)
-SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
-TOKEN_FORM = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
-REMOVED = "(removed)"
-SHORTEST_SECRET = 8  # characters; shorter values of such variables are switches, not secrets
+
+
+UNCHANGED = "What others see there has not changed; push again, and what has arrived is not sent twice"
 
 
 class HubError(RuntimeError):
@@ -45,9 +46,8 @@ def status_of(error: Exception) -> int | None:
 
 def explain(error: Exception, doing: str, afterwards: str) -> HubError:
     """A failed request as one message: what was being done, why it failed, what to do."""
-    cause = (
-        error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-    )  # the client's "Error while"
+    wraps = isinstance(error, RuntimeError) and error.__cause__ is not None  # the client's "Error while uploading"
+    cause = error.__cause__ if wraps else error
     status, reason = status_of(cause), " ".join(str(cause).split())[:300] or type(cause).__name__
     if status == 401:
         reason, afterwards = "the Hub does not know you", "Log in with `hf auth login`, or set HF_TOKEN"
@@ -56,7 +56,28 @@ def explain(error: Exception, doing: str, afterwards: str) -> HubError:
     return HubError(redact(f"{doing} failed: {reason}. {afterwards}."))
 
 
+@contextmanager
+def explained(doing: str, afterwards: str) -> Iterator[None]:
+    """Failed requests of a block as one message each, see `explain`."""
+    try:
+        yield
+    except HubError:
+        raise
+    except (*client_errors(), RuntimeError) as error:
+        raise explain(error, doing, afterwards) from error
+
+
 # Reading
+
+
+def repeated(read: Callable[[], Any], doing: str) -> Any:
+    """What a call that only reads returns, after some more attempts where the server or the connection stumbles.
+
+    Raises:
+        HubError: nothing helped.
+    """
+    with explained(doing, "Try again"):
+        return _again(read, STUMBLES)
 
 
 def head_of(repo_id: str, repo_type: str, revision: str | None) -> str | None:
@@ -68,12 +89,11 @@ def head_of(repo_id: str, repo_type: str, revision: str | None) -> str | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    try:
-        return _again(lambda: HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision).sha, STUMBLES)
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        return None
-    except client_errors() as error:
-        raise explain(error, f"Reading {repo_id}", "Try again") from error
+    with explained(f"Reading {repo_id}", "Try again"):
+        try:
+            return _again(lambda: HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision).sha, STUMBLES)
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            return None
 
 
 def read_text(repo_id: str, repo_type: str, path: str, commit_hash: str) -> str | None:
@@ -85,33 +105,39 @@ def read_text(repo_id: str, repo_type: str, path: str, commit_hash: str) -> str 
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    try:
-        file = _again(lambda: hf_hub_download(repo_id, path, repo_type=repo_type, revision=commit_hash), STUMBLES)
-    except RemoteEntryNotFoundError:  # not its sibling, which says that the Hub did not answer
-        return None
-    except client_errors() as error:
-        raise explain(error, f"Reading {path} of {repo_id}", "Try again") from error
+    with explained(f"Reading {path} of {repo_id}", "Try again"):
+        try:
+            file = _again(lambda: hf_hub_download(repo_id, path, repo_type=repo_type, revision=commit_hash), STUMBLES)
+        except RemoteEntryNotFoundError:  # not its sibling, which says that the Hub did not answer
+            return None
     with open(file, encoding="utf-8", errors="replace", newline="") as stream:
         return stream.read()
 
 
 def license_of(name: str | None, repo_type: str, revision: str | None = None) -> dict[str, str]:
-    """What the metadata of a repository, or of a model's folder, say of its licence; empty where they say nothing or
-    cannot be read. Nothing is guessed."""
+    """What the metadata of a repository, or of a model's folder, say of its licence; empty where they say nothing, or you
+    may not see them. Nothing is guessed.
+
+    Raises:
+        HubError: the Hub cannot be reached.
+    """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     metadata: dict[str, Any] = {}
     if name and os.path.isdir(name):
         readme = Path(name, "README.md")
         metadata = readme_metadata(readme.read_text("utf-8", "replace") if readme.is_file() else None)
     elif is_repo_id(name):
-        try:
-            card = HfApi().repo_info(name, repo_type=repo_type, revision=revision).card_data
-            metadata = card.to_dict() if card is not None else {}
-        except client_errors() as error:
-            logger.info("The licence of %s is not known: %s", name, error)
+        with explained(f"Reading the licence of {name}", "Try again"):
+            try:
+                ask = partial(HfApi().repo_info, name, repo_type=repo_type, revision=revision)
+                card = _again(ask, STUMBLES).card_data
+                metadata = card.to_dict() if card is not None else {}
+            except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+                logger.info("The licence of %s is not known: %s", name, error)
     names = ("license", "license_name", "license_link")
-    return {key: metadata[key] for key in names if isinstance(metadata.get(key), str)}
+    return {key: one_line(metadata[key]) for key in names if isinstance(metadata.get(key), str)}
 
 
 # Writing
@@ -125,15 +151,12 @@ def open_repository(repo_id: str, repo_type: str, private: bool | None, revision
     """
     from huggingface_hub import HfApi
 
-    api = HfApi()
-    try:
-        options = {"repo_type": repo_type, "exist_ok": True}
-        repo_id = _again(lambda: api.create_repo(repo_id, private=private, **options).repo_id, STUMBLES)
+    api, options = HfApi(), {"repo_type": repo_type, "exist_ok": True}
+    with explained(f"Opening {repo_id}", "Nothing was written; try again"):
+        full_name = _again(lambda: api.create_repo(repo_id, private=private, **options).repo_id, STUMBLES)
         if revision is not None and not revision.startswith("refs/pr/"):
-            _again(lambda: api.create_branch(repo_id, branch=revision, **options), STUMBLES)
-    except client_errors() as error:
-        raise explain(error, f"Opening {repo_id}", "Nothing was written; try again") from error
-    return repo_id
+            _again(lambda: api.create_branch(full_name, branch=revision, **options), STUMBLES)
+    return full_name
 
 
 def upload(repo_id: str, repo_type: str, path_in_repo: str, file: Path, revision: str | None, create_pr: bool) -> Any:
@@ -146,14 +169,9 @@ def upload(repo_id: str, repo_type: str, path_in_repo: str, file: Path, revision
 
     addition = CommitOperationAdd(path_in_repo, file)
     where = {"repo_type": repo_type, "revision": revision, "create_pr": create_pr}
-    try:
+    with explained(f"Sending {path_in_repo} to {repo_id}", UNCHANGED):
         HfApi().preupload_lfs_files(repo_id, [addition], **where)  # which repeats its requests itself
-    except (*client_errors(), RuntimeError) as error:
-        raise explain(error, f"Sending {path_in_repo} to {repo_id}", UNCHANGED) from error
     return addition
-
-
-UNCHANGED = "What others see there has not changed; push again, and what has arrived is not sent twice"
 
 
 def commit(
@@ -179,13 +197,9 @@ def commit(
         where = {"repo_type": repo_type, "revision": revision, "create_pr": create_pr, "parent_commit": head}
         return api.create_commit(repo_id, plan(head), commit_message=message, **where)
 
-    try:
+    with explained(f"The commit to {repo_id}", UNCHANGED):
         # A pull request whose answer got lost must not be opened twice.
         return attempt() if create_pr else _again(attempt, (*CONFLICTS, *STUMBLES))
-    except HubError:
-        raise
-    except (*client_errors(), RuntimeError) as error:
-        raise explain(error, f"The commit to {repo_id}", UNCHANGED) from error
 
 
 def check_arrived(repo_id: str, repo_type: str, uploads: list, revision: str) -> None:
@@ -196,12 +210,9 @@ def check_arrived(repo_id: str, repo_type: str, uploads: list, revision: str) ->
     """
     from huggingface_hub import HfApi
 
-    wanted = {x.path_in_repo: x.upload_info.sha256.hex() for x in uploads}
-    try:
-        where = {"repo_type": repo_type, "revision": revision}
-        found = _again(lambda: HfApi().get_paths_info(repo_id, list(wanted), **where), STUMBLES)
-    except client_errors() as error:
-        raise explain(error, f"Looking at the new commit of {repo_id}", "Push again to be sure") from error
+    wanted, where = {x.path_in_repo: x.upload_info.sha256.hex() for x in uploads}, {"repo_type": repo_type}
+    with explained(f"Looking at the new commit of {repo_id}", "Push again to be sure"):
+        found = _again(lambda: HfApi().get_paths_info(repo_id, list(wanted), revision=revision, **where), STUMBLES)
     there = {x.path: x.lfs.sha256 for x in found if x.lfs is not None}
     if missing := [path for path, digest in wanted.items() if there.get(path) != digest]:
         raise HubError(f"{repo_id} was changed by somebody else meanwhile and lacks {', '.join(missing)}. Push again.")
@@ -221,44 +232,3 @@ def _again(attempt: Callable[[], Any], statuses: Iterable[int]) -> Any:
                 raise
             logger.warning("Try %d of %d: %s", number, TRIES, redact(" ".join(str(error).split())[:200]))
             time.sleep(FIRST_WAIT * 2 ** (number - 1))
-
-
-# Secrets: nothing that is written for others may hold one
-
-
-def known_secrets() -> set[str]:
-    """Values that must not get out: the Hub's token, and what variables of the environment with such names hold."""
-    from huggingface_hub import get_token
-
-    found = {value for name, value in os.environ.items() if SECRET_NAMES.search(name)}
-    return {value for value in {*found, get_token() or ""} if len(value) >= SHORTEST_SECRET}
-
-
-def redact(value: Any) -> Any:
-    """A JSON-like value with every known secret, and whatever has a Hub token's form, replaced."""
-    secrets = known_secrets()
-
-    def clean(x: Any) -> Any:
-        if isinstance(x, str):
-            for secret in secrets:
-                x = x.replace(secret, REMOVED)
-            return TOKEN_FORM.sub(REMOVED, x)
-        if isinstance(x, Mapping):
-            return {clean(key): clean(item) for key, item in x.items()}
-        return [clean(item) for item in x] if isinstance(x, (list, tuple)) else x
-
-    return clean(value)
-
-
-def clear_secrets(*settings: Any) -> list[str]:
-    """Set attributes of a model's or tokenizer's configuration that hold a secret to None; returns their names.
-
-    What is saved with a checkpoint, and pushed, is what stands there.
-    """
-    cleared = []
-    for part in settings:
-        for name, value in list(vars(part).items()) if part is not None else ():
-            if isinstance(value, (str, Mapping, list)) and redact(value) != value:
-                setattr(part, name, None if isinstance(value, str) else redact(value))
-                cleared.append(name)
-    return cleared

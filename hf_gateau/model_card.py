@@ -9,6 +9,7 @@ import logging
 import os
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
+from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,9 @@ from .cards import (
 )
 from .config import TrainConfig
 from .dataset_card import license_text, measuring_rows, ranking_rows, source_rows
-from .hub import HubError, head_of, license_of, read_text, redact
+from .hub import HubError, head_of, license_of, read_text
+from .models import commit_of
+from .redaction import redact
 from .selection import LIBRARIES, SelectionRecord
 from .templates import render
 
@@ -39,7 +42,8 @@ logger = logging.getLogger(__name__)
 
 # Arguments that say nothing of what was learned, or have their own line.
 NOT_SHOWN = {*TrainConfig.__dataclass_fields__, "packing", "max_length", "output_dir", "run_name", "report_to"}
-NOT_SHOWN |= {"model_init_kwargs", "disable_tqdm", "use_cpu", "project", "trackio_space_id", "gradient_checkpointing"}
+NOT_SHOWN |= {"model_init_kwargs", "disable_tqdm", "use_cpu", "project", "trackio_space_id"}
+NOT_SHOWN |= {"gradient_checkpointing", "activation_checkpointing"}
 SHOWN_TYPES = (str, int, float, list, dict)
 NOT_SHOWN_PREFIXES = (
     "hub_",
@@ -108,7 +112,11 @@ def write_model_card(
     facts = facts_of(trainer, record, model_name, dataset_name, [tags] if isinstance(tags, str) else list(tags or []))
     block, metadata = model_card(facts)
     path = os.path.join(trainer.args.output_dir, "README.md")
-    text = merge_readme(_existing(trainer, path), escape(facts.model_name), redact(block), redact(metadata))
+    try:
+        text = merge_readme(_existing(trainer, path), escape(facts.model_name), redact(block), redact(metadata))
+    except ValueError as error:  # of what somebody wrote on the Hub: no reason to end a training run
+        logger.error("%s No model card is written until then.", error)
+        return
     os.makedirs(trainer.args.output_dir, exist_ok=True)
     with open(path, "w", encoding="utf-8", newline="") as stream:
         stream.write(text)
@@ -134,6 +142,19 @@ def _existing(trainer: Trainer, path: str) -> str | None:
 # From a trainer to facts
 
 
+@lru_cache  # asked once, not at every checkpoint
+def _license_of(base: str | None, revision: str | None) -> dict[str, str]:
+    return license_of(base, "model", revision)
+
+
+def _base_license(base: str | None, revision: str | None) -> dict[str, str]:
+    try:
+        return _license_of(base, revision)
+    except HubError as error:  # no reason to end a training run; the next checkpoint asks again
+        logger.warning("%s The card is made without it.", error)
+        return {}
+
+
 def facts_of(
     trainer: Trainer, record: SelectionRecord | None, model_name: str | None, dataset_name: str | None, tags: list[str]
 ) -> ModelFacts:
@@ -148,7 +169,7 @@ def facts_of(
         trainer=type(trainer).__name__,
         base_model=public_name(base),
         base_revision=revision,
-        base_license=license_of(base, "model", revision),
+        base_license=_base_license(base, revision),
         is_adapter=is_adapter,
         record=record,
         datasets=[name for name in dict.fromkeys(trained_on) if is_repo_id(name)],
@@ -166,11 +187,11 @@ def _base_of(trainer: Trainer) -> tuple[str | None, str | None, bool]:
     from peft import PeftModel
 
     model = trainer.accelerator.unwrap_model(trainer.model)
-    name, revision = getattr(model.config, "_name_or_path", None), getattr(model.config, "_commit_hash", None)
+    name, asked = getattr(model.config, "_name_or_path", None), (trainer.args.model_init_kwargs or {}).get("revision")
     is_adapter = isinstance(model, PeftModel)
     if is_adapter:
         name = model.active_peft_config.base_model_name_or_path or name
-    return name or None, revision, is_adapter
+    return name or None, name and commit_of(name, asked), is_adapter
 
 
 def _training(trainer: Trainer, record: SelectionRecord | None) -> dict[str, str]:
@@ -218,7 +239,7 @@ def hyperparameters(args: Any) -> dict[str, Any]:
         if x.name in NOT_SHOWN or x.name.startswith(NOT_SHOWN_PREFIXES) or not isinstance(value, SHOWN_TYPES):
             continue
         if value != default and value not in ({}, []):
-            found[x.name] = value
+            found[x.name] = public_name(value) if isinstance(value, str) and os.path.isabs(value) else value
     return found
 
 
@@ -227,10 +248,13 @@ def _plain(value: Any) -> Any:
 
 
 def _results(log_history: list[dict[str, Any]]) -> dict[str, float]:
-    """The numbers of the last evaluation."""
-    last = next((entry for entry in reversed(log_history) if f"{EVALUATION}loss" in entry), {})
-    named = {name.removeprefix(EVALUATION): value for name, value in last.items() if name.startswith(EVALUATION)}
-    return {name: value for name, value in named.items() if name not in NO_RESULTS and isinstance(value, (int, float))}
+    """The numbers of the last evaluation; several datasets log one entry each at the same step."""
+    evaluations = [entry for entry in log_history if any(name.startswith(EVALUATION) for name in entry)]
+    last = [entry for entry in evaluations if entry.get("step") == evaluations[-1].get("step")]
+    named = {
+        name.removeprefix(EVALUATION): x for entry in last for name, x in entry.items() if name.startswith(EVALUATION)
+    }
+    return {name: x for name, x in named.items() if not name.endswith(NO_RESULTS) and isinstance(x, (int, float))}
 
 
 def _is_installed(name: str) -> bool:

@@ -133,14 +133,14 @@ class ModelPair:
         config = self.config
         long = {
             "model": config.long_model,
-            "fingerprint": model_fingerprint(config.long_model, self.long_config),
+            "fingerprint": model_fingerprint(config.long_model, config.long_revision),
             "adapter": config.long_adapter and model_fingerprint(config.long_adapter),
         }
         short = {"window": config.short_window, "rope_scale": config.short_rope_scale}
         if config.short_model is not None:
             short |= {
                 "model": config.short_model,
-                "fingerprint": model_fingerprint(config.short_model, self.short_config),
+                "fingerprint": model_fingerprint(config.short_model, config.short_revision),
                 "adapter": config.short_adapter and model_fingerprint(config.short_adapter),
             }
         bits = 8 if config.load_in_8bit else 4 if config.load_in_4bit else None
@@ -300,11 +300,24 @@ def check_measurable(name: str, model) -> None:
         raise ValueError(f"{name!r} has no attention layer on transformers' attention interface; use another model.")
 
 
-def model_fingerprint(name: str, config=None) -> str:
+def commit_of(name: str, revision: str | None = None) -> str | None:
+    """The Hub's commit that a model was loaded from into the local cache; None for a folder or file."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(name).expanduser().exists():
+        return None
+    for file in ("config.json", "adapter_config.json"):
+        found = try_to_load_from_cache(name, file, revision=revision or "main")
+        if isinstance(found, str):
+            return Path(found).parent.name
+    return None
+
+
+def model_fingerprint(name: str, revision: str | None = None) -> str:
     """What tells one set of weights from another: the Hub commit, or a hash over samples of every local weight file."""
     path = Path(name).expanduser()
     if not path.exists():
-        commit = getattr(config, "_commit_hash", None)
+        commit = commit_of(name, revision)
         if commit is None:
             logger.info("No commit is known for %s; its name stands for its weights.", name)
         return commit or name

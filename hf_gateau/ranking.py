@@ -30,7 +30,7 @@ from .formulas import (
     norm,
     parts_of,
 )
-from .records import attach_record, find_record
+from .records import attach_record, find_record, origin_of
 
 
 if TYPE_CHECKING:
@@ -272,6 +272,8 @@ def _attach(data: Dataset | pd.DataFrame, derived: dict[str, np.ndarray], record
     if data.format["columns"] != data.column_names:
         out.set_format(**data.format)  # add_column has added the new columns to those that the format shows
     attach_record(out, "ranking", record)
+    if (origin := origin_of(data)) is not None:  # which files would not tell any more
+        attach_record(out, "origin", origin)
     return out
 
 

@@ -41,6 +41,8 @@ def reuse_scores(
     """
     from datasets import concatenate_datasets
 
+    if not len(ds):
+        raise ValueError("There are no rows to take measurements for; give one or more.")
     places = known_places(ds, scored)
     new = [i for i, place in enumerate(places) if place is None]
     known = [place for place in places if place is not None]
@@ -78,10 +80,10 @@ def _check_scorer(num_new: int, num_rows: int, scored: Dataset, scorer: GateauSc
             "the one that measured the others (long_model, short_window, ...), or leave the new rows out."
         )
     keys = {key.partition(":")[0] for key in scored["gateau_key"] if key is not None}
-    ours = scorer.describe()
-    if keys - {ours["config_key"]}:
+    ours, theirs = scorer.describe(), find_record(scored, "measuring") or {}
+    if keys - {ours["config_key"]} or theirs.get("max_length", ours["max_length"]) != ours["max_length"]:
         raise ValueError(
             f"The scored rows were measured in another way ({', '.join(sorted(keys)[:MOST_SHOWN])}) than the {num_new} new "
-            f"ones would be ({ours['config_key']}: {ours}), so they do not compare. Name the same models, revisions, dtype "
-            "and segment_length."
+            f"ones would be ({ours['config_key']}: {ours}), so they do not compare. Name the same models, revisions, dtype, "
+            "segment_length and max_length."
         )

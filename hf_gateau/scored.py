@@ -56,7 +56,7 @@ class ScoredRecord:
         """
         try:
             found = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict) or not isinstance(found.get("schema_version"), int):
             raise ValueError(f"{where} is no record of a scored dataset; push the dataset again with push_scored.")
@@ -66,17 +66,20 @@ class ScoredRecord:
                 "install a newer one."
             )
         parts = {name: found[name] for name in cls.__dataclass_fields__ if name in found}
-        nested = [*_dicts(parts.get("splits")), *_dicts(parts.get("selections", {}))]
-        if not parts.get("splits") or not all(isinstance(part, dict) for part in nested):
+        splits, selections = parts.get("splits"), parts.get("selections", {})
+        is_sound = (
+            splits and _is_nested(splits) and _is_nested(selections) and all(map(_is_nested, selections.values()))
+        )
+        if not is_sound or not all(isinstance(x.get("record"), dict) for y in selections.values() for x in y.values()):
             raise ValueError(
                 f"{where} is damaged: it names no splits, or not in the known form. Push the dataset again."
             )
         return cls(**parts)
 
 
-def _dicts(part: Any) -> list[Any]:
-    """A mapping and its values, which are to be mappings too."""
-    return [part, *part.values()] if isinstance(part, dict) else [part]
+def _is_nested(part: Any) -> bool:
+    """Whether a part is a mapping of mappings."""
+    return isinstance(part, dict) and all(isinstance(x, dict) for x in part.values())
 
 
 def gateau_columns(ds: Dataset) -> list[str]:
@@ -95,10 +98,12 @@ def compact_type(name: str) -> pa.DataType:
 def compact(ds: Dataset) -> Dataset:
     """The measured columns alone, in the types that are pushed."""
     import pyarrow as pa
-    from datasets import Features
+    from datasets import Dataset, Features
 
     names = [name for name in COLUMNS if name in ds.column_names]
     schema = pa.schema([(name, compact_type(name)) for name in names])
+    if not len(ds):  # of which `map` would leave the types
+        return Dataset(schema.empty_table())
     columns = ds.select_columns(names).with_format("arrow")
     out = columns.map(_cast, batched=True, features=Features.from_arrow_schema(schema), desc="Compacting")
     return out.with_format(None)
@@ -137,7 +142,8 @@ def _bytes_of(array: pa.Array) -> Iterator[bytes]:
 
     if pa.types.is_list(array.type):
         sizes = pc.list_value_length(array).fill_null(-1).to_numpy().astype("<i8")
-        values = array.flatten().fill_null(np.nan).to_numpy().astype("<f4")
+        values = array.flatten().fill_null(np.nan).to_numpy()
+        values = np.where(np.isnan(values), np.nan, values).astype("<f4")  # one NaN, whatever its bits
         ends = np.cumsum(np.maximum(sizes, 0))
         for size, end in zip(sizes, ends, strict=True):
             yield size.tobytes() + values[end - max(size, 0) : end].tobytes()

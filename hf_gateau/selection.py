@@ -79,7 +79,11 @@ class SelectionRecord:
         Raises:
             ValueError: the text is no such record.
         """
-        found = json.loads(text)
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, found: Any) -> SelectionRecord:
+        """Likewise, of what `asdict` gives."""
         if not isinstance(found, dict) or not {"fingerprint", "dataset", "settings"} <= found.keys():
             raise ValueError("This is no record of a selection: it has no fingerprint, dataset and settings.")
         return cls(**{name: value for name, value in found.items() if name in cls.__dataclass_fields__})
@@ -160,7 +164,7 @@ def selection_record(ds: Any) -> SelectionRecord | None:
         records = {split: selection_record(part) for split, part in ds.items()}
         return records if any(records.values()) else None
     found = find_record(ds, "selection")
-    return SelectionRecord.from_json(json.dumps(found)) if found is not None else None
+    return SelectionRecord.from_dict(found) if found is not None else None
 
 
 class _Columns:

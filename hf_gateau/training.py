@@ -18,8 +18,8 @@ from trl import SFTConfig, SFTTrainer
 
 from .callbacks import GateauSelector
 from .config import TrainConfig
-from .hub import clear_secrets
 from .model_card import write_model_card
+from .redaction import clear_secrets
 from .samples import IGNORED, SampleError, tokenize_for_training
 
 

@@ -30,6 +30,7 @@ CONFIGS = (SelectConfig, RankConfig, ModelPairConfig, MeasureConfig, ScoredConfi
 TRAIN_KEYS = tuple(x.name for x in fields(TrainConfig))  # fields of the trainer's own configuration too
 # Settings that say the same thing in different ways: one on the command line replaces all of them in the recipe
 ALTERNATIVES = (("fraction", "top_k", "min_score", "max_tokens"), ("short_fraction", "short_token_share"))
+DATA_KEYS = ("dataset_name", "dataset_config", "datasets")
 # Names of what ships with the package, in place of a path
 SHIPPED = {"quickstart:long": LONG_MODEL, "quickstart:short": SHORT_MODEL, "quickstart:planted": PLANTED}
 
@@ -117,6 +118,7 @@ class RecipeParser(TrlParser):
     """TRL's parser, which reads `--recipe` as `--config`, and a mapping `gateau:` as the flags `--gateau_...`."""
 
     _replaced: set[str] = set()  # settings of the recipe that give way to the command line's
+    _has_other_data = False  # whether the command line names scored data in place of the recipe's
 
     def parse_args_and_config(self, args=None, **kwargs):
         args = list(sys.argv[1:] if args is None else args)
@@ -125,6 +127,7 @@ class RecipeParser(TrlParser):
             self.error("give one of --recipe and --config, once")
         flags = {arg.split("=", 1)[0] for arg in args}
         self._replaced = {x for names in ALTERNATIVES if flags & {f"--{PREFIX}{y}" for y in names} for x in names}
+        self._has_other_data = f"--{PREFIX}scored_dataset" in flags and "--dataset_name" not in flags
         if "--recipe" in args:
             place = args.index("--recipe")
             if place + 1 == len(args):
@@ -147,6 +150,8 @@ class RecipeParser(TrlParser):
         for name in settings.keys() - known:
             self.error(f"`gateau:` has no key {name!r}" + did_you_mean(name, known))
         settings = {name: value for name, value in settings.items() if name not in self._replaced}
+        if self._has_other_data:  # than the recipe's
+            kwargs = {name: value for name, value in kwargs.items() if name not in DATA_KEYS}
         own = {name if name in TRAIN_KEYS else PREFIX + name: value for name, value in settings.items()}
         return super().set_defaults_with_config(**kwargs, **own)
 

@@ -19,7 +19,7 @@ from typing import Any
 from ..callbacks import GateauSelector
 from ..config import MeasureConfig, MixConfig, ModelPairConfig, RankConfig, ScoredConfig, SelectConfig, set_fields
 from ..formulas import needed_columns
-from ..hub import HubError
+from ..hub import HubError, explained, open_repository
 from ..mixture import load_short
 from ..selection import TOKEN_COLUMNS
 from .arguments import config_of, given_settings, make_parser, resolve_shipped
@@ -53,6 +53,8 @@ def main(script_args, training_args, model_args, dataset_args, gateau_args, num_
         checkpoint = find_checkpoint(training_args)
         if checkpoint is not None:
             selector.check_checkpoint(checkpoint)
+        if training_args.push_to_hub and training_args.process_index == 0:
+            open_repository(_hub_name(training_args), "model", training_args.hub_private_repo, None)
         evaluated = None
         if training_args.eval_strategy != "no":
             evaluated = load_split(script_args, dataset_args, script_args.dataset_test_split)
@@ -75,7 +77,11 @@ def main(script_args, training_args, model_args, dataset_args, gateau_args, num_
         f"{trainer.state.global_step} steps; model and gateau_selection.json: {training_args.output_dir}"
     )
     if training_args.push_to_hub:
-        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+        with (
+            clear_errors(),
+            explained(f"Pushing to {trainer.hub_model_id}", f"The model is in {training_args.output_dir}"),
+        ):
+            trainer.push_to_hub(dataset_name=script_args.dataset_name or gateau_args.gateau_scored_dataset)
         trainer.accelerator.print(f"Pushed to the Hub: {trainer.hub_model_id}")
     if Version(transformers.__version__) >= Version("5.18.0"):
         trainer.end()
@@ -106,7 +112,7 @@ def load_data(script_args, dataset_args, config: ScoredConfig) -> tuple[Any, Any
     """The rows to select from; and, where they are not those alone, rows whose measurements are known."""
     if config.scored_dataset is None:
         return load_split(script_args, dataset_args, script_args.dataset_train_split), None
-    from ..publish import load_scored
+    from ..pull import load_scored
 
     scored = load_scored(config.scored_dataset, split=config.scored_split, revision=config.scored_revision)
     if script_args.dataset_name is None and not dataset_args.datasets:
@@ -185,6 +191,11 @@ def find_checkpoint(training_args) -> str | None:
     return last
 
 
+def _hub_name(training_args) -> str:
+    """The repository that the Trainer pushes to."""
+    return training_args.hub_model_id or os.path.basename(os.path.abspath(training_args.output_dir))
+
+
 def _tokenizer(model_args, training_args):
     from transformers import AutoTokenizer
 
@@ -231,8 +242,7 @@ def plan(
     if checkpoint is not None:
         lines["resume"] = checkpoint
     lines["output"] = training_args.output_dir
-    name = training_args.hub_model_id or os.path.basename(os.path.abspath(training_args.output_dir))
-    lines["push"] = f"model to the Hub: {name}" if training_args.push_to_hub else "nothing"
+    lines["push"] = f"model to the Hub: {_hub_name(training_args)}" if training_args.push_to_hub else "nothing"
     return "\n".join(f"{title:<11}{text}" for title, text in lines.items())
 
 

@@ -1,4 +1,4 @@
-"""`push_scored` and `load_scored`: score once, and let everybody choose from it.
+"""`push_scored`: score once, and let everybody choose from it.
 
 A push is one commit: every file is sent ahead, then the data, the record, the figures and the card appear together. Whoever
 reads meanwhile, or after a push that broke off, sees the state before it.
@@ -6,11 +6,10 @@ reads meanwhile, or after a push that broke off, sees the state before it.
 
 from __future__ import annotations
 
-import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from io import BytesIO
@@ -23,10 +22,12 @@ from .cards import escape, merge_readme, public_name, readme_metadata
 from .config import SelectConfig
 from .dataset_card import DEFAULT, dataset_card, folder_of
 from .files import SIDECAR
-from .hub import check_arrived, commit, head_of, license_of, open_repository, read_text, redact, upload
+from .hub import check_arrived, commit, license_of, open_repository, read_text, upload
 from .mixture import to_messages
+from .pull import record_at
 from .ranking import DegenerateRankingWarning, rank, ranking_record
 from .records import attach_record, find_record, origin_of
+from .redaction import redact
 from .samples import CONTENT_COLUMNS
 from .scored import ScoredRecord, changed_rows, compact, gateau_columns, rows_digest, split_record
 from .selection import select_rows, selection_record
@@ -35,8 +36,6 @@ from .store import known_description
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
-
-logger = logging.getLogger(__name__)
 
 TOP = {"top10": 0.1, "top30": 0.3, "top50": 0.5}  # the paper's shares
 FIGURES = "figures"
@@ -249,15 +248,19 @@ class _Push:
     def _operations(self, head: str, licence: dict[str, str]) -> list:
         """What the commit is made of, on what is in the repository at one moment."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+        from huggingface_hub.hf_api import RepoFile
 
         readme = read_text(self.repo_id, "dataset", "README.md", head)
-        before = _record_at(self.repo_id, head)
+        before = record_at(self.repo_id, head)
         record = self._merged(before)
         files = {path: data for path, (_, data) in self.pictures.items()}
         files |= {"README.md": self._card(readme, record, licence).encode(), SIDECAR: record.to_json().encode()}
-        new = [*self.uploads, *(CommitOperationAdd(path, data) for path, data in files.items())]
-        names = HfApi().list_repo_files(self.repo_id, repo_type="dataset", revision=head)
-        stale = self._stale(names, before) - {x.path_in_repo for x in new}
+        tree = HfApi().list_repo_tree(self.repo_id, repo_type="dataset", revision=head, recursive=True)
+        there = {x.path: x.lfs and x.lfs.sha256 for x in tree if isinstance(x, RepoFile)}
+        # What a commit whose answer was lost has brought there is no part of the next one
+        new = [x for x in self.uploads if there.get(x.path_in_repo) != x.upload_info.sha256.hex()]
+        new += [CommitOperationAdd(path, data) for path, data in files.items()]
+        stale = self._stale(there, before) - {x.path_in_repo for x in self.uploads} - files.keys()
         return [*new, *(CommitOperationDelete(path) for path in sorted(stale))]
 
     def _card(self, readme: str | None, record: ScoredRecord, licence: dict[str, str]) -> str:
@@ -268,14 +271,15 @@ class _Push:
 
     def _merged(self, before: ScoredRecord | None) -> ScoredRecord:
         """Our splits, and those of an earlier push that we do not push."""
-        others = {x: entry for x, entry in (before.splits if before else {}).items() if x not in self.record.splits}
+        there = before.splits if before else {}
+        others = {x: entry for x, entry in there.items() if x not in self.record.splits and NAME.fullmatch(x)}
         kept: dict[str, dict] = {name: dict(splits) for name, splits in self.record.selections.items()}
         for name, splits in (before.selections if before else {}).items():
-            for split in splits.keys() & others.keys():
+            for split in splits.keys() & others.keys() if NAME.fullmatch(name) else ():
                 kept.setdefault(name, {})[split] = splits[split]
         return replace(self.record, splits=self.record.splits | others, selections=kept)
 
-    def _stale(self, names: list[str], before: ScoredRecord | None) -> set[str]:
+    def _stale(self, names: Iterable[str], before: ScoredRecord | None) -> set[str]:
         """Files of an earlier push that this one replaces."""
         configs = {DEFAULT, *self.record.selections, *(before.selections if before else ())}
         stems = "|".join(re.escape(f"{folder_of(x)}/{split}") for x in configs for split in self.record.splits)
@@ -294,80 +298,3 @@ def _infos_of_others(readme: str | None, record: ScoredRecord) -> dict[str, Any]
         x for x in infos if isinstance(x, dict) and x.get("config_name", DEFAULT) not in (DEFAULT, *record.selections)
     ]
     return {"dataset_info": others or None}
-
-
-def _record_at(repo_id: str, commit_hash: str) -> ScoredRecord | None:
-    text = read_text(repo_id, "dataset", SIDECAR, commit_hash)
-    return ScoredRecord.from_json(text, f"{SIDECAR} of {repo_id}") if text is not None else None
-
-
-def load_scored(
-    repo_id: str, name: str = DEFAULT, *, split: str | None = None, revision: str | None = None
-) -> Dataset:
-    """Load rows that somebody has scored and pushed with `push_scored`: `rank` and `GateauSelector` take them at once.
-
-    Rows, measurements and record come from one commit. Nothing in them is run; they are data.
-
-    Args:
-        repo_id (`str`): OWNER/NAME on the Hub.
-        name (`str`): configuration: every row with all measurements, or a selection such as `top10`.
-        split (`str`, *optional*): split to take. Default: train, or the only one.
-        revision (`str`, *optional*): branch, tag or commit.
-
-    Raises:
-        ValueError: no record or no such configuration, or rows that are not those that the record was written for.
-        HubError: the repository cannot be read.
-    """
-    from datasets import load_dataset
-
-    commit_hash, record = scored_record(repo_id, revision)
-    split = split or next(x for x in ("train", *record.splits) if x in record.splits)
-    chosen = record.selections.get(name, {}).get(split) if name != DEFAULT else record.splits.get(split)
-    if chosen is None:
-        configs = {DEFAULT: list(record.splits)} | {x: list(splits) for x, splits in record.selections.items()}
-        raise ValueError(f"{repo_id} has no split {split!r} of configuration {name!r}; it has {configs}.")
-    ds = load_dataset(repo_id, name, split=split, revision=commit_hash)
-    _check_loaded(ds, chosen, f"{repo_id} ({name}, {split}, commit {commit_hash[:10]})")
-    entry = record.splits[split]
-    source = {"source": entry["source"]} if entry.get("source") else {}
-    attach_record(ds, "origin", {"repo_id": repo_id, "config": name, "revision": commit_hash} | source)
-    for kind in ("ranking", "measuring"):
-        if isinstance(entry.get(kind), dict):
-            attach_record(ds, kind, entry[kind])
-    if name != DEFAULT:
-        attach_record(ds, "selection", chosen["record"] | {"measuring": entry.get("measuring")})
-    return ds
-
-
-def scored_record(repo_id: str, revision: str | None = None) -> tuple[str, ScoredRecord]:
-    """The commit that a revision is at, and the record there.
-
-    Raises:
-        ValueError: the repository has no record of a scored dataset.
-        HubError: the repository cannot be read.
-    """
-    commit_hash = head_of(repo_id, "dataset", revision)
-    if commit_hash is None:
-        at = f" at {revision!r}" if revision is not None else ""
-        raise ValueError(f"There is no dataset {repo_id!r}{at} on the Hub, or you may not read it (`hf auth login`).")
-    record = _record_at(repo_id, commit_hash)
-    if record is None:
-        raise ValueError(
-            f"{repo_id} has no {SIDECAR}, so it was not pushed with push_scored. load_dataset loads it as it is; score it "
-            "with ds.map(gateau_score, batched=True)."
-        )
-    return commit_hash, record
-
-
-def _check_loaded(ds: Dataset, chosen: dict[str, Any], where: str) -> None:
-    """Refuse rows whose measurements or texts are not those of the record."""
-    problem = (
-        "" if rows_digest(ds) == chosen.get("digest") else "their measurements have another digest than the record"
-    )
-    if not problem and (changed := changed_rows(ds)):
-        problem = f"the text of {len(changed)} rows (row {changed[0]} is the first) is not what was measured"
-    if problem:
-        raise ValueError(
-            f"The rows of {where} are not those that were scored: {problem}. Ask its owner to push them again, or load "
-            "them with load_dataset and score them yourself."
-        )
