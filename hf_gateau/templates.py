@@ -1,4 +1,4 @@
-"""Where the templates of pages and cards are, and how they are filled in."""
+"""Where what ships beside the package is, and how the templates of pages and cards are filled in."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from pathlib import Path
 from typing import Any
 
 
-def templates_folder() -> Path:
-    """Where the templates are: in the installed package, or beside it in a checkout.
+def shipped_folder(name: str, file: str) -> Path:
+    """Where a top-level folder that ships with the package is: in the installed package, or beside it in a checkout.
+
+    Args:
+        name (`str`): of the folder.
+        file (`str`): one that it holds.
 
     Raises:
         FileNotFoundError: neither is there.
     """
-    packaged = Path(str(files("hf_gateau"))) / "model_cards"
-    for folder in (packaged, packaged.parent.parent / "model_cards"):
-        if (folder / "report.html").is_file():
+    packaged = Path(str(files("hf_gateau"))) / name
+    for folder in (packaged, packaged.parent.parent / name):
+        if (folder / file).is_file():
             return folder
-    raise FileNotFoundError(
-        f"The templates did not come with this installation: there is no report.html in {packaged}; install hf-gateau again."
-    )
+    raise FileNotFoundError(f"{name}/{file} did not come with this installation; install hf-gateau again.")
+
+
+def templates_folder() -> Path:
+    """Where the templates are; see `shipped_folder`."""
+    return shipped_folder("model_cards", "report.html")
 
 
 def render(name: str, autoescape: bool, **values: Any) -> str:

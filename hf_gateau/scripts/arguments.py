@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from dataclasses import field, fields, make_dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -22,6 +21,7 @@ from ..config import (
     did_you_mean,
 )
 from ..quickstart import LONG_MODEL, PLANTED, SHORT_MODEL
+from ..templates import shipped_folder
 from ..training import GateauSFTConfig
 
 
@@ -62,16 +62,8 @@ def given_settings(arguments: Any, *configs: type) -> dict[str, Any]:
 
 
 def recipes_folder() -> Path:
-    """Where the recipes are: in the installed package, or beside it in a checkout.
-
-    Raises:
-        FileNotFoundError: neither is there.
-    """
-    packaged = Path(str(files("hf_gateau"))) / "recipes"
-    for folder in (packaged, packaged.parent.parent / "recipes"):
-        if (folder / "gateau.yaml").is_file():
-            return folder
-    raise FileNotFoundError("The recipes did not come with this installation; give --recipe a file.")
+    """Where the recipes are; see `shipped_folder`."""
+    return shipped_folder("recipes", "gateau.yaml")
 
 
 def find_recipe(recipe: str) -> Path:
