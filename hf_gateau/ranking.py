@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 DERIVED_COLUMNS = ("gateau_hmp", "gateau_cas", "gateau_score", "gateau_rank", "gateau_percentile", "gateau_note")
 TEXT_COLUMNS = ("gateau_error", "gateau_key")  # may be absent
 
-BATCH_ROWS = 2048  # bounds of what is read at a time: rows, and segment values (one row is never cut)
+BATCH_ROWS = 4096  # bounds of what is read at a time: rows, and segment values (one row is never cut)
 BATCH_VALUES = 1 << 19
 EPSILON = np.finfo(np.float64).eps
 # A term whose weighted spread is this much narrower than the other's has no say in the order.
@@ -96,15 +96,18 @@ def _measure_cas(name: str, table: pa.Table) -> dict[str, np.ndarray]:
     """For each row: CAS, the CAS that uniform attention would give (cosines only), and a code into CAS_REASONS."""
     columns, measure = CAS[name]
     ppl, sizes, no_ppl = _lists(table[columns[0]])
-    attention, attention_sizes, no_attention = _lists(table[columns[-1]])  # the same column where CAS needs just one
-    rows, attention_rows = Rows(sizes), Rows(attention_sizes)
+    rows, is_alone = Rows(sizes), len(columns) == 1  # where CAS needs perplexities alone, they stand for both
+    attention, attention_sizes, no_attention = (ppl, sizes, no_ppl) if is_alone else _lists(table[columns[1]])
+    attention_rows = rows if is_alone else Rows(attention_sizes)
     reasons = [no_ppl, no_attention, sizes != attention_sizes, sizes == 0, sizes == 1]
-    reasons += [rows.any(~((ppl > 0) & np.isfinite(ppl))), attention_rows.any(~np.isfinite(attention))]
+    bad_ppl = rows.any(~((ppl > 0) & np.isfinite(ppl)))
+    reasons += [bad_ppl, bad_ppl if is_alone else attention_rows.any(~np.isfinite(attention))]
     code = np.select(reasons, range(1, len(reasons) + 1), 0)
     value, uniform = np.full((2, len(code)), np.nan)
     good = code == 0
     if good.any():
-        ppl, attention, rows = ppl[rows.spread(good)], attention[attention_rows.spread(good)], Rows(sizes[good])
+        if not good.all():
+            ppl, attention, rows = ppl[rows.spread(good)], attention[attention_rows.spread(good)], Rows(sizes[good])
         with np.errstate(all="ignore"):  # what overflows, or divides by 0, gets the last reason
             value[good] = measure(ppl, attention, rows)
             if name in COSINES:
@@ -161,9 +164,16 @@ def _order(scores: np.ndarray, key: pa.Array) -> np.ndarray:
     """Ranks from 1, the highest score; ties by key ascending, then (and where there are no keys) by position."""
     import pyarrow.compute as pc
 
-    by_key = pc.sort_indices(key).to_numpy()  # stable, nulls last
+    order = np.argsort(-scores, kind="stable")
+    same = np.diff(scores[order]) == 0
+    is_tied = np.append(same, False) | np.append(False, same)
+    if is_tied.any():  # keys are long texts: only these rows' are sorted
+        tied = order[is_tied]
+        by_key = np.empty(len(tied), dtype=np.int64)
+        by_key[pc.sort_indices(key.take(tied)).to_numpy()] = np.arange(len(tied))  # stable, nulls last
+        order[is_tied] = tied[np.lexsort((by_key, -scores[tied]))]
     ranks = np.empty(len(scores), dtype=np.int64)
-    ranks[by_key[np.argsort(-scores[by_key], kind="stable")]] = np.arange(1, len(scores) + 1)
+    ranks[order] = np.arange(1, len(scores) + 1)
     return ranks
 
 
@@ -240,7 +250,12 @@ def _record(columns: dict, derived: dict, messages: list[str], config: RankConfi
     if rest := reasons.total() - sum(unranked.values()):
         unranked["other reasons"] = rest
     key = columns["gateau_key"]
-    prefixes = pc.replace_substring_regex(key.filter(pc.match_substring(key, ":")), "(?s):.*", "")
+    key = key.filter(pc.match_substring(key, ":"))
+    colons = pc.min_max(pc.find_substring(key, ":")).as_py()
+    if colons["min"] == colons["max"] and colons["max"] is not None:  # as in all our keys: no search in each
+        prefixes = pc.binary_slice(key.cast("large_binary"), 0, colons["max"]).unique().cast("large_string")
+    else:
+        prefixes = pc.replace_substring_regex(key, "(?s):.*", "")
     hmp, cas_name, combine = parts_of(config)
     parts = {"mode": config.mode, "hmp": hmp, "cas": cas_name, "combine": combine, "alpha": float(config.alpha)}
     return {
