@@ -179,7 +179,8 @@ class GateauScorer:
         """Measure a batch (a mapping of columns) or one row (a mapping of values).
 
         Args:
-            batch: columns `messages`, or `context`, `instruction` and `response`; others are ignored.
+            batch: columns `messages`, or `context`, `instruction` and `response`; others are ignored. As a mapping, or as
+                an Arrow table, which comes back with its columns and the new ones.
             rank (`int`, *optional*): process number, from `map(..., with_rank=True)`; chooses among several GPUs.
             overrides: settings for this call, from `map(..., fn_kwargs={...})`.
 
