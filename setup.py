@@ -35,6 +35,7 @@ setup(
     extras_require={
         "gguf": ["gguf>=0.17"],
         "quant": ["bitsandbytes>=0.46"],
+        "ray": ["ray[data]>=2.51"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.5",

@@ -14,6 +14,7 @@ except PackageNotFoundError:  # a bare checkout
 _PUBLIC = {
     "gateau_score": "measure",
     "GateauScorer": "measure",
+    "measure_together": "distributed",
     "MeasureConfig": "config",
     "ModelPairConfig": "config",
     "RankConfig": "config",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:  # for editors and type checkers
         SelectConfig,
         TrainConfig,
     )
+    from .distributed import measure_together  # noqa: F401
     from .measure import GateauScorer, gateau_score  # noqa: F401
     from .mixture import mix  # noqa: F401
     from .page import write_report  # noqa: F401

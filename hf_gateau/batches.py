@@ -1,10 +1,15 @@
 """What a scorer is handed and gives back: a batch of columns or one row, lists or Arrow, each in its own shape."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .samples import CONTENT_COLUMNS
 
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Name -> type of every column that measuring adds, in order.
 COLUMNS = {
@@ -30,15 +35,22 @@ class BatchShape:
     """Tells a batch from a row, and gives the new columns back in the shape that keeps their types for the caller.
 
     Args:
-        batch: what `map` and its like hand to a function: a mapping of columns, or of one row's values.
+        batch: what `map` and its like hand to a function: a mapping of columns, or of one row's values; or an Arrow table
+            (Ray Data's `batch_format="pyarrow"`).
 
     Attributes:
         rows (`list[dict]`): the rows, with `READ_COLUMNS` as far as they are there.
     """
 
-    def __init__(self, batch: Mapping[str, Any]):
+    def __init__(self, batch: Mapping[str, Any] | pa.Table):
+        import pyarrow as pa
         from datasets.formatting.formatting import LazyBatch, LazyRow
 
+        self.table = batch if isinstance(batch, pa.Table) else None
+        if self.table is not None:
+            self.rows = batch.select([name for name in READ_COLUMNS if name in batch.column_names]).to_pylist()
+            self.rows = self.rows or [{} for _ in range(batch.num_rows)]  # no column to read: an error a row
+            return
         self.is_lazy = isinstance(batch, (LazyBatch, LazyRow))
         self.is_row = isinstance(batch, LazyRow) or (not self.is_lazy and _looks_like_a_row(batch))
         columns = {name: _plain(batch[name]) for name in READ_COLUMNS if name in batch}
@@ -48,15 +60,20 @@ class BatchShape:
             num_rows = batch.pa_table.num_rows if self.is_lazy else len(next(iter(batch.values()), ()))
             self.rows = [{name: values[i] for name, values in columns.items()} for i in range(num_rows)]
 
-    def pack(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """The rows' `COLUMNS`: a mapping of columns, or of values for one row; Arrow where `Dataset.map` asked."""
-        if not self.is_lazy:
+    def pack(self, rows: list[dict[str, Any]]) -> dict[str, Any] | pa.Table:
+        """The rows' `COLUMNS`: a mapping of columns, or of values for one row; Arrow where `Dataset.map` asked. A table
+        comes back with its own columns too: Ray Data, unlike `map`, keeps nothing else."""
+        if self.table is None and not self.is_lazy:
             return rows[0] if self.is_row else {name: [row[name] for row in rows] for name in COLUMNS}
         import pyarrow as pa
 
         types = {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
         types["list"] = pa.list_(pa.float64())
-        return _ArrowColumns({name: pa.array([row[name] for row in rows], types[COLUMNS[name]]) for name in COLUMNS})
+        columns = {name: pa.array([row[name] for row in rows], types[COLUMNS[name]]) for name in COLUMNS}
+        if self.table is None:
+            return _ArrowColumns(columns)
+        own = {name: self.table[name] for name in self.table.column_names}
+        return pa.table(own | columns)
 
 
 class _ArrowColumns(dict):
@@ -72,8 +89,11 @@ class _ArrowColumns(dict):
 
 
 def _plain(value: Any) -> Any:
-    """Numpy's arrays, as Ray Data and formatted datasets hand them over, as lists."""
-    return value.tolist() if hasattr(value, "tolist") else value
+    """Numpy's arrays, as Ray Data and formatted datasets hand them over, as lists; the arrays in them too."""
+    if not hasattr(value, "tolist"):
+        return value
+    value = value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _looks_like_a_row(batch: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from transformers.trainer_callback import ExportableState
 
 from .cards import BEGIN
 from .config import MeasureConfig, ModelPairConfig, RankConfig, SelectConfig, did_you_mean
+from .folder_store import known_description
 from .formulas import needed_columns
 from .mixture import mix
 from .model_card import write_model_card
@@ -24,7 +25,6 @@ from .ranking import rank
 from .redaction import clear_secrets, redact
 from .reuse import reuse_scores
 from .selection import SelectionRecord, select_rows, selection_record
-from .store import known_description
 
 
 logger = logging.getLogger(__name__)
@@ -144,19 +144,12 @@ class GateauSelector(TrainerCallback, ExportableState):
         return GateauScorer(**{**self.given(ModelPairConfig), **self.given(MeasureConfig)})
 
     def _measured(self, ds) -> tuple[Any, dict]:
-        from accelerate import PartialState
+        from .distributed import measure_together
 
-        scorer, state = self._scorer(), PartialState()
-        description = scorer.describe()
-        scorer.default_rank = state.local_process_index
+        scorer = self._scorer()
         with _whole_models():
-            if state.num_processes > 1 and scorer.stores:
-                share = ds.shard(state.num_processes, state.process_index, contiguous=False)
-                share.map(scorer, batched=True, load_from_cache_file=False, desc="Measuring")
-                state.wait_for_everyone()
-            with state.main_process_first():
-                ds = ds.map(scorer, batched=True, desc="Rows")
-        return ds, description
+            ds = measure_together(ds, scorer)
+        return ds, scorer.describe()
 
     def mix(self, selected: Any, short: Any, **settings) -> Any:
         """Short instruction data beside the selected rows; `settings` are those of `mix`, which also goes on record."""

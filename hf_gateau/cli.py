@@ -112,7 +112,9 @@ class StoreArguments:
     prune: list[str] = field(
         default_factory=list, metadata={"help": "Delete the measurements of these configurations, by key."}
     )
-    store: str | None = field(default=None, metadata={"help": "The store's file. Default: as in `hf-gateau score`."})
+    store: str | None = field(
+        default=None, metadata={"help": "The store's file or folder. Default: as in `hf-gateau score`."}
+    )
 
 
 @dataclass
@@ -135,7 +137,9 @@ class QuickstartArguments:
 def score(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArguments, known, pair, measure) -> None:
     """Measure every row with the pair of models. What is measured is kept at once, so a run that was stopped goes on
     where it was when the same command is given again. Example:
-    hf-gateau score train.jsonl -o measured.parquet --long_model Qwen/Qwen3-0.6B --short_window 4096"""
+    hf-gateau score train.jsonl -o measured.parquet --long_model Qwen/Qwen3-0.6B --short_window 4096
+    On several machines: accelerate launch ... -m hf_gateau.cli score ... --store FOLDER/"""
+    from .distributed import measure_together
     from .files import check_output, save_rows, sidecar_of
     from .measure import GateauScorer
     from .pull import load_scored
@@ -143,27 +147,44 @@ def score(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArgum
     from .reuse import reuse_scores
 
     check_output(out.output)
-    ds = _load(data, rows)
     scorer = GateauScorer(**vars(pair), **vars(measure))
+    state = _join_launch(scorer, work)
+    ds = _load(data, rows)
     description = scorer.describe()  # finds the models, and checks that they fit together, before any row
-    print(_plan(ds, description, scorer))
+    if state.is_main_process:
+        print(_plan(ds, description, scorer), flush=True)
     started = time.monotonic()
 
     def measured_rows(ds):
-        options = {"batched": True, "with_rank": True, "desc": "Rows"}
-        if (work.num_proc or 1) > 1:
-            _spawn_workers(work.num_proc)
-            options |= {"num_proc": min(work.num_proc, len(ds)), "batch_size": 10}
-        return ds.map(scorer, **options)
+        if (work.num_proc or 1) == 1:
+            return measure_together(ds, scorer)
+        _spawn_workers(work.num_proc)
+        return ds.map(
+            scorer, batched=True, with_rank=True, desc="Rows", num_proc=min(work.num_proc, len(ds)), batch_size=10
+        )
 
     if known.scored_dataset is None:
         measured = measured_rows(ds)
     else:
         before = load_scored(known.scored_dataset, split=known.scored_split, revision=known.scored_revision)
         measured = reuse_scores(ds, before, scorer, measure=measured_rows)
-    attach_record(measured, "measuring", description)
-    save_rows(measured, out.output, {**sidecar_of(measured), "settings": {**vars(pair), **vars(measure)}})
-    _print_measured(measured, time.monotonic() - started, out.output)
+    if state.is_main_process:
+        attach_record(measured, "measuring", description)
+        save_rows(measured, out.output, {**sidecar_of(measured), "settings": {**vars(pair), **vars(measure)}})
+        _print_measured(measured, time.monotonic() - started, out.output)
+    state.destroy_process_group()
+
+
+def _join_launch(scorer, work: ScoreArguments):
+    """Where this process stands among those of `accelerate launch`; alone, mostly."""
+    from .distributed import be_quiet, join_launch
+
+    state = join_launch(scorer)
+    if state.num_processes > 1 and (work.num_proc or 1) > 1:
+        raise ValueError(f"--num_proc {work.num_proc} is for one process, and {state.num_processes} were launched.")
+    if not state.is_main_process:
+        be_quiet()
+    return state
 
 
 def _plan(ds, description: dict, scorer) -> str:
@@ -314,19 +335,20 @@ def store(arguments: StoreArguments) -> None:
     """List what the store of measurements holds, one configuration a line; --prune deletes by key."""
     import json
 
-    from .store import MeasurementStore, resolve_store_path
+    from .folder_store import open_store
+    from .store import resolve_store_path
 
     path = resolve_store_path(arguments.store)
     if path is None or not path.exists():
         print(f"There is no store {'(it is turned off)' if path is None else f'at {path} yet'}.")
         return
-    kept = MeasurementStore(path)
+    kept = open_store(path)
     known = {configuration["config_key"] for configuration in kept.configurations()}
     if unknown := set(arguments.prune) - known:
         raise ValueError(f"The store has no configuration {', '.join(sorted(unknown))}; it has {sorted(known)}.")
     if arguments.prune:
         print(f"{kept.prune(arguments.prune)} measurements deleted.")
-    print(f"{path}, {path.stat().st_size / 2**20:.1f} MiB")
+    print(f"{path}, {kept.num_bytes / 2**20:.1f} MiB")
     for configuration in kept.configurations():
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(configuration["last_measured"]))
         print(f"{configuration['config_key']}  {configuration['num_rows']:>9,} rows  last {day}")

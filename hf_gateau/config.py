@@ -156,8 +156,9 @@ class MeasureConfig:
     store: str | None = field(
         default=None,
         metadata={
-            "help": "Database file that keeps every measured row, 'off' for none. Default: $HF_GATEAU_STORE, else "
-            "gateau/measurements.sqlite under HF_HOME."
+            "help": "Database file that keeps every measured row, or, for many machines, a folder on a disk that they share, "
+            "with a slash at its end; 'off' for none. Default: $HF_GATEAU_STORE, else gateau/measurements.sqlite under "
+            "HF_HOME."
         },
     )
     on_error: str = field(

@@ -10,15 +10,16 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from math import exp, isfinite, log
 from typing import Any
 
 from .batches import COLUMNS, READ_COLUMNS, BatchShape
 from .config import MeasureConfig, ModelPairConfig, did_you_mean
+from .folder_store import open_store
 from .samples import Sample, SampleError, build_sample, content_hash
-from .store import Measurement, MeasurementStore, resolve_store_path
+from .store import Measurement, resolve_store_path
 
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 MEASURING_VERSION = 1
 ENVIRONMENT_PREFIX = "HF_GATEAU_"
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1_024, 65_536
+ROWS_LAID_OUT = 20  # at a time, where no model runs: each may be 65,536 tokens
 # The short sibling is broken by length, not short of information, when seeing more makes it this much worse (nats).
 BREAKS_ON_LENGTH_NATS, BREAKS_ON_LENGTH_ROWS = log(2), 8
 
@@ -177,7 +179,8 @@ class GateauScorer:
         """Measure a batch (a mapping of columns) or one row (a mapping of values).
 
         Args:
-            batch: columns `messages`, or `context`, `instruction` and `response`; others are ignored.
+            batch: columns `messages`, or `context`, `instruction` and `response`; others are ignored. As a mapping, or as
+                an Arrow table, which comes back with its columns and the new ones.
             rank (`int`, *optional*): process number, from `map(..., with_rank=True)`; chooses among several GPUs.
             overrides: settings for this call, from `map(..., fn_kwargs={...})`.
 
@@ -191,11 +194,15 @@ class GateauScorer:
         if overrides:
             return self._variant(overrides)(batch, rank)
         shape = BatchShape(batch)
+        return shape.pack(self.start(rank).measure_rows(shape.rows))
+
+    def start(self, rank: int | None = None) -> "_Runtime":
+        """What this process measures with: made by the first call, models not before they are needed."""
         if self._runtime is None:
             self.pair_config, self.measure_config = self._configs()
             rank = rank if isinstance(rank, int) else self.default_rank
             self._runtime = _Runtime(self.pair_config, self.measure_config, rank)
-        return shape.pack(self._runtime.measure_rows(shape.rows))
+        return self._runtime
 
     def _variant(self, overrides: dict[str, Any]) -> "GateauScorer":
         key = json.dumps(overrides, sort_keys=True, default=repr)
@@ -213,16 +220,22 @@ class GateauScorer:
 
         Lays every row out as tokens; loads no model.
         """
-        runtime = self._runtime or _Runtime(self.pair_config, self.measure_config)
         counts = {"kept": 0, "pending": 0, "unusable": 0}
-        for batch in ds.select_columns([x for x in READ_COLUMNS if x in ds.column_names]).with_format(None).iter(100):
-            laid_out = [runtime.lay_out(row) for row in BatchShape(batch).rows]
+        for sample, is_kept in self.survey(ds):
+            counts["unusable" if sample is None else "kept" if is_kept else "pending"] += 1
+        return counts
+
+    def survey(self, ds) -> Iterator[tuple[Sample | None, bool]]:
+        """Each row of a dataset as token spans (None where it cannot be), and whether the store has it. Loads no model."""
+        runtime = self._runtime or _Runtime(self.pair_config, self.measure_config)
+        columns = [name for name in READ_COLUMNS if name in ds.column_names] or ds.column_names
+        for batch in ds.select_columns(columns).with_format(None).iter(ROWS_LAID_OUT):
+            rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+            laid_out = [runtime.lay_out(row) for row in rows]
             keys = [sample.key for sample in laid_out if isinstance(sample, Sample)]
             found = runtime.store.get(runtime.config_key, keys) if runtime.store is not None else {}
-            counts["kept"] += sum(key in found for key in keys)
-            counts["pending"] += sum(key not in found for key in keys)
-            counts["unusable"] += len(laid_out) - len(keys)
-        return counts
+            for sample in laid_out:
+                yield (sample, sample.key in found) if isinstance(sample, Sample) else (None, False)
 
     def describe(self) -> dict[str, Any]:
         """What the numbers come from, as plain JSON: `config_key` (the part of `gateau_key` before the colon), models
@@ -289,10 +302,11 @@ class _Runtime:
         canonical = json.dumps(nameless, sort_keys=True)
         self.config_key = hashlib.sha256(canonical.encode()).hexdigest()[:16]
         path = resolve_store_path(config.store)
-        self.store = MeasurementStore(path) if path is not None else None
+        self.store = open_store(path) if path is not None else None
         if self.store is not None:
             self.store.describe(self.config_key, self.description)
         self.length_check = _LengthCheck(self.pair, pair_config)
+        self.failed: dict[str, str] = {}  # sample key -> reason, where another process has tried
 
     def measure_rows(self, rows: list[Mapping]) -> list[dict[str, Any]]:
         """One dict of `COLUMNS` a row, in order; what the store has is not measured again."""
@@ -335,6 +349,8 @@ class _Runtime:
         return columns | {f"gateau_{name}": value for name, value in measured.items()}
 
     def _measure(self, sample: Sample) -> Measurement:
+        if sample.key in self.failed:
+            raise MeasureError(self.failed[sample.key])
         measurement = measure_sample(self.pair, sample, self.config.segment_length, self.batch_tokens)
         if self.store is not None:
             self.store.put(self.config_key, sample.key, measurement)

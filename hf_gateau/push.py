@@ -22,6 +22,7 @@ from .cards import escape, merge_readme, public_name, readme_metadata
 from .config import SelectConfig
 from .dataset_card import DEFAULT, dataset_card, folder_of
 from .files import SIDECAR
+from .folder_store import known_description
 from .hub import check_arrived, commit, license_of, open_repository, read_text, upload
 from .mixture import to_messages
 from .pull import record_at
@@ -31,7 +32,6 @@ from .redaction import redact
 from .samples import CONTENT_COLUMNS
 from .scored import ScoredRecord, changed_rows, compact, gateau_columns, rows_digest, split_record
 from .selection import select_rows, selection_record
-from .store import known_description
 
 
 if TYPE_CHECKING:

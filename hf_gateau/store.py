@@ -1,7 +1,8 @@
 """Measurements that survive a crash: one SQLite file, one row per sample and measuring configuration.
 
 A measured row is committed, and flushed to the disk, before the next one is measured. Many processes of one machine may
-write to the file at once (SQLite's write-ahead log). Nothing here ever deletes a row but `prune`, which is asked to.
+write to the file at once (SQLite's write-ahead log); for several machines there is `folder_store`. Nothing here ever
+deletes a row but `prune`, which is asked to.
 """
 
 import json
@@ -19,6 +20,7 @@ STORE_VARIABLE = "HF_GATEAU_STORE"
 OFF = ("off", "false", "no", "0")
 BUSY_TIMEOUT = 120.0  # seconds to wait for another process's commit
 KEYS_PER_QUERY = 500
+KEPT = "What was measured before is kept; run again to go on from there"
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS configurations (config_key TEXT PRIMARY KEY, description TEXT NOT NULL, created REAL NOT NULL)
@@ -64,12 +66,24 @@ def default_store_path() -> Path | None:
 
 
 def resolve_store_path(store: str | os.PathLike | bool | None) -> Path | None:
-    """The path of a `store` setting; None where it says that there is to be no store."""
+    """The path of a `store` setting; None where it says that there is to be no store.
+
+    A path that ends in a slash is a folder, for many machines (see `FolderStore`); it is made here.
+
+    Raises:
+        StoreError: the folder cannot be made.
+    """
     if store is None or store is True:
         return default_store_path()
     if store is False or str(store).lower() in OFF:
         return None
-    return Path(store).expanduser()
+    path = Path(store).expanduser()
+    if str(store).endswith("/"):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"The folder {path} of the measurement store cannot be made ({error}).") from error
+    return path
 
 
 class MeasurementStore:
@@ -144,6 +158,11 @@ class MeasurementStore:
             connection.execute("VACUUM")
         return deleted
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the file."""
+        return self.path.stat().st_size
+
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         """The process's own connection (SQLite's do not survive a fork), with SQLite's errors made plain."""
@@ -164,11 +183,10 @@ class MeasurementStore:
         return connection
 
     def _explain(self, error: Exception) -> str:
-        kept = "What was measured before is kept; run again to go on from there"
         text = str(error)
         if "full" in text or "No space" in text:
             return (
-                f"The disk of the measurement store {self.path} is full ({error}). {kept} once there is space, or "
+                f"The disk of the measurement store {self.path} is full ({error}). {KEPT} once there is space, or "
                 f"move the file and name its new place in {STORE_VARIABLE}."
             )
         if "malformed" in text or "not a database" in text or "no column" in text or "no such" in text:
@@ -177,23 +195,12 @@ class MeasurementStore:
                 f"run again, or name another place in {STORE_VARIABLE} ('off' for none)."
             )
         return (
-            f"The measurement store {self.path} cannot be used ({error}). {kept}, with {STORE_VARIABLE} naming a "
+            f"The measurement store {self.path} cannot be used ({error}). {KEPT}, with {STORE_VARIABLE} naming a "
             "file on a local disk that you can write to, or 'off'."
         )
 
     def __reduce__(self):
         return MeasurementStore, (self.path,)
-
-
-def known_description(config_key: str) -> dict | None:
-    """What a configuration key stands for, as far as the store of this machine knows; see `GateauScorer.describe`."""
-    path = resolve_store_path(None)
-    if path is None or not path.exists():
-        return None
-    for known in MeasurementStore(path).configurations():
-        if known["config_key"] == config_key:
-            return {"config_key": config_key, **known["description"]}
-    return None
 
 
 def _blob(values: list[float]) -> bytes:

@@ -88,6 +88,18 @@ def test_formatted_dataset_and_numpy_batches(scorer, rows, measured):
     assert_same(Dataset.from_list(rows).with_format("numpy").map(scorer, batched=True).with_format(None), measured)
     batch = {"messages": np.array([row["messages"] for row in rows[:3]] + [None], dtype=object)[:3]}
     assert scorer(batch)["gateau_key"] == [row["gateau_key"] for row in measured[:3]]
+    for i in range(3):  # arrays in an array, as Ray Data hands lists over
+        batch["messages"][i] = np.array(batch["messages"][i], dtype=object)
+    assert scorer(batch)["gateau_key"] == [row["gateau_key"] for row in measured[:3]]
+
+
+def test_arrow_table_keeps_its_own_columns(scorer, rows, measured):
+    import pyarrow as pa
+
+    table = scorer(pa.Table.from_pylist(rows))
+    assert_same(table.to_pylist(), measured)
+    assert table.drop_columns(list(COLUMNS)).to_pylist() == rows
+    assert scorer(table.select(["length"]))["gateau_error"].null_count == 0
 
 
 def test_explicit_columns(scorer, rows, measured):
