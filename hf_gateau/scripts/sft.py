@@ -19,7 +19,7 @@ from typing import Any
 from ..callbacks import GateauSelector
 from ..config import MeasureConfig, MixConfig, ModelPairConfig, RankConfig, ScoredConfig, SelectConfig, set_fields
 from ..formulas import needed_columns
-from ..hub import HubError, explained, open_repository
+from ..hub import explained, open_repository
 from ..mixture import load_short
 from ..selection import TOKEN_COLUMNS
 from .arguments import config_of, given_settings, make_parser, resolve_shipped
@@ -92,7 +92,7 @@ def clear_errors() -> Iterator[None]:
     """Wrong input ends with its message and status 2, without a traceback."""
     try:
         yield
-    except (ValueError, TypeError, OSError, HubError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError) as error:  # the last: of the Hub, of the store
         if os.environ.get("HF_GATEAU_TRACEBACK"):
             raise
         print(f"hf-gateau sft: {error}\n(HF_GATEAU_TRACEBACK=1 shows where.)", file=sys.stderr)
