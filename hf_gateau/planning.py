@@ -13,7 +13,7 @@ import numpy as np
 
 from .batches import READ_COLUMNS, BatchShape
 from .config import DEFAULT_SHORT_WINDOW, MeasureConfig, ModelPairConfig
-from .costs import PARTS, ModelShape, RowShape, Way, flops, model_shape, num_segments, pass_tokens, row_work
+from .costs import FEATURES, PARTS, ModelShape, RowShape, Way, flops, model_shape, num_segments, pass_tokens, row_work
 from .measure import _Runtime
 from .pilot import MEMORY_SHARE, TIMES, Pilot, PilotRow, load_and_warm_up, matrix_rate
 from .samples import Sample
@@ -113,7 +113,7 @@ class Job:
 
     def work(self) -> dict[str, np.ndarray]:
         """The work of each part over all rows."""
-        total = {part: np.zeros(5) for part in PARTS}
+        total = {part: np.zeros(len(FEATURES)) for part in PARTS}
         for row, weight in self.rows:
             for part, work in row_work(self.long, self.short, row, self.way).items():
                 total[part] += weight * work
@@ -162,7 +162,9 @@ def make_plan(
     Raises:
         ValueError: no row can be measured.
     """
+    started = time.perf_counter(), time.process_time()
     runtime = _Runtime(pair, measure)
+    opening = time.perf_counter() - started[0], time.process_time() - started[1]
     counted = count_rows(runtime, ds, sample_rows)
     if counted.not_measurable.total() == counted.num_rows:
         reasons = "; ".join(f"{reason} ({count} rows)" for reason, count in counted.not_measurable.most_common(3))
@@ -171,7 +173,8 @@ def make_plan(
     plan = _describe_rows(runtime, counted, way)
     if not counted.pending:
         return plan
-    loading = dict(zip(TIMES, load_and_warm_up(runtime, counted.pending[0][0]), strict=True))
+    loading = load_and_warm_up(runtime, counted.pending[0][0])
+    loading = {name: a + b for name, a, b in zip(TIMES, opening, loading, strict=True)}
     with runtime.pair.short() as short:
         shapes = model_shape(runtime.pair.long), model_shape(short)
     job = Job(tuple((RowShape.of(sample), weight) for sample, weight in counted.pending), *shapes, way)
