@@ -2,8 +2,8 @@
 
     python -m benchmarks.planning --output benchmarks/results/planning.md
 
-Each setting is planned in one process and measured in another, on the same rows without a store. Seconds are those of loading
-the models and measuring all rows, wall and CPU; memory is the most that was resident while rows were measured. Settings:
+Each setting is planned in one process and measured in another, on the same rows without a store. Seconds are those of all
+rows, wall and CPU, and of loading the models, CPU; memory is the most that was resident while rows were measured. Settings:
 
 - **tiny, checkpoint / window**: the quickstart's pair on its 200 planted rows
 - **SmolLM2, window / checkpoint**: SmolLM2-135M on real text, rows of 200 to 1,500 tokens; the checkpoint is itself
@@ -22,7 +22,9 @@ from . import common
 LENGTHS, RESPONSE = (200, 350, 500, 700, 1000, 1500), 40  # tokens of real rows, and of their responses
 CHARACTERS = 4  # of English prose to a token, about
 SETTINGS = ("tiny, checkpoint", "tiny, window", "SmolLM2, window", "SmolLM2, checkpoint")
-HEADER = "| setting | rows | pilot s | wall s, predicted / measured | CPU s, predicted / measured | GiB, predicted / measured |"
+COLUMNS = ("rows, wall s", "rows, CPU s", "loading, CPU s", "memory, GiB")
+HEADER = f"| setting | rows | pilot s | {' | '.join(COLUMNS)} |"
+ABOUT = "Predicted / measured = ratio.\n"
 
 
 def rows_and_settings(setting: str):
@@ -71,16 +73,15 @@ def run(setting: str) -> dict:
     ds, settings = rows_and_settings(setting)
     scorer = GateauScorer(**settings)
     measured = []
-    for part in (ds.select([0]), ds):  # the first row loads the models, after which the peak is set back
+    first_row = ds.select([0])
+    for part in (first_row, first_row, ds):  # with loading, without it, and all rows, with the peak set back
         common.reset_peak_rss()
         wall, cpu = time.perf_counter(), time.process_time()
         errors = part.map(scorer, batched=True)["gateau_error"]
         measured.append((time.perf_counter() - wall, time.process_time() - cpu))
         assert not any(errors), errors
-    first, all_rows = measured
-    loading = [x - y / len(ds) for x, y in zip(first, all_rows, strict=True)]
-    wall, cpu = (max(0, x) + y for x, y in zip(loading, all_rows, strict=True))
-    return {"wall": wall, "cpu": cpu, "peak": common.peak_rss_mib() * common.MIB}
+    (_, first), (_, again), (wall, cpu) = measured
+    return {"wall": wall, "cpu": cpu, "loading": first - again, "peak": common.peak_rss_mib() * common.MIB}
 
 
 def in_own_process(setting: str, what: str, pilot_seconds: float) -> dict:
@@ -93,8 +94,10 @@ def in_own_process(setting: str, what: str, pilot_seconds: float) -> dict:
 
 def row(setting: str, planned: dict, measured: dict) -> str:
     """One row of the table."""
-    peak = planned["memory"]["peak"] / 2**30, measured["peak"] / 2**30
-    pairs = (planned["seconds"]["total"], measured["wall"]), (planned["cpu_seconds"]["total"], measured["cpu"]), peak
+    wall, cpu = planned["seconds"], planned["cpu_seconds"]
+    predicted = wall["total"] - wall["loading"], cpu["total"] - cpu["loading"], cpu["loading"]
+    pairs = list(zip(predicted, (measured[name] for name in ("wall", "cpu", "loading")), strict=True))
+    pairs.append((planned["memory"]["peak"] / 2**30, measured["peak"] / 2**30))
     cells = [f"{a:.2f} / {b:.2f} = {a / b:.2f}" for a, b in pairs]
     return f"| {setting} | {planned['rows']['total']} | {planned['pilot']['seconds']:.0f} | {' | '.join(cells)} |"
 
@@ -109,11 +112,11 @@ def main() -> None:
     if args.child:
         setting = args.settings[0]
         return print(json.dumps(plan(setting, args.pilot_seconds) if args.child == "plan" else run(setting)))
-    lines = [common.torch_header("float32", common.default_model()), HEADER, "| --- |" + " ---: |" * 5]
+    lines = [common.torch_header("float32", common.default_model()), ABOUT, HEADER, "| --- |" + " ---: |" * 6]
     for setting in args.settings:
         results = [in_own_process(setting, what, args.pilot_seconds) for what in ("plan", "run")]
         lines.append(row(setting, *results))
-        print(lines[-1], json.dumps(results[0]["memory"]), flush=True)
+        print(lines[-1], flush=True)  # progress, in case the run is cut short
     print("\n".join(lines))
     if args.output:
         Path(args.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
