@@ -11,6 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from math import exp, isfinite, log
 from typing import Any
@@ -38,7 +39,11 @@ class MeasureError(RuntimeError):
 
 
 def measure_sample(
-    pair, sample: Sample, segment_length: int = 128, batch_tokens: int = CPU_BATCH_TOKENS
+    pair,
+    sample: Sample,
+    segment_length: int = 128,
+    batch_tokens: int = CPU_BATCH_TOKENS,
+    watch: Callable[[str], AbstractContextManager] = nullcontext,
 ) -> Measurement:
     """All raw numbers of one sample, from as few passes as there can be.
 
@@ -50,6 +55,7 @@ def measure_sample(
         sample (`Sample`): the row.
         segment_length (`int`): L of Eqs. 3 and 4, in tokens.
         batch_tokens (`int`): most tokens in one batch of segments.
+        watch: makes the context that each part runs in, from its name: 'long', 'no_context', 'short' or 'segments'.
 
     Raises:
         MeasureError: the sample does not fit into memory, or the models give no finite numbers for it.
@@ -61,18 +67,20 @@ def measure_sample(
 
     try:
         attention = ResponseAttention(sample.context_start, sample.context_end, sample.response_start)
-        with pair.long_with_attention() as model:
+        with watch("long"), pair.long_with_attention() as model:
             response = torch.tensor(sample.response, device=model.device)
             whole = torch.tensor([sample.input_ids[: sample.response_end]], device=model.device)
             nll_long = response_nll(model, whole, response, full=True, response_attention=attention).item()
-        nll_no_context = _nll_after(pair.long, sample, [])
+        with watch("no_context"):
+            nll_no_context = _nll_after(pair.long, sample, [])
         seen = pair.short_context(sample)
         if pair.is_self_paired and len(seen) == len(sample.context):
             nll_short = nll_long  # the window shows everything: the same model on the same tokens
         else:
-            with pair.short() as model:
+            with watch("short"), pair.short() as model:
                 nll_short = _nll_after(model, sample, seen)
-        nll_segments = _segment_nlls(pair.long, sample, segment_length, batch_tokens)
+        with watch("segments"):
+            nll_segments = _segment_nlls(pair.long, sample, segment_length, batch_tokens)
     except torch.OutOfMemoryError as error:
         raise MeasureError(
             f"out of memory on {sample.response_end} tokens; lower max_length, or use a device with more"

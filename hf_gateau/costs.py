@@ -1,0 +1,211 @@
+"""What measuring a row costs in floating-point operations, from the sizes of the models and of the row. Arithmetic alone.
+
+For one forward pass over B sequences of T tokens, with R rows of logits each:
+
+    linear       2 B T x (weights that every token is multiplied with)
+    attention    4 B x (heads x head size) x (pairs of a query and a key that are computed) per layer, outside of the rows
+                 whose weights are collected; T (T + 1) / 2 pairs without a sliding window
+    weights      the same on the rows whose weights are collected: the response's, in the long pass
+    head         2 B R x hidden size x vocabulary
+
+A backward pass there is none. Norms, RoPE, softmax and cross-entropy are not counted; their time goes with the tokens', and
+so into the rate of `linear`.
+"""
+
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import NamedTuple
+
+import numpy as np
+
+
+PARTS = ("long", "no_context", "short", "segments")  # in the order in which a row's passes run
+FEATURES = ("passes", "linear", "attention", "weights", "head")  # number of passes, then floating-point operations
+
+
+class LayerShape(NamedTuple):
+    """One attention layer: heads times head size, heads, and its sliding window in tokens (None: it sees everything)."""
+
+    width: int
+    heads: int
+    window: int | None
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the cost of a forward pass depends on.
+
+    Attributes:
+        linear (`int`): weights that every token is multiplied with in the decoder; of experts, those of the chosen.
+        head (`int`): weights of the language-model head.
+        layers: every kind of attention layer, with how many there are.
+        sdpa (`bool`): whether rows without weights go through SDPA; else through the eager function, in chunks.
+        weights_per_chunk (`int`): elements of one chunk of attention weights.
+    """
+
+    linear: int
+    head: int
+    layers: tuple[tuple[LayerShape, int], ...]
+    sdpa: bool
+    weights_per_chunk: int
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """The tokens of one row."""
+
+    prefix: int
+    context: int
+    instruction: int
+    response: int
+
+    @property
+    def length(self) -> int:
+        """All tokens that are measured."""
+        return self.prefix + self.context + self.instruction + self.response
+
+    def cut(self, max_length: int) -> "RowShape":
+        """The row with its context cut to fit `max_length` tokens, as far as its context allows."""
+        return replace(self, context=max(0, self.context - max(0, self.length - max_length)))
+
+    @classmethod
+    def of(cls, sample) -> "RowShape":
+        """The shape of a `Sample`."""
+        borders = (0, sample.context_start, sample.context_end, sample.response_start, sample.response_end)
+        return cls(*(end - start for start, end in zip(borders, borders[1:], strict=False)))
+
+
+@dataclass(frozen=True)
+class Way:
+    """How rows are measured.
+
+    Attributes:
+        segment_length, batch_tokens (`int`): tokens in a segment, most tokens in a batch of segments.
+        short_window (`int`, *optional*): tokens that the short sibling sees; None: all.
+        self_paired (`bool`): whether the siblings differ by the window alone, so that a row that fits it needs no short pass.
+    """
+
+    segment_length: int
+    batch_tokens: int
+    short_window: int | None
+    self_paired: bool
+
+
+class Forward(NamedTuple):
+    """`count` forward passes over `batch` sequences of `tokens` tokens."""
+
+    count: int
+    batch: int
+    tokens: int
+
+
+def forwards(row: RowShape, way: Way) -> dict[str, list[Forward]]:
+    """The forward passes that each of `PARTS` is made of; no entry where a row needs no short pass."""
+    fixed = row.length - row.context - 1  # the last response token predicts nothing
+    seen = row.context
+    if way.short_window is not None:
+        seen = min(seen, max(0, way.short_window - row.instruction))
+    passes = {"long": [Forward(1, 1, row.length)], "no_context": [Forward(1, 1, fixed)]}
+    if not (way.self_paired and seen == row.context):
+        passes["short"] = [Forward(1, 1, fixed + seen)]
+    return passes | {"segments": _segment_forwards(row, way, fixed)}
+
+
+def _segment_forwards(row: RowShape, way: Way, fixed: int) -> list[Forward]:
+    num_full, rest = divmod(row.context, way.segment_length)
+    size = max(1, way.batch_tokens // (fixed + way.segment_length))
+    num_batches, left_over = divmod(num_full, size)
+    found = [Forward(num_batches, size, fixed + way.segment_length), Forward(1, left_over, fixed + way.segment_length)]
+    found.append(Forward(1, int(rest > 0), fixed + rest))
+    return [forward for forward in found if forward.count and forward.batch]
+
+
+def num_segments(row: RowShape, way: Way) -> int:
+    """Segments of the row's context; the last may be shorter."""
+    return ceil(row.context / way.segment_length)
+
+
+def pass_tokens(row: RowShape, way: Way) -> dict[str, int]:
+    """Most tokens in one forward pass of each part: what its activations grow with."""
+    return {part: max((x.batch * x.tokens for x in found), default=0) for part, found in forwards(row, way).items()}
+
+
+def row_work(long: ModelShape, short: ModelShape, row: RowShape, way: Way) -> dict[str, np.ndarray]:
+    """The work of each part of one row: arrays of `FEATURES`."""
+    work = {}
+    for part, found in forwards(row, way).items():
+        model = short if part == "short" else long
+        split = row.length - row.response if part == "long" else None
+        each = [x.count * forward_work(model, x.batch, x.tokens, row.response, split) for x in found]
+        work[part] = sum(each, np.zeros(len(FEATURES)))
+    return work
+
+
+def forward_work(model: ModelShape, batch: int, tokens: int, num_logits: int, split: int | None = None) -> np.ndarray:
+    """The work of one forward pass: an array of `FEATURES`.
+
+    Args:
+        num_logits (`int`): rows of logits in each sequence.
+        split (`int`, *optional*): first row whose attention weights are collected; None: none are.
+    """
+    attention = weights = 0
+    start = tokens if split is None else split
+    for layer, count in model.layers:
+        attention += 4 * count * layer.width * batch * _pairs(model, layer, batch, tokens, start)
+        weights += 4 * count * layer.width * batch * _chunked_pairs(model, layer, batch, start, tokens, tokens)
+    linear, head = 2 * batch * tokens * model.linear, 2 * batch * num_logits * model.head
+    return np.array([1, linear, attention, weights, head], float)
+
+
+def flops(work: np.ndarray) -> float:
+    """Floating-point operations of some work."""
+    return float(work[1:].sum())
+
+
+def _pairs(model: ModelShape, layer: LayerShape, batch: int, tokens: int, end: int) -> int:
+    """Pairs of a query before `end` and a key that are computed: a triangle where SDPA knows the mask, else chunks."""
+    if model.sdpa and (layer.window is None or tokens <= layer.window):
+        return end * (end + 1) // 2
+    return _chunked_pairs(model, layer, batch, 0, end, tokens)
+
+
+def _chunked_pairs(model: ModelShape, layer: LayerShape, batch: int, start: int, end: int, tokens: int) -> int:
+    """The same for rows that go in chunks, each of which computes a rectangle; see `attention._Layer.chunks`."""
+    window = layer.window or tokens
+    step = max(1, model.weights_per_chunk // (batch * layer.heads * min(window, tokens)))
+    first_rows = np.arange(start, end, step)
+    ends = np.minimum(first_rows + step, end)
+    return int(((ends - first_rows) * (ends - np.maximum(first_rows - window + 1, 0))).sum())
+
+
+def model_shape(model) -> ModelShape:
+    """The shape of a loaded model of transformers, from its actual parameters."""
+    from collections import Counter
+
+    from .attention import WEIGHTS_PER_CHUNK
+
+    config, decoder = model.config.get_text_config(), model.get_decoder()
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    layers = [module for module in decoder.modules() if hasattr(module, "is_causal") and hasattr(module, "scaling")]
+    window = getattr(config, "sliding_window", None)  # of all layers, where they do not say it themselves
+    counted = Counter(LayerShape(width, heads, getattr(layer, "sliding_window", window)) for layer in layers)
+    sinks = any(hasattr(layer, "sinks") for layer in layers)
+    return ModelShape(
+        linear=_linear_weights(decoder, config),
+        head=config.hidden_size * config.vocab_size,
+        layers=tuple(counted.items()),
+        sdpa=not sinks and getattr(config, "attn_logit_softcapping", None) is None,
+        weights_per_chunk=WEIGHTS_PER_CHUNK,
+    )
+
+
+def _linear_weights(decoder, config) -> int:
+    """Weights of the linear layers, and of the experts' (one tensor of three dimensions for all) the share that a token meets."""
+    from torch import nn
+
+    linear = sum(x.in_features * x.out_features for x in decoder.modules() if isinstance(x, nn.Linear))
+    routers = sum(x.numel() for name, x in decoder.named_parameters() if name.endswith("router.weight"))
+    experts = [x for x in decoder.parameters() if x.dim() == 3]
+    chosen = getattr(config, "num_experts_per_tok", None) or 1
+    return linear + routers + sum(x.numel() * chosen // x.shape[0] for x in experts)

@@ -1,0 +1,133 @@
+"""Arithmetic of costs against torch's own count of floating-point operations, and by hand."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hf_gateau.config import ModelPairConfig
+from hf_gateau.costs import (
+    PARTS,
+    Forward,
+    LayerShape,
+    ModelShape,
+    RowShape,
+    Way,
+    flops,
+    forward_work,
+    forwards,
+    model_shape,
+    num_segments,
+    pass_tokens,
+    row_work,
+)
+from hf_gateau.measure import measure_sample
+from hf_gateau.models import ModelPair
+from hf_gateau.samples import Sample
+
+from .conftest import make_model
+
+
+SAMPLE = Sample([7 + i % 50 for i in range(330)], 5, 265, 285, 330)  # 260 tokens of context, 20 and 45 after it
+ROW = RowShape(5, 260, 20, 45)
+SIBLINGS = [{"short_window": 100}, {"short_window": 4096}, {"short_rope_scale": 8.0}]
+
+
+def causal_sdpa(query, key, value, dropout=0.0, is_causal=False, **kwargs) -> int:
+    """torch counts nothing for the CPU's kernel; of a causal square it computes the triangle."""
+    batch, heads, rows, size = query
+    return 4 * batch * heads * size * (rows * (rows + 1) // 2 if is_causal else rows * key[2])
+
+
+def grouped_mm(rows, weights, *args, **kwargs) -> int:
+    """Experts' products, which torch does not count either: every row meets the weights of one expert."""
+    return 2 * rows[0] * weights[1] * weights[2]
+
+
+def counted(pair, sample, segment_length, batch_tokens) -> dict[str, int]:
+    """Floating-point operations of each part as torch counts them."""
+    found, aten = {}, torch.ops.aten
+    uncounted = {aten._scaled_dot_product_flash_attention_for_cpu: causal_sdpa, aten._grouped_mm: grouped_mm}
+
+    @contextmanager
+    def watch(part):
+        with FlopCounterMode(display=False, custom_mapping=uncounted) as counter:
+            yield
+        found[part] = counter.get_total_flops()
+
+    measure_sample(pair, sample, segment_length, batch_tokens, watch)
+    return found
+
+
+def computed(pair, row, way) -> dict[str, float]:
+    with pair.short() as short:
+        shapes = model_shape(pair.long), model_shape(short)
+    return {part: flops(work) for part, work in row_work(*shapes, row, way).items()}
+
+
+@pytest.mark.parametrize("sibling", SIBLINGS)
+def test_parts_against_torch(sibling, tiny_model):
+    pair = ModelPair(ModelPairConfig(long_model=tiny_model, device="cpu", **sibling))
+    way = Way(64, 300, sibling.get("short_window"), pair.is_self_paired)
+    expected = counted(pair, SAMPLE, 64, 300)
+    assert computed(pair, ROW, way) == pytest.approx(expected, rel=0.01)
+    assert ("short" in expected) == (sibling != {"short_window": 4096})
+
+
+@pytest.mark.parametrize(
+    "architecture", ["qwen3", "mistral", "gemma2", "gemma3_text", "gpt_neox", "gpt_oss", "granite"]
+)
+def test_architectures_against_torch(architecture, tokenizer, tmp_path):
+    pair = ModelPair(ModelPairConfig(long_model=make_model(architecture, tmp_path, tokenizer), short_window=100))
+    expected = counted(pair, SAMPLE, 64, 300)
+    assert computed(pair, ROW, Way(64, 300, 100, True)) == pytest.approx(expected, rel=0.03)
+
+
+def test_a_short_checkpoint_of_another_size(tiny_model, tokenizer, tmp_path):
+    short = make_model("llama", tmp_path, tokenizer, num_hidden_layers=1)
+    pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_model=short, device="cpu"))
+    assert computed(pair, ROW, Way(64, 300, None, False)) == pytest.approx(counted(pair, SAMPLE, 64, 300), rel=0.01)
+
+
+def test_row_shape_of_a_sample_and_cut():
+    assert RowShape.of(SAMPLE) == ROW and ROW.length == 330
+    assert ROW.cut(300).context == 230 and ROW.cut(400) == ROW and ROW.cut(10).context == 0
+
+
+def test_forwards_by_hand():
+    """Four segments of 64 in batches of two (2 x 133 tokens fit 300), then one of 4."""
+    found = forwards(ROW, Way(64, 300, 100, True))
+    assert list(found) == list(PARTS)
+    assert found["long"] == [Forward(1, 1, 330)] and found["no_context"] == [Forward(1, 1, 69)]
+    assert found["short"] == [Forward(1, 1, 69 + 80)]
+    assert found["segments"] == [Forward(2, 2, 133), Forward(1, 1, 73)]
+    assert num_segments(ROW, Way(64, 300, 100, True)) == 5
+    assert pass_tokens(ROW, Way(64, 300, 100, True)) == {"long": 330, "no_context": 69, "short": 149, "segments": 266}
+    assert forwards(RowShape(5, 0, 20, 45), Way(64, 300, None, False))["segments"] == []
+
+
+def test_forward_work_by_hand():
+    model = ModelShape(1000, 500, ((LayerShape(8, 2, None), 3),), sdpa=True, weights_per_chunk=1 << 21)
+    work = forward_work(model, batch=2, tokens=10, num_logits=4)
+    assert work.tolist() == [1, 2 * 2 * 10 * 1000, 4 * 3 * 8 * 2 * 55, 0, 2 * 2 * 4 * 500]
+    work = forward_work(model, batch=1, tokens=10, num_logits=4, split=6)
+    assert work.tolist()[2:4] == [4 * 3 * 8 * 21, 4 * 3 * 8 * 4 * 10]
+
+
+def test_chunks_shrink_what_a_long_row_computes():
+    whole, chunked = (
+        ModelShape(0, 0, ((LayerShape(8, 2, 50), 1),), sdpa=True, weights_per_chunk=limit) for limit in (1 << 30, 1000)
+    )
+    assert forward_work(whole, 1, 400, 0)[2] == 4 * 8 * 400 * 400
+    assert forward_work(chunked, 1, 400, 0)[2] < 4 * 8 * 400 * 60
+
+
+def test_no_part_needs_torch_at_import():
+    import subprocess
+    import sys
+
+    code = "import sys, hf_gateau.costs; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert np.isclose(flops(np.array([5, 1, 2, 3, 4])), 10)
