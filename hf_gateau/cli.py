@@ -305,7 +305,7 @@ def select(data: str, rows: DataArguments, out: OutputArguments, config: SelectC
 
 
 def push(data: str, repo_id: str, rows: DataArguments, what: PushArguments, config: RankConfig) -> None:
-    """Push measured rows to the Hub, all of them and the best of them, with a card that says how they were scored. Rows that
+    """Push measured rows to the Hub. All of them and the best of them, with a card that says how they were scored. Rows that
     are not ranked yet are ranked first. A push that was cut off changes nothing; give it again. Example:
     hf-gateau push ranked.parquet me/LongAlign-10k-gateau"""
     from .push import push_scored
@@ -319,7 +319,7 @@ def push(data: str, repo_id: str, rows: DataArguments, what: PushArguments, conf
 
 
 def pull(repo_id: str, rows: DataArguments, out: OutputArguments) -> None:
-    """Load rows that somebody has scored and pushed, check that they are those that were scored, and write them here, to be
+    """Load rows that somebody has scored and pushed. They are checked to be those that were scored, and written here, to be
     ranked in any way without a model. Example:
     hf-gateau pull them/LongAlign-10k-gateau -o scored.parquet"""
     from .files import check_output, save_rows, sidecar_of
