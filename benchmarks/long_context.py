@@ -19,7 +19,7 @@ import torch
 from hf_gateau.attention import ATTENTION_NAME, ResponseAttention
 from hf_gateau.costs import RowShape, Way, flops, model_shape, row_work
 from hf_gateau.perplexity import response_nll
-from hf_gateau.pilot import matrix_rate
+from hf_gateau.pilot import Memory, matrix_rate, synchronise
 from hf_gateau.samples import Sample
 from hf_gateau.segments import segment_nlls
 
@@ -92,19 +92,14 @@ def straight(model, sample: Sample) -> None:
 
 def timed(call: Callable[[], object], device: torch.device, num_repeats: int) -> tuple[float, float]:
     """Median seconds of the repeats after a first one, and the peak of memory in GiB, the model included."""
-    seconds = []
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        common.reset_peak_rss()
+    seconds, memory = [], Memory(device)
+    memory.reset_peak()
     for _ in range(num_repeats + 1):
         started = time.perf_counter()
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronise(device)
         seconds.append(time.perf_counter() - started)
-    peak = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else common.peak_rss_mib() / 1024
-    return sorted(seconds[1:])[num_repeats // 2], peak
+    return sorted(seconds[1:])[num_repeats // 2], memory.peak() / GIB
 
 
 def rows_of(model, args: argparse.Namespace, context: int, rate: float) -> list[list[str]]:
@@ -154,10 +149,8 @@ def main() -> None:
     model = random_model(args.shape, dtype, device)
     rate = matrix_rate(device, dtype)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else common.hardware()
-    print(
-        f"{name}. A {args.shape} Llama, random weights, {args.dtype}; matrix rate {rate / 1e12:.2f} TFLOP/s.\n",
-        flush=True,
-    )
+    about = f"{name}. A {args.shape} Llama, random weights, {args.dtype}; matrix rate {rate / 1e12:.2f} TFLOP/s."
+    print(f"{about}\n", flush=True)
     lines = ["| " + " | ".join(HEADER) + " |", "| ---: | --- | ---: | ---: | ---: | ---: |"]
     print("\n".join(lines), flush=True)
     for context in args.contexts:
@@ -165,7 +158,6 @@ def main() -> None:
             lines.append("| " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)
     if args.output:
-        about = f"{name}. A {args.shape} Llama, random weights, {args.dtype}; matrix rate {rate / 1e12:.2f} TFLOP/s."
         Path(args.output).write_text("\n".join([about, "", *lines]) + "\n", encoding="utf-8")
 
 

@@ -4,8 +4,8 @@
 
 The server is the tests' own (tests/hub_server.py), so the network's share is left out: what is timed is ours, the client's
 hashing and reading, and this machine's disk. Each step runs in a process of its own. Anonymous memory leaves out the pages of
-memory-mapped files, which the system takes back when it needs them. Texts are pieces of a book of
-random words, four characters a token.
+memory-mapped files, which the system takes back when it needs them. Texts are pieces of a book
+of random words, four characters a token.
 """
 
 import argparse
@@ -98,6 +98,11 @@ def in_own_process(step: str, folder: Path, environment: dict[str, str]) -> dict
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def num_bytes(folder: Path) -> int:
+    """Size of all files of a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000)
@@ -121,9 +126,9 @@ def main() -> None:
         with HubServer(folder / "hub") as server:
             environment = {**os.environ, **server.environment(folder / "home")}
             for step in STEPS:
-                sent = sum(file.stat().st_size for file in (folder / "hub").rglob("*") if file.is_file())
+                before = num_bytes(folder / "hub")
                 found = in_own_process(step, folder, environment)
-                sent = sum(file.stat().st_size for file in (folder / "hub").rglob("*") if file.is_file()) - sent
+                sent = num_bytes(folder / "hub") - before
                 if found:
                     numbers = [found["seconds"], sent / 2**20, found["anonymous"]]
                     lines.append(f"| {step} | " + " | ".join(f"{number:,.0f}" for number in numbers) + " |")

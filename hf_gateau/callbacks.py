@@ -17,7 +17,7 @@ from transformers.trainer_callback import ExportableState
 
 from .cards import BEGIN
 from .config import MeasureConfig, ModelPairConfig, RankConfig, SelectConfig, did_you_mean
-from .folder_store import known_description
+from .folder_store import known_measuring
 from .formulas import needed_columns
 from .mixture import mix
 from .model_card import write_model_card
@@ -112,7 +112,7 @@ class GateauSelector(TrainerCallback, ExportableState):
             ds, description = self._ranked(ds)
         selected = select_rows(ds, self.select_config)
         self.record = selection_record(selected)
-        self.record.measuring = description or self.record.measuring or _known_measuring(self.record)
+        self.record.measuring = description or self.record.measuring or known_measuring(self.record.ranking)
         logger.info("GATEAU: %s", self.record.summary())
         return selected
 
@@ -304,12 +304,6 @@ def _trained_on(stateful_callbacks: dict[str, Any]) -> str | None:
     found = stateful_callbacks.get(GateauSelector.__name__)
     found = found[0] if isinstance(found, list) else found
     return (found or {}).get("attributes", {}).get("trained_on")
-
-
-def _known_measuring(record: SelectionRecord) -> dict[str, Any] | None:
-    """The models that measured the rows, as far as the store of this machine knows them."""
-    keys = (record.ranking or {}).get("measuring_configs", [])
-    return known_description(keys[0]) if len(keys) == 1 else None
 
 
 def _is_json(value: Any) -> bool:

@@ -26,13 +26,8 @@ REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 PLAIN = re.compile(r"[\w ,:;/@+=%()'-][\w .,:;/@+=%()'#-]*", re.ASCII)
 PUNCTUATION = re.compile(r"([\\`*_{}\[\]!|~$@^=#]|(?<=:)/(?=/)|(?<=www)\.)", re.IGNORECASE)  # and bare addresses
 MANY_CHARACTERS = 500
-YAML_STUMBLES = (
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    RecursionError,
-)  # what PyYAML raises besides its own
+# What PyYAML raises besides its own errors
+YAML_STUMBLES = (ValueError, LookupError, AttributeError, TypeError, RecursionError)
 KEYED = {"configs": "config_name", "model-index": "name"}  # metadata that are lists of entries with a name
 BLOCK = re.compile(f"{re.escape(BEGIN)}(?:(?!{re.escape(BEGIN)}).)*?{re.escape(END)}", re.DOTALL)
 WRITTEN = re.compile(r"<!-- gateau:metadata (\{.*\}) -->")
@@ -169,9 +164,8 @@ def merge_metadata(front: str, metadata: dict[str, Any], before: dict[str, Any])
     lines, added = front.splitlines(keepends=True), []
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
-    for name, (value, _) in merged.items():
-        if there.get(name) == value:
-            continue
+    changed = {name: value for name, (value, _) in merged.items() if there.get(name) != value}
+    for name, value in changed.items():
         text = "" if value is None else _dump({name: value})
         if name in spans:
             start, stop = spans[name]
@@ -179,7 +173,6 @@ def merge_metadata(front: str, metadata: dict[str, Any], before: dict[str, Any])
         else:
             added.append(text)
     front = "".join(lines) + "".join(added)
-    changed = {name: value for name, (value, _) in merged.items() if there.get(name) != value}
     expected = {name: value for name, value in (there | changed).items() if name not in changed or value is not None}
     found = _read_front_matter(front)[0]
     if {x: repr(y) for x, y in found.items()} != {x: repr(y) for x, y in expected.items()}:  # NaN is not NaN

@@ -243,11 +243,13 @@ def _spawn_workers(num_proc: int) -> None:
 
 
 def _print_measured(ds, seconds: float, output: str) -> None:
+    from .plan_text import clock
+
     table = ds.select_columns(["gateau_error", "gateau_num_context_tokens", "gateau_num_response_tokens"]).to_dict()
     errors = Counter(error for error in table["gateau_error"] if error is not None)
     tokens = sum(sum(filter(None, table[name])) for name in table if name != "gateau_error")
     rate = f"{len(ds) / seconds:,.2f} rows/s, {tokens / seconds:,.0f} tokens/s"
-    print(f"{len(ds) - errors.total()} of {len(ds)} rows measured in {_duration(seconds)} ({rate}): {output}")
+    print(f"{len(ds) - errors.total()} of {len(ds)} rows measured in {clock(seconds)} ({rate}): {output}")
     for reason, count in errors.most_common(10):
         print(f"  {count} not measured: {reason}")
     print(f"Next: {PROGRAM} rank {output} -o RANKED, then {PROGRAM} top RANKED")
@@ -291,9 +293,7 @@ def select(data: str, rows: DataArguments, out: OutputArguments, config: SelectC
     from .selection import select_rows, selection_record
 
     check_output(out.output)
-    ds = _load(data, rows)
-    if "gateau_rank" not in ds.column_names or order != RankConfig():
-        ds = _ranked(ds, order)
+    ds = _load_ranked(data, rows, order)
     kept = select_rows(ds, config)
     record = selection_record(kept)
     save_rows(kept, out.output, sidecar_of(kept))
@@ -310,9 +310,7 @@ def push(data: str, repo_id: str, rows: DataArguments, what: PushArguments, conf
     hf-gateau push ranked.parquet me/LongAlign-10k-gateau"""
     from .push import push_scored
 
-    ds = _load(data, rows)
-    if "gateau_rank" not in ds.column_names or config != RankConfig():
-        ds = _ranked(ds, config)
+    ds = _load_ranked(data, rows, config)
     configs = {f"top{100 * fraction:g}": fraction for fraction in what.fractions}
     settings = {"source": what.source, "license": what.license, "revision": what.branch, "create_pr": what.create_pr}
     print(f"Pushed: {push_scored(ds, repo_id, configs, private=what.private or None, **settings)}")
@@ -349,18 +347,23 @@ def _ranked(ds, config: RankConfig):
     return rank(ds, **config.arguments())
 
 
+def _load_ranked(data: str, rows: DataArguments, config: RankConfig):
+    """Rows in the order that they have, or, where they have none or the command line asks for another, in that one."""
+    ds = _load(data, rows)
+    return _ranked(ds, config) if "gateau_rank" not in ds.column_names or config != RankConfig() else ds
+
+
 def top(data: str, rows: DataArguments, shown: TopArguments, config: RankConfig) -> None:
     """Show the best and the worst samples, with their segments' importance and the attention paid to them."""
+    from .ranking import rank_order
     from .report import sample_text
 
-    ds = _load(data, rows)
-    if "gateau_rank" not in ds.column_names or config != RankConfig():
-        ds = _ranked(ds, config)
-    order = sorted((rank, i) for i, rank in enumerate(ds["gateau_rank"]) if rank is not None)
+    ds = _load_ranked(data, rows, config)
+    order = rank_order(ds["gateau_rank"])
     best, worst = order[: shown.num_samples], order[max(shown.num_samples, len(order) - shown.num_samples) :]
     for title, places in (("best", best), ("worst", worst)):
         print(f"The {len(places)} {title} of {len(order)} ranked samples\n")
-        for _, i in places:
+        for i in places:
             print(textwrap.indent(sample_text(ds[i], len(order), shown.width), "  "), end="\n\n")
 
 
@@ -371,9 +374,7 @@ def report(data: str, rows: DataArguments, page: ReportArguments, config: RankCo
     from .figures import write_figures
     from .page import write_report
 
-    ds = _load(data, rows)
-    if "gateau_rank" not in ds.column_names or config != RankConfig():
-        ds = _ranked(ds, config)
+    ds = _load_ranked(data, rows, config)
     settings = {"source_column": page.source_column}
     print(f"{write_report(ds, page.output, num_samples=page.num_samples, **settings)} written.")
     for path in write_figures(ds, page.figures, **settings) if page.figures else ():
@@ -445,11 +446,6 @@ def _load(data: str, rows: DataArguments):
     if not len(ds):
         raise ValueError(f"{data!r} has no rows.")
     return ds
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 def _parse(command: str, arguments: list[str]) -> list:

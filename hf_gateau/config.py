@@ -34,6 +34,13 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(map(repr, choices))}.")
 
 
+def _check_belongings(config: Any, owner: str, what: str) -> None:
+    """Refuse settings without the one that they belong to."""
+    settings = [name for name in set_fields(config) if name != owner]
+    if getattr(config, owner) is None and settings:
+        raise ValueError(f"{' and '.join(settings)} came without {owner}; name {what}, or leave them out.")
+
+
 def did_you_mean(name: object, known: Iterable[str], otherwise: str = "") -> str:
     """The end of a message about an unknown name: the nearest known one, if there is one near."""
     near = difflib.get_close_matches(str(name), list(known), 1)
@@ -203,9 +210,7 @@ class ScoredConfig:
     )
 
     def __post_init__(self):
-        settings = [name for name in vars(self) if name != "scored_dataset" and getattr(self, name) is not None]
-        if self.scored_dataset is None and settings:
-            raise ValueError(f"{' and '.join(settings)} came without scored_dataset; name it, or leave them out.")
+        _check_belongings(self, "scored_dataset", "it")
 
 
 @dataclass
@@ -369,9 +374,7 @@ class MixConfig:
     )
 
     def __post_init__(self):
-        settings = [name for name in vars(self) if name != "short_data" and getattr(self, name) is not None]
-        if self.short_data is None and settings:
-            raise ValueError(f"{' and '.join(settings)} came without short_data; name the data, or leave them out.")
+        _check_belongings(self, "short_data", "the data")
         if self.short_fraction is not None and self.short_token_share is not None:
             raise ValueError("short_fraction and short_token_share are both given; choose one.")
         if self.short_fraction is not None and not 0.0 < self.short_fraction <= 1.0:

@@ -164,7 +164,7 @@ def _pending(team: _Team, ds: Dataset, scorer: GateauScorer) -> list[tuple[int, 
     part = [
         (place, sample.key, sample.response_end)
         for place, (sample, is_kept) in zip(places, scorer.survey(ds.select(places)), strict=True)
-        if sample is not None and not is_kept
+        if not isinstance(sample, str) and not is_kept
     ]
     found = sorted(row for part in team.exchange(part) for row in part)
     return list({key: (place, key, num_tokens) for place, key, num_tokens in reversed(found)}.values())
@@ -174,12 +174,11 @@ def _measure_share(rows: Dataset, scorer: GateauScorer, team: _Team) -> dict[str
     """Measure rows into the store; returns the reasons of those that failed, by key."""
     from datasets.utils import tqdm
 
-    failed, options = (
-        {},
-        {"desc": f"Measuring, process 1 of {team.size}", "unit": " rows", "disable": not team.is_main},
-    )
-    columns = [name for name in READ_COLUMNS if name in rows.column_names]
-    for batch in tqdm(rows.select_columns(columns).with_format(None).iter(1), total=len(rows), **options):
+    failed = {}
+    readable = [name for name in READ_COLUMNS if name in rows.column_names]
+    batches = rows.select_columns(readable).with_format(None).iter(1)
+    shown = {"desc": f"Measuring, process 1 of {team.size}", "unit": " rows", "disable": not team.is_main}
+    for batch in tqdm(batches, total=len(rows), **shown):
         columns = scorer(batch)
         if columns["gateau_error"][0] is not None:
             failed[columns["gateau_key"][0].partition(":")[2]] = columns["gateau_error"][0]

@@ -16,7 +16,8 @@ from .config import RankConfig
 from .drawing import Figure, bars, bars_height, legend_above, points, save_png
 from .formulas import COMBINE, needed_columns, score
 from .ranked_rows import RankedRows, best_rows, length_ranges, num_kept_of, read_ranked, source_groups
-from .ranking import rank
+from .ranking import rank, rank_order
+from .records import column_of
 from .report import in_words, merge_segments, segment_measures
 
 
@@ -70,11 +71,10 @@ def segment_figures(ds: Dataset, num_samples: int = 2) -> list[Figure]:
     needed = ("gateau_rank", "gateau_segment_ppl", "gateau_segment_attention")
     if not set(needed) <= set(ds.column_names):
         return []
-    ranks = ds.select_columns(["gateau_rank"]).with_format(None)[:]["gateau_rank"]
-    order = [i for _, i in sorted((rank, i) for i, rank in enumerate(ranks) if rank is not None)]
+    order = rank_order(column_of(ds, "gateau_rank"))
     places = order if len(order) <= 2 * num_samples else [*order[:num_samples], *order[-num_samples:]]
     rows = ds.select_columns(list(needed)).with_format(None)
-    found = {f"rank {ranks[i]:,}": segment_measures(rows[i]) for i in places}
+    found = {f"rank {row['gateau_rank']:,}": segment_measures(row) for row in map(rows.__getitem__, places)}
     found = {label: measures for label, measures in found.items() if measures}
     if not found:
         return []

@@ -197,6 +197,12 @@ def known_description(config_key: str) -> dict | None:
     return None
 
 
+def known_measuring(ranking: dict | None) -> dict | None:
+    """The models that measured rows, by their ranking's record; None where several did, or nothing is known of them."""
+    keys = (ranking or {}).get("measuring_configs", [])
+    return known_description(keys[0]) if len(keys) == 1 else None
+
+
 def _read_new_lines(known: _Known, path: Path) -> None:
     offset = known.offsets.get(path, 0)
     with path.open("rb") as stream:

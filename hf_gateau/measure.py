@@ -230,20 +230,12 @@ class GateauScorer:
         """
         counts = {"kept": 0, "pending": 0, "unusable": 0}
         for sample, is_kept in self.survey(ds):
-            counts["unusable" if sample is None else "kept" if is_kept else "pending"] += 1
+            counts["unusable" if isinstance(sample, str) else "kept" if is_kept else "pending"] += 1
         return counts
 
-    def survey(self, ds) -> Iterator[tuple[Sample | None, bool]]:
-        """Each row of a dataset as token spans (None where it cannot be), and whether the store has it. Loads no model."""
-        runtime = self._runtime or _Runtime(self.pair_config, self.measure_config)
-        columns = [name for name in READ_COLUMNS if name in ds.column_names] or ds.column_names
-        for batch in ds.select_columns(columns).with_format(None).iter(ROWS_LAID_OUT):
-            rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-            laid_out = [runtime.lay_out(row) for row in rows]
-            keys = [sample.key for sample in laid_out if isinstance(sample, Sample)]
-            found = runtime.store.get(runtime.config_key, keys) if runtime.store is not None else {}
-            for sample in laid_out:
-                yield (sample, sample.key in found) if isinstance(sample, Sample) else (None, False)
+    def survey(self, ds) -> Iterator[tuple[Sample | str, bool]]:
+        """Each row of a dataset as token spans, or why it cannot be, and whether the store has it. Loads no model."""
+        return (self._runtime or _Runtime(self.pair_config, self.measure_config)).survey(ds)
 
     def describe(self) -> dict[str, Any]:
         """What the numbers come from, as plain JSON: `config_key` (the part of `gateau_key` before the colon), models
@@ -324,6 +316,17 @@ class _Runtime:
         pending = len(set(keys) - found.keys())
         with _Progress(len(rows), len(rows) - pending, self.rank) as progress:
             return [self._columns(row, sample, found, progress) for row, sample in zip(rows, laid_out, strict=True)]
+
+    def survey(self, ds) -> Iterator[tuple[Sample | str, bool]]:
+        """See `GateauScorer.survey`."""
+        columns = [name for name in READ_COLUMNS if name in ds.column_names] or ds.column_names
+        for batch in ds.select_columns(columns).with_format(None).iter(ROWS_LAID_OUT):
+            rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+            laid_out = [self.lay_out(row) for row in rows]
+            keys = [sample.key for sample in laid_out if isinstance(sample, Sample)]
+            found = self.store.get(self.config_key, keys) if self.store is not None else {}
+            for sample in laid_out:
+                yield sample, isinstance(sample, Sample) and sample.key in found
 
     def lay_out(self, row: Mapping) -> Sample | str:
         """The row as token spans, or why it cannot be."""

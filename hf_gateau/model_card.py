@@ -10,7 +10,6 @@ import os
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
 from functools import lru_cache
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from .cards import (
@@ -31,7 +30,7 @@ from .dataset_card import license_text, measuring_rows, ranking_rows, source_row
 from .hub import HubError, head_of, license_of, read_text
 from .models import commit_of
 from .redaction import redact
-from .selection import LIBRARIES, SelectionRecord
+from .selection import SelectionRecord, library_versions
 from .templates import render
 
 
@@ -177,7 +176,7 @@ def facts_of(
         hyperparameters=hyperparameters(args),
         results=_results(trainer.state.log_history),
         evaluated_on=dataset_name or next(filter(is_repo_id, trained_on), None),
-        versions={name: version(name) for name in LIBRARIES if _is_installed(name)},
+        versions=library_versions(),
         tags=[*getattr(trainer, "_tag_names", []), *tags],
     )
 
@@ -255,12 +254,6 @@ def _results(log_history: list[dict[str, Any]]) -> dict[str, float]:
         name.removeprefix(EVALUATION): x for entry in last for name, x in entry.items() if name.startswith(EVALUATION)
     }
     return {name: x for name, x in named.items() if not name.endswith(NO_RESULTS) and isinstance(x, (int, float))}
-
-
-def _is_installed(name: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
 
 
 # From facts to a card

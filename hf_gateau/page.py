@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from .drawing import Figure, to_svg
 from .figures import figures
-from .ranking import ranking_record
+from .ranking import rank_order, ranking_record
+from .records import column_of, commonest
 from .report import in_words, merge_segments, sample_texts, segment_measures, shortened
 from .samples import CONTENT_COLUMNS
 from .templates import render
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 MAX_BLOCKS = 60  # of a strip of segments: at 360 pixels, 5 pixels each
-MAX_REASONS = 20
 REASON_WIDTH, TEXT_WIDTH = 300, 600  # characters shown
 SETTINGS = ("method", "mode", "hmp", "cas", "combine", "alpha", "version")
 MEASURED = {  # column of a shown sample -> its name and digits after the point
@@ -79,7 +79,7 @@ def write_report(
 
 
 def _summary(ds: Dataset, record: dict | None) -> list[tuple[str, str]]:
-    num_ranked = sum(rank is not None for rank in _column(ds, "gateau_rank"))
+    num_ranked = sum(rank is not None for rank in column_of(ds, "gateau_rank"))
     rows = [("rows", f"{len(ds):,}"), ("ranked", f"{num_ranked:,}"), ("not ranked", f"{len(ds) - num_ranked:,}")]
     if record is None:
         return [*rows, ("made with", "not recorded with these data")]
@@ -87,18 +87,12 @@ def _summary(ds: Dataset, record: dict | None) -> list[tuple[str, str]]:
     return [*rows, ("measured by", ", ".join(record.get("measuring_configs", [])) or "not recorded")]
 
 
-def _column(ds: Dataset, name: str) -> list:
-    return ds.select_columns([name]).with_format(None)[:][name]
-
-
 def _reasons(ds: Dataset) -> list[tuple[str, str]]:
     """Why rows have no rank, the commonest reason first, and how many."""
     if "gateau_note" not in ds.column_names:
         return []
-    counts = Counter(shortened(note, REASON_WIDTH) for note in _column(ds, "gateau_note") if note is not None)
-    shown = counts.most_common(MAX_REASONS)
-    rest = counts.total() - sum(count for _, count in shown)
-    return [(reason, f"{count:,}") for reason, count in [*shown, *([("other reasons", rest)] if rest else [])]]
+    reasons = Counter(shortened(note, REASON_WIDTH) for note in column_of(ds, "gateau_note") if note is not None)
+    return [(reason, f"{count:,}") for reason, count in commonest(reasons).items()]
 
 
 def _figure(figure: Figure) -> dict[str, Any]:
@@ -122,13 +116,13 @@ def _cell(value: Any) -> str:
 
 def _groups(ds: Dataset, num_samples: int) -> list[dict[str, Any]]:
     """The best samples and the worst, none in both."""
-    order = sorted((rank, i) for i, rank in enumerate(_column(ds, "gateau_rank")) if rank is not None)
+    order = rank_order(column_of(ds, "gateau_rank"))
     shown = {"best": order[:num_samples], "worst": order[max(num_samples, len(order) - num_samples) :]}
     segments = ("gateau_rank", "gateau_segment_ppl", "gateau_segment_attention", "id")
     wanted = [name for name in (*segments, *MEASURED, *CONTENT_COLUMNS) if name in ds.column_names]
     rows = ds.select_columns(wanted).with_format(None)
     return [
-        {"name": name, "samples": [_sample(rows[i], len(order)) for _, i in places]}
+        {"name": name, "samples": [_sample(rows[i], len(order)) for i in places]}
         for name, places in shown.items()
         if places
     ]

@@ -26,8 +26,11 @@ def plan_text(plan: dict[str, Any]) -> str:
 
 def duration(seconds: float) -> str:
     """Hours, minutes and seconds; with a decimal below a minute, where whole seconds would hide the parts."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
+    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and whole seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .batches import READ_COLUMNS, BatchShape
+from .batches import READ_COLUMNS
 from .config import DEFAULT_SHORT_WINDOW, MeasureConfig, ModelPairConfig
 from .costs import FEATURES, PARTS, ModelShape, RowShape, Way, flops, model_shape, num_segments, pass_tokens, row_work
 from .measure import _Runtime
@@ -69,30 +69,28 @@ def count_rows(runtime, ds, sample_rows: int) -> Counted:
     """Lay rows out as tokens and look them up in the store; of more than `sample_rows` rows, so many (see `spread`)."""
     from datasets.utils import tqdm
 
-    ds = ds.select_columns([name for name in READ_COLUMNS if name in ds.column_names]).with_format(None)
     weights = dict.fromkeys(range(len(ds)), 1)
     if sample_rows < len(ds):
-        weights = spread([num_characters(row) for row in tqdm(ds, desc="Reading rows", leave=False)], sample_rows)
+        readable = ds.select_columns([name for name in READ_COLUMNS if name in ds.column_names]).with_format(None)
+        weights = spread(
+            [num_characters(row) for row in tqdm(readable, desc="Reading rows", leave=False)], sample_rows
+        )
     counted, seen = Counted(len(ds), len(weights)), set()
     started = time.perf_counter(), time.process_time()
-    bar = tqdm(weights.items(), desc="Laying out", leave=False)
-    for row, weight in ((_scorers_view(ds[i]), weight) for i, weight in bar):
-        _count(runtime, counted, seen, runtime.lay_out(row), weight)
+    rows = tqdm(runtime.survey(ds.select(list(weights))), total=len(weights), desc="Laying out", leave=False)
+    for (sample, is_kept), weight in zip(rows, weights.values(), strict=True):
+        _count(runtime, counted, seen, sample, is_kept, weight)
     elapsed = time.perf_counter() - started[0], time.process_time() - started[1]
     counted.seconds = {name: x * len(ds) / max(1, len(weights)) for name, x in zip(TIMES, elapsed, strict=True)}
     return counted
 
 
-def _scorers_view(row: dict) -> dict:
-    return BatchShape({name: [value] for name, value in row.items()}).rows[0]
-
-
-def _count(runtime, counted: Counted, seen: set, sample: Sample | str, weight: int) -> None:
+def _count(runtime, counted: Counted, seen: set, sample: Sample | str, is_kept: bool, weight: int) -> None:
     if isinstance(sample, str):
         counted.not_measurable[sample] += weight
     elif runtime.store is not None and sample.key in seen:
         counted.repeated += weight
-    elif runtime.store is not None and runtime.store.get(runtime.config_key, [sample.key]):
+    elif is_kept:
         counted.in_store += weight
     else:
         counted.pending.append((sample, weight))

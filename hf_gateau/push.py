@@ -22,7 +22,7 @@ from .cards import escape, merge_readme, public_name, readme_metadata
 from .config import SelectConfig
 from .dataset_card import DEFAULT, dataset_card, folder_of
 from .files import SIDECAR
-from .folder_store import known_description
+from .folder_store import known_measuring
 from .hub import check_arrived, commit, license_of, open_repository, read_text, upload
 from .mixture import to_messages
 from .pull import record_at
@@ -156,8 +156,7 @@ def _as_pushed(ds: Dataset) -> Dataset:
 
 def _split_entry(full: Dataset, source: str | None) -> dict[str, Any]:
     ranking, origin = ranking_record(full), {"repo_id": source} if source else origin_of(full) or {}
-    keys = ranking.get("measuring_configs", [])
-    measuring = find_record(full, "measuring") or (known_description(keys[0]) if len(keys) == 1 else None)
+    measuring = find_record(full, "measuring") or known_measuring(ranking)
     return split_record(full, ranking) | {
         "measuring": public_measuring(measuring),
         "source": origin.get("source") or origin or None,

@@ -30,7 +30,7 @@ from .formulas import (
     norm,
     parts_of,
 )
-from .records import attach_record, find_record, origin_of
+from .records import attach_record, commonest, find_record, origin_of
 
 
 if TYPE_CHECKING:
@@ -246,9 +246,6 @@ def _record(columns: dict, derived: dict, messages: list[str], config: RankConfi
     import pyarrow.compute as pc
 
     reasons = Counter(note for note in derived["gateau_note"] if note is not None)
-    unranked = dict(reasons.most_common(20))
-    if rest := reasons.total() - sum(unranked.values()):
-        unranked["other reasons"] = rest
     key = columns["gateau_key"]
     key = key.filter(pc.match_substring(key, ":"))
     colons = pc.min_max(pc.find_substring(key, ":")).as_py()
@@ -263,7 +260,7 @@ def _record(columns: dict, derived: dict, messages: list[str], config: RankConfi
         **{name: part if config.method == "gateau" else None for name, part in parts.items()},
         "seed": int(config.rank_seed),
         "num_ranked": len(derived["gateau_note"]) - reasons.total(),
-        "num_unranked": unranked,
+        "num_unranked": commonest(reasons),
         "measuring_configs": sorted(prefixes.unique().to_pylist()),
         "warnings": messages,
         "version": __version__,
@@ -290,6 +287,11 @@ def _attach(data: Dataset | pd.DataFrame, derived: dict[str, np.ndarray], record
     if (origin := origin_of(data)) is not None:  # which files would not tell any more
         attach_record(out, "origin", origin)
     return out
+
+
+def rank_order(ranks: list[int | None]) -> list[int]:
+    """Positions of the rows that have a rank, the best first; from the column `gateau_rank`."""
+    return [i for _, i in sorted((rank, i) for i, rank in enumerate(ranks) if rank is not None)]
 
 
 def ranking_record(data: Any) -> dict | None:

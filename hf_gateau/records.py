@@ -6,11 +6,26 @@ They live as comments in the dataset's description, which `datasets` keeps throu
 import json
 import logging
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 
 logger = logging.getLogger(__name__)
+
+MOST_REASONS = 20  # told one by one; errors can be long and many
+
+
+def column_of(ds, name: str) -> list:
+    """One column of a `Dataset` as Python values, whatever its format; no other is read."""
+    return ds.select_columns([name]).with_format(None)[:][name]
+
+
+def commonest(reasons: Counter) -> dict[str, int]:
+    """How often each reason was given, the commonest first, and the rare ones together."""
+    shown = dict(reasons.most_common(MOST_REASONS))
+    rest = reasons.total() - sum(shown.values())
+    return shown | ({"other reasons": rest} if rest else {})
 
 
 def _pattern(kind: str) -> re.Pattern:

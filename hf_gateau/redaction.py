@@ -44,7 +44,7 @@ def clear_secrets(*settings: Any) -> list[str]:
     cleared = []
     for part in settings:
         for name, value in list(vars(part).items()) if part is not None else ():
-            if isinstance(value, (str, Mapping, list)) and redact(value) != value:
-                setattr(part, name, None if isinstance(value, str) else redact(value))
+            if isinstance(value, (str, Mapping, list)) and (clean := redact(value)) != value:
+                setattr(part, name, None if isinstance(value, str) else clean)
                 cleared.append(name)
     return cleared

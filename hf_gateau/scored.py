@@ -13,6 +13,7 @@ import numpy as np
 
 from .batches import COLUMNS
 from .ranking import ARROW_TYPES, DERIVED_COLUMNS
+from .records import column_of, commonest
 from .samples import CONTENT_COLUMNS, content_hash
 
 
@@ -170,22 +171,18 @@ def changed_rows(ds: Dataset) -> list[int]:
     """Positions of the rows whose text is not what `gateau_content_hash` was made of; reads every text once."""
     if "gateau_content_hash" not in ds.column_names:
         return []
-    known = ds.select_columns(["gateau_content_hash"]).with_format(None)[:]["gateau_content_hash"]
-    pairs = zip(known, content_hashes(ds), strict=True)
+    pairs = zip(column_of(ds, "gateau_content_hash"), content_hashes(ds), strict=True)
     return [i for i, (then, now) in enumerate(pairs) if then is not None and then != now]
 
 
 def split_record(ds: Dataset, ranking: dict[str, Any] | None) -> dict[str, Any]:
     """The entry of one split in `ScoredRecord.splits`."""
-    errors = Counter(ds["gateau_error"] if "gateau_error" in ds.column_names else [None] * len(ds))
+    errors = Counter(column_of(ds, "gateau_error") if "gateau_error" in ds.column_names else [None] * len(ds))
     num_measured = errors.pop(None, 0)
-    shown = dict(errors.most_common(20))
-    if rest := errors.total() - sum(shown.values()):
-        shown["other reasons"] = rest
     return {
         "num_rows": len(ds),
         "num_measured": num_measured,
-        "errors": shown,
+        "errors": commonest(errors),
         "ranking": ranking,
         "digest": rows_digest(ds),
     }

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .config import SelectConfig, set_fields
-from .ranking import ranking_record
-from .records import attach_record, find_record, origin_of
+from .ranking import rank_order, ranking_record
+from .records import attach_record, column_of, commonest, find_record, origin_of
 from .samples import CONTENT_COLUMNS, content_hash
 
 
@@ -181,13 +181,13 @@ class _Columns:
     def __init__(self, ds: Dataset, config: SelectConfig):
         import numpy as np
 
-        ranks = _column(ds, "gateau_rank")
-        self.order = [i for _, i in sorted((rank, i) for i, rank in enumerate(ranks) if rank is not None)]
-        self.scores = np.array(_column(ds, "gateau_score"), dtype=float)
+        ranks = column_of(ds, "gateau_rank")
+        self.order = rank_order(ranks)
+        self.scores = np.array(column_of(ds, "gateau_score"), dtype=float)
         self.notes = [note or "not ranked" for rank, note in zip(ranks, _notes(ds), strict=True) if rank is None]
         self.tokens = self.stratum = None
         if all(name in ds.column_names for name in TOKEN_COLUMNS):
-            counts = [_column(ds, name) for name in TOKEN_COLUMNS]
+            counts = [column_of(ds, name) for name in TOKEN_COLUMNS]
             self.tokens = [(context or 0) + (response or 0) for context, response in zip(*counts, strict=True)]
         elif config.max_tokens is not None:
             raise ValueError(f"max_tokens needs the columns {', '.join(TOKEN_COLUMNS)}; measure the rows first.")
@@ -195,12 +195,8 @@ class _Columns:
             self.stratum = _strata(ds, config)
 
 
-def _column(ds: Dataset, name: str) -> list:
-    return ds.select_columns([name]).with_format(None)[:][name]
-
-
 def _notes(ds: Dataset) -> list:
-    return _column(ds, "gateau_note") if "gateau_note" in ds.column_names else [None] * len(ds)
+    return column_of(ds, "gateau_note") if "gateau_note" in ds.column_names else [None] * len(ds)
 
 
 def _strata(ds: Dataset, config: SelectConfig) -> list[str]:
@@ -210,7 +206,7 @@ def _strata(ds: Dataset, config: SelectConfig) -> list[str]:
 
     if config.strata not in ds.column_names:
         raise ValueError(f"There is no column {config.strata!r} to form strata of; the data have {ds.column_names}.")
-    values = _column(ds, config.strata)
+    values = column_of(ds, config.strata)
     numeric = all(value is None or (isinstance(value, Real) and not isinstance(value, bool)) for value in values)
     values = [None if value != value else value for value in values] if numeric else values  # NaN
     edges = config.strata_edges
@@ -281,11 +277,11 @@ def _checked_hashes(ds: Dataset, kept: list[int]) -> list[str]:
     """
     readable = [name for name in CONTENT_COLUMNS if name in ds.column_names]
     if not readable:
-        return _column(ds.select(kept), "gateau_key") if "gateau_key" in ds.column_names else []
+        return column_of(ds.select(kept), "gateau_key") if "gateau_key" in ds.column_names else []
     rows = ds.select_columns(readable).with_format(None).select(kept)
     hashes = [content_hash(row) for row in rows]
     if "gateau_content_hash" in ds.column_names:
-        measured = _column(ds.select(kept), "gateau_content_hash")
+        measured = column_of(ds.select(kept), "gateau_content_hash")
         changed = [i for i, old, new in zip(kept, measured, hashes, strict=True) if old is not None and old != new]
         if changed:
             raise ValueError(
@@ -311,7 +307,7 @@ def _select_from_stream(ds, config: SelectConfig):
         settings,
         ranking=ranking_record(ds),
         measuring=find_record(ds, "measuring"),
-        versions=_versions(),
+        versions={"hf_gateau": __version__, **library_versions()},
     )
     attach_record(out, "selection", asdict(record))
     return out
@@ -338,9 +334,7 @@ def _record(ds, columns: _Columns, kept: list[int], hashes: list[str], config: S
         }
 
     identity = json.dumps([len(ds), kept, hashes])
-    dropped = dict(Counter(columns.notes).most_common(20))
-    if rest := len(columns.notes) - sum(dropped.values()):
-        dropped["other reasons"] = rest
+    dropped = commonest(Counter(columns.notes))
     if below := len(columns.order) - len(kept):
         dropped[BELOW_THE_CUT] = below
     strata = {}
@@ -361,12 +355,13 @@ def _record(ds, columns: _Columns, kept: list[int], hashes: list[str], config: S
         strata=strata,
         scores=quantiles(columns.scores),
         tokens=quantiles(columns.tokens) if columns.tokens is not None else {},
-        versions=_versions(),
+        versions={"hf_gateau": __version__, **library_versions()},
     )
 
 
-def _versions() -> dict[str, str]:
-    found = {"hf_gateau": __version__}
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that this package stands on, those that are installed."""
+    found = {}
     for name in LIBRARIES:
         try:
             found[name] = version(name)
