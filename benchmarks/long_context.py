@@ -18,7 +18,8 @@ import torch
 
 from hf_gateau.attention import ATTENTION_NAME, ResponseAttention
 from hf_gateau.costs import RowShape, Way, flops, model_shape, row_work
-from hf_gateau.perplexity import response_nll
+from hf_gateau.packing import Limits
+from hf_gateau.perplexity import batch_nlls
 from hf_gateau.pilot import Memory, matrix_rate, synchronise
 from hf_gateau.samples import Sample
 from hf_gateau.segments import segment_nlls
@@ -58,22 +59,19 @@ def random_sample(context: int, response: int, vocab_size: int) -> Sample:
 
 
 def parts(model, sample: Sample, way: Way) -> dict[str, Callable[[], object]]:
-    """What measuring a sample is made of, each as a call; as `measure_sample` does them."""
-    device = model.device
-    response = torch.tensor(sample.response, device=device)
-    whole = torch.tensor([sample.input_ids], device=device)
+    """What measuring a sample is made of, each as a call; as `measure_samples` does them."""
     seen = sample.context[-max(1, SHORT_WINDOW - INSTRUCTION) :]
-    windowed = torch.tensor([sample.prefix + seen + sample.instruction + sample.response[:-1]], device=device)
+    windowed = sample.prefix + seen + sample.instruction
 
     def long():
-        attention = ResponseAttention(sample.context_start, sample.context_end, sample.response_start)
-        response_nll(model, whole, response, full=True, response_attention=attention)
+        attention = ResponseAttention([sample])
+        batch_nlls(model, [sample.prompt], [sample.response], full=True, response_attention=attention)
         attention.segment_means(way.segment_length)
 
     return {
         "long": long,
-        "short": lambda: response_nll(model, windowed, response),
-        "segments": lambda: segment_nlls(model, sample, way.segment_length, way.batch_tokens),
+        "short": lambda: batch_nlls(model, [windowed], [sample.response]),
+        "segments": lambda: segment_nlls(model, [sample], way.segment_length, Limits(way.batch_tokens)),
     }
 
 

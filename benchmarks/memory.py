@@ -22,13 +22,11 @@ WAYS = ("ours", "ours-windowed", "straight-by-layer", "straight")
 
 def measure(way: str, pairs, sample, segment_length: int) -> None:
     """Measure one sample in one of the ways."""
-    from hf_gateau.measure import measure_sample
-
-    from .scoring import check_fits, straight_parts
+    from .scoring import check_fits, measured, straight_parts
 
     full, windowed = pairs
     if way.startswith("ours"):
-        measure_sample(windowed if way == "ours-windowed" else full, sample, segment_length)
+        measured(windowed if way == "ours-windowed" else full, [sample], segment_length)
         return
     by_layer = way == "straight-by-layer"
     check_fits(full.long, sample.response_end, by_layer)

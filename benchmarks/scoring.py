@@ -5,7 +5,7 @@
 All ways take the same sample in one process, on the CPU, one after the other in each repeat, so that drift hits all
 alike. Medians over the repeats are printed.
 
-- **ours**: `measure_sample`, with a short checkpoint (the same weights loaded twice: a short pass over everything, the
+- **ours**: `measure_samples` of one, with a short checkpoint (the same weights loaded twice: a short pass over everything, the
   paper's setting), and with a windowed sibling (the same model on its last `--short-window` tokens).
 - **straight**: what one writes first, with transformers alone and without padding. `model(input_ids, labels=...)` (SDPA,
   logits on every position) for the short model, the long model, no context, and each segment by itself; one more pass
@@ -13,6 +13,8 @@ alike. Medians over the repeats are printed.
   memory, else read and reduced layer by layer with a hook. A windowed sibling saves it the same tokens as ours.
 - **released**: the same, with every long context padded to `--window` tokens and masked, as the public release pads to
   64,000. Segments and the pass without context are not padded to the window.
+- **sharing**: ours with `--questions` samples on the context at once, whose numbers are compared with those of each alone.
+  The straight way goes over the context for each of them, so its time is that of one, times the questions.
 - **floor**: the floating-point operations of the matrix products on our path, divided by the rate at which this machine
   multiplies matrices. For each pass over T tokens with R rows of logits:
 
@@ -31,17 +33,21 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from hf_gateau.measure import measure_sample
+from hf_gateau.packing import Limits
+from hf_gateau.passes import measure_samples
+from hf_gateau.runtime import CPU_BATCH_TOKENS
+from hf_gateau.samples import Sample
 
 from . import common
 
 
-WAYS = ("ours", "ours-windowed", "straight", "released")
+WAYS = ("ours", "ours-windowed", "sharing", "sharing-windowed", "straight", "released")
 GEMM_ROWS, GEMM_TRIES, GIB = 2000, 3, 1 << 30
 AGREEMENT = 1e-4  # relative, between the numbers of all ways, in float32
 MEMORY_SHARE = 0.8  # of the memory at hand that one pass may be expected to take
@@ -203,6 +209,22 @@ class GemmRate:
         return best
 
 
+# Our way
+
+
+def measured(pair, samples: list[Sample], segment_length: int) -> list[dict]:
+    """The raw numbers of some samples, measured together."""
+    return list(map(vars, measure_samples(pair, samples, segment_length, Limits(CPU_BATCH_TOKENS))))
+
+
+def questions_on(sample: Sample, num: int) -> list[Sample]:
+    """The sample, and others on its context: their instructions and responses are other stretches of its text."""
+    tail = len(sample.input_ids) - sample.context_end
+    starts = [sample.context_start + i * tail for i in range(num - 1)]
+    ids = [sample.input_ids[: sample.context_end] + sample.input_ids[start : start + tail] for start in starts]
+    return [sample, *(replace(sample, input_ids=other) for other in ids)]
+
+
 # Timing
 
 
@@ -244,9 +266,12 @@ class Context:
 
     def _call(self, way: str) -> Callable | None:
         length = self.args.segment_length
+        pair = self.windowed if way.endswith("windowed") else self.full
         if way.startswith("ours"):
-            pair = self.windowed if way == "ours-windowed" else self.full
-            return lambda: timed(lambda: vars(measure_sample(pair, self.sample, length)))
+            return lambda: timed(lambda: measured(pair, [self.sample], length)[0])
+        if way.startswith("sharing"):
+            questions = questions_on(self.sample, self.args.questions)
+            return lambda: timed(lambda: measured(pair, questions, length)[0])
         window = self.args.window if way == "released" else 0
         num_tokens = max(window, self.sample.response_end)
         try:
@@ -277,12 +302,12 @@ class Context:
         straight = values.pop("straight")
         windowed = straight | {"ppl_short": straight["ppl_short_windowed"]}
         for way, got in values.items():
-            self.deviations.append(deviation(got, windowed if way == "ours-windowed" else straight))
+            self.deviations.append(deviation(got, windowed if way.endswith("windowed") else straight))
 
     def median(self, way: str, windowed: bool) -> np.ndarray | None:
         """Median wall and CPU seconds of a way with one sibling; None where it was not timed."""
         unused = "ppl_short" if windowed else "ppl_short_windowed"
-        repeats = self.seconds.get(f"{way}-windowed" if way == "ours" and windowed else way)
+        repeats = self.seconds.get(f"{way}-windowed" if way in ("ours", "sharing") and windowed else way)
         if not repeats or (way == "released" and windowed):
             return None
         if isinstance(repeats[0], dict):
@@ -293,24 +318,18 @@ class Context:
         """One row of the table."""
         pair = self.windowed if windowed else self.full
         floor = needed_flops(pair, self.sample, self.args.segment_length) / np.median(self.rates, 0)
-        ours, straight, released = (self.median(way, windowed) for way in ("ours", "straight", "released"))
+        times = [self.median(way, windowed) for way in ("ours", "straight", "released", "sharing")]
+        ours, straight, released, sharing = times
         sibling = f"last {self.args.short_window}" if windowed else "checkpoint"
-        ratios = [ratio(ours, floor), ratio(straight, ours), ratio(released, ours)]
-        cells = [*ratios, *map(both, (ours, straight, released))]
+        sharing = None if sharing is None else sharing / self.args.questions
+        ratios = [ratio(ours, floor), ratio(straight, ours), ratio(straight, sharing), ratio(released, ours)]
+        cells = [*ratios, *map(both, times[:3]), both(sharing)]
         return [f"{len(self.sample.context):,}", sibling, both(floor), *cells]
 
 
-HEADER = (
-    "context",
-    "short sibling",
-    "floor s",
-    "ours/floor",
-    "straight/ours",
-    "released/ours",
-    "ours s",
-    "straight s",
-)
-HEADER = (*HEADER, "released s")
+TIMES = ("ours", "straight", "released", "sharing")
+RATIOS = ("ours/floor", "straight/ours", "straight/sharing", "released/ours")
+HEADER = ("context", "short sibling", "floor s", *RATIOS, *(f"{name} s" for name in TIMES))
 
 
 def both(seconds: np.ndarray | None) -> str:
@@ -327,7 +346,7 @@ def table(contexts: list[Context], rates: list[np.ndarray], num_repeats: int) ->
     lines = ["| " + " | ".join(cells) + " |" for cells in (HEADER, ["---:"] * len(HEADER), *rows)]
     wall, cpu = np.median(rates, 0) / 1e9
     about = (
-        f"Wall (CPU) seconds for one sample, medians of {num_repeats}. Matrix products: {wall:.0f} GFLOP a wall second, "
+        f"Wall (CPU) seconds for one sample (sharing: one of several on a context), medians of {num_repeats}. Matrix products: {wall:.0f} GFLOP a wall second, "
         f"{cpu:.0f} a CPU second. {agreement([x for context in contexts for x in context.deviations])}"
     )
     notes = [f"- {len(context.sample.context):,}: {'; '.join(context.notes)}" for context in contexts if context.notes]
@@ -348,6 +367,7 @@ def parse_arguments() -> argparse.Namespace:
     common.add_sample_arguments(parser)
     parser.add_argument("--contexts", type=int, nargs="+", default=[1024, 2048, 4096, 8192], help="tokens of context")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="what to time")
+    parser.add_argument("--questions", type=int, default=4, help="samples that share a context, in `sharing`")
     parser.add_argument("--repeats", type=int, default=3, help="timings of each way, of which the median is taken")
     parser.add_argument("--window", type=int, default=8192, help="tokens that the released way pads a context to")
     parser.add_argument(

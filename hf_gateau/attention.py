@@ -5,55 +5,79 @@ the model would, and on the response's query rows it uses the model's own eager 
 weights: the exact attention of any architecture (grouped heads, soft-capping, sinks, sliding windows), while no T x T
 matrix ever exists. Everything before the response goes through SDPA.
 
-Shapes: B batch, H heads, T tokens (keys), Q query rows of one chunk, R response tokens, S segments, C context tokens.
+Rows and keys are counted from the first token of the sequence, also where the keys of its beginning were kept from an
+earlier pass and only the rows after it are computed now.
+
+Shapes: B batch, H heads, K keys (all tokens so far), T rows computed now, Q rows of one chunk, C context tokens.
 """
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 
 import torch
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from .samples import Sample
+
 
 # A name with "sdpa" in it would make transformers refuse the models that SDPA itself cannot serve.
 ATTENTION_NAME = "gateau"
-WEIGHTS_PER_CHUNK = 1 << 21  # elements of one chunk of attention weights: 8 MiB in float32
+# Elements of one chunk of attention weights: 8 MiB in float32, which caches hold; on a GPU 512 MiB, which keep it busy.
+WEIGHTS_PER_CHUNK, WEIGHTS_PER_CHUNK_GPU = 1 << 21, 1 << 27
 
 
 class ResponseAttention:
-    """Collects the attention from the response's rows to the context's tokens over one forward pass of one sample.
+    """Collects the attention from the responses' rows to the contexts' tokens over one forward pass of some samples.
 
     Hand it to the model's decoder as the keyword argument `response_attention`.
 
     Args:
-        context_start, context_end (`int`): the context's token span.
-        response_start (`int`): the first response token; its row and all after it are the query rows.
+        samples: one for each sequence of the batch, in order; a response's row and all after it are query rows.
     """
 
-    def __init__(self, context_start: int, context_end: int, response_start: int):
-        self.context_start, self.context_end, self.response_start = context_start, context_end, response_start
-        self.total_C = torch.zeros(context_end - context_start, dtype=torch.float64)
+    def __init__(self, samples: Sequence[Sample]):
+        self.samples = samples
+        self.first_row = min(sample.response_start for sample in samples)
         self.num_layers = 0
+        end = max(sample.response_end for sample in samples)
+        self._share_BT = torch.zeros(len(samples), 1, 1, end - self.first_row)  # 1 / |y| on a sample's own rows
+        for share_T, sample in zip(self._share_BT[:, 0, 0], samples, strict=True):
+            rows = slice(sample.response_start - self.first_row, sample.response_end - self.first_row)
+            share_T[rows] = 1 / (sample.response_end - sample.response_start)
+        self._total_BK = None
 
-    def add(self, weights_BHQT: torch.Tensor, first_key: int, num_rows: int) -> None:
-        """Add a chunk of rows whose keys begin at `first_key`, averaged over heads and over all `num_rows` rows."""
-        start, end = max(self.context_start - first_key, 0), self.context_end - first_key
-        if end <= start:
-            return
-        mass = weights_BHQT[0, :, :, start:end].sum((0, 1)).double().cpu() / (weights_BHQT.shape[1] * num_rows)
-        self.total_C[first_key + start - self.context_start :] += mass
+    def add(self, weights_BHQK: torch.Tensor, first_row: int, first_key: int) -> None:
+        """Add a chunk of rows from `first_row` whose keys begin at `first_key`."""
+        device, (_, num_heads, num_rows, num_keys) = weights_BHQK.device, weights_BHQK.shape
+        if self._total_BK is None:
+            exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+            num_tokens = self.first_row + self._share_BT.shape[-1]
+            self._total_BK = torch.zeros(len(self.samples), num_tokens, dtype=exact, device=device)
+            self._share_BT = self._share_BT.to(device)
+        start = first_row - self.first_row
+        share_BQ = self._share_BT[..., start : start + num_rows].expand(-1, num_heads, -1, -1)
+        mass_BHK = torch.matmul(share_BQ.to(weights_BHQK.dtype), weights_BHQK)[:, :, 0]
+        total_BK = self._total_BK[:, first_key : first_key + num_keys]
+        total_BK += mass_BHK.sum(1, dtype=total_BK.dtype) / num_heads
 
-    def segment_means(self, segment_length: int) -> list[float]:
+    def segment_means(self, segment_length: int) -> list[list[float]]:
         """Mean attention per token of each segment, averaged over response tokens, heads and layers: Eq. 4 of
-        arXiv 2410.15633 before the softmax. One float per segment; the last segment over its own tokens."""
+        arXiv 2410.15633 before the softmax. For each sample one float per segment; the last segment over its own tokens."""
         if self.num_layers == 0:
             raise ValueError(
                 "No attention layer reported its weights: the model does not hand keyword arguments on to transformers' "
                 "attention interface. Use a model class from transformers itself."
             )
-        return [float(part.mean()) for part in (self.total_C / self.num_layers).split(segment_length)]
+        total_BK = self._total_BK.double().cpu() / self.num_layers
+        spans = [
+            total[sample.context_start : sample.context_end]
+            for total, sample in zip(total_BK, self.samples, strict=True)
+        ]
+        return [[float(part.mean()) for part in span.split(segment_length)] for span in spans]
 
 
 class RowMask:
@@ -96,37 +120,47 @@ def gateau_attention(
     serve (soft-capping, attention sinks), through the model's own eager function in chunks of rows.
     """
     kw.pop("output_attentions", None)
-    num_tokens = query.shape[2]
-    split = num_tokens if response_attention is None else response_attention.response_start
-    sdpa_serves = kw.get("softcap") is None and kw.get("s_aux") is None
     layer = _Layer(module, query, key, value, attention_mask, scaling, kw)
-    if attention_mask is None and sdpa_serves and split:
-        head = (x[:, :, :split] for x in (query, key, value))
-        outputs = [sdpa_attention_forward(module, *head, None, scaling=scaling, **kw)[0]]
-    else:
-        forward = layer.sdpa if sdpa_serves else layer.eager
-        outputs = [forward(*rows)[0] for rows in layer.chunks(0, split)]
+    split = layer.end if response_attention is None else max(layer.start, response_attention.first_row)
+    outputs = layer.plain(split)
     if response_attention is not None:
         response_attention.num_layers += 1
-        for start, end, first_key in layer.chunks(split, num_tokens):
+        for start, end, first_key in layer.chunks(split, layer.end):
             output, weights = layer.eager(start, end, first_key, float32=True)
-            response_attention.add(weights, first_key, num_tokens - split)
+            response_attention.add(weights, start, first_key)
             outputs.append(output)
     return torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0], None
 
 
 class _Layer:
-    """One layer's attention on some query rows."""
+    """One layer's attention on the rows from `start` to `end`, with the keys of all tokens up to there."""
 
     def __init__(self, module, query, key, value, mask: RowMask | None, scaling, kw: dict):
         self.module, self.query, self.key, self.value, self.mask = module, query, key, value, mask
         self.kw = {"scaling": scaling, **kw}
-        self.window = kw.get("sliding_window") or query.shape[2]
+        self.end = key.shape[2]
+        self.start = self.end - query.shape[2]
+        self.window = kw.get("sliding_window") or self.end
+
+    def plain(self, end: int) -> list[torch.Tensor]:
+        """The rows up to `end`, without their weights, by the fastest way that can serve this layer."""
+        if end == self.start:
+            return []
+        sdpa_serves = self.kw.get("softcap") is None and self.kw.get("s_aux") is None
+        if self.mask is not None or not sdpa_serves:
+            forward = self.sdpa if sdpa_serves else self.eager
+            return [forward(*rows)[0] for rows in self.chunks(self.start, end)]
+        if self.start == 0:
+            return [sdpa_attention_forward(self.module, *self._slices(0, end, 0), None, **self.kw)[0]]
+        if self.query.device.type == "cuda":
+            mask = causal_lower_right(end - self.start, end)  # SDPA's fast kernels know it, unlike a mask of numbers
+            return [sdpa_attention_forward(self.module, *self._slices(self.start, end, 0), mask, **self.kw)[0]]
+        return [self.sdpa(*rows)[0] for rows in self.chunks(self.start, end)]
 
     def chunks(self, start: int, end: int):
         """(start, end, first key) of chunks of query rows, bounded by the weights they give rise to."""
-        per_row = self.query.shape[0] * self.query.shape[1] * min(self.window, self.key.shape[2])
-        step = max(1, WEIGHTS_PER_CHUNK // per_row)
+        per_row = self.query.shape[0] * self.query.shape[1] * min(self.window, self.end)
+        step = max(1, weights_per_chunk(self.query.device) // per_row)
         for a in range(start, end, step):
             yield a, min(a + step, end), max(0, a - self.window + 1)
 
@@ -137,7 +171,8 @@ class _Layer:
         return (key <= torch.arange(start, end, device=key.device)[:, None])[None, None]
 
     def _slices(self, start: int, end: int, first_key: int):
-        return self.query[:, :, start:end], self.key[:, :, first_key:end], self.value[:, :, first_key:end]
+        query = self.query[:, :, start - self.start : end - self.start]
+        return query, self.key[:, :, first_key:end], self.value[:, :, first_key:end]
 
     def sdpa(self, start: int, end: int, first_key: int):
         slices = self._slices(start, end, first_key)
@@ -154,6 +189,11 @@ class _Layer:
             self.module, query.to(dtype), key.to(dtype), value.to(dtype), mask, **self.kw
         )
         return output.to(query.dtype), weights
+
+
+def weights_per_chunk(device: torch.device) -> int:
+    """Elements of attention weights that may exist at a time."""
+    return WEIGHTS_PER_CHUNK if device.type == "cpu" else WEIGHTS_PER_CHUNK_GPU
 
 
 def eager_attention_forward(module):

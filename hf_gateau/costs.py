@@ -12,11 +12,14 @@ A backward pass there is none. Norms, RoPE, softmax and cross-entropy are not co
 so into the rate of `linear`.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import NamedTuple
 
 import numpy as np
+
+from .packing import pack
 
 
 PARTS = ("long", "no_context", "short", "segments")  # in the order in which a row's passes run
@@ -113,11 +116,9 @@ def forwards(row: RowShape, way: Way) -> dict[str, list[Forward]]:
 
 def _segment_forwards(row: RowShape, way: Way, fixed: int) -> list[Forward]:
     num_full, rest = divmod(row.context, way.segment_length)
-    size = max(1, way.batch_tokens // (fixed + way.segment_length))
-    num_batches, left_over = divmod(num_full, size)
-    found = [Forward(num_batches, size, fixed + way.segment_length), Forward(1, left_over, fixed + way.segment_length)]
-    found.append(Forward(1, int(rest > 0), fixed + rest))
-    return [forward for forward in found if forward.count and forward.batch]
+    lengths = [fixed + way.segment_length] * num_full + [fixed + rest] * (rest > 0)
+    shapes = Counter((len(batch), lengths[batch[0]]) for batch in pack(lengths, way.batch_tokens))
+    return [Forward(count, *shape) for shape, count in shapes.items()]
 
 
 def num_segments(row: RowShape, way: Way) -> int:
@@ -170,7 +171,7 @@ def _pairs(model: ModelShape, layer: LayerShape, batch: int, tokens: int, end: i
 
 
 def _chunked_pairs(model: ModelShape, layer: LayerShape, batch: int, start: int, end: int, tokens: int) -> int:
-    """The same for rows that go in chunks, each of which computes a rectangle; see `attention._Layer.chunks`."""
+    """The same for rows that go in chunks, each of which computes a rectangle; see `chunks` in attention.py."""
     window = layer.window or tokens
     step = max(1, model.weights_per_chunk // (batch * layer.heads * min(window, tokens)))
     first_rows = np.arange(start, end, step)
@@ -180,9 +181,7 @@ def _chunked_pairs(model: ModelShape, layer: LayerShape, batch: int, start: int,
 
 def model_shape(model) -> ModelShape:
     """The shape of a loaded model of transformers, from its actual parameters."""
-    from collections import Counter
-
-    from .attention import WEIGHTS_PER_CHUNK
+    from .attention import weights_per_chunk
 
     config, decoder = model.config.get_text_config(), model.get_decoder()
     heads = config.num_attention_heads
@@ -196,7 +195,7 @@ def model_shape(model) -> ModelShape:
         head=config.hidden_size * config.vocab_size,
         layers=tuple(counted.items()),
         sdpa=not sinks and getattr(config, "attn_logit_softcapping", None) is None,
-        weights_per_chunk=WEIGHTS_PER_CHUNK,
+        weights_per_chunk=weights_per_chunk(model.device),
     )
 
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -68,17 +68,23 @@ class FolderStore:
             return dict(_read_rows({key: rows[key] for key in keys if key in rows}))
 
     def put(self, config_key: str, sample_key: str, measurement: Measurement) -> None:
-        """Append one measurement; it is on the disk when this returns. Measured twice, the first one stays."""
-        line = json.dumps({"key": sample_key, "created": time.time(), **asdict(measurement)}).encode() + b"\n"
+        """`put_all` of one."""
+        self.put_all(config_key, {sample_key: measurement})
+
+    def put_all(self, config_key: str, measurements: Mapping[str, Measurement]) -> None:
+        """Append measurements, by sample key; they are on the disk when this returns. Measured twice, the first one stays."""
+        created = time.time()
+        rows = [{"key": key, "created": created, **asdict(found)} for key, found in measurements.items()]
+        lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
         with self._explained():
             folder = self.path / config_key
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / self._own_name()
             is_new = not path.exists()
-            with path.open("ab+", buffering=0) as stream:  # opened and closed for each row: so NFS shows it to others
+            with path.open("ab+", buffering=0) as stream:  # opened and closed each time: so NFS shows it to others
                 if _is_torn(stream):
-                    line = b"\n" + line
-                if stream.write(line) != len(line):
+                    lines = b"\n" + lines
+                if stream.write(lines) != len(lines):
                     raise OSError(f"no space: {path} took only a part of a row")
                 os.fsync(stream.fileno())
             if is_new:

@@ -1,17 +1,24 @@
 """Eq. 1: how hard a response is, in nats per token. Logits exist on response rows only, one chunk at a time.
 
-Shapes: B batch, T tokens, R response tokens, N rows (B x R), D hidden size, V vocabulary.
+Shapes: B batch, T tokens, R response tokens, N response rows of all sequences, D hidden size, V vocabulary.
 """
 
+import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from .packing import Limits, pack
 
-LOGITS_PER_CHUNK = 1 << 24  # elements of one chunk of logits: 64 MiB in float32
+
+logger = logging.getLogger(__name__)
+
+# Elements of one chunk of logits, float32: 32 MiB, above which a CPU's allocator asks the system for fresh pages each time;
+# on a GPU 256 MiB.
+LOGITS_PER_CHUNK, LOGITS_PER_CHUNK_GPU = 1 << 23, 1 << 26
 
 
 def perplexity(nll: float) -> float:
@@ -22,35 +29,72 @@ def perplexity(nll: float) -> float:
         return math.inf
 
 
+def response_nlls(model, prompts: Sequence[list[int]], responses: Sequence[list[int]], limits: Limits) -> list[float]:
+    """Mean negative log-likelihood of responses after prompts, as `batch_nlls`, in batches of `limits.batch_tokens`.
+
+    Where memory runs out, that limit is halved, as long as a batch holds two sequences.
+    """
+    lengths = [len(prompt) + len(response) - 1 for prompt, response in zip(prompts, responses, strict=True)]
+    nlls, batches = [math.nan] * len(lengths), pack(lengths, limits.batch_tokens)[::-1]
+    while batches:
+        batch = batches.pop()
+        try:
+            found = batch_nlls(model, [prompts[i] for i in batch], [responses[i] for i in batch])
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            limits.batch_tokens = len(batch) * lengths[batch[0]] // 2
+            logger.warning("Out of memory: batches go on with %d tokens.", limits.batch_tokens)
+            left = [i for waiting in (batch, *batches[::-1]) for i in waiting]
+            parts = pack([lengths[i] for i in left], limits.batch_tokens)
+            batches = [[left[i] for i in part] for part in parts[::-1]]
+            continue
+        for place, nll in zip(batch, found.tolist(), strict=True):
+            nlls[place] = nll
+    return nlls
+
+
 @torch.inference_mode()
-def response_nll(model, input_ids_BT: torch.Tensor, response_R: torch.Tensor, *, full: bool = False, **kwargs):
-    """Mean negative log-likelihood of one response after each of B prompts: Eq. 1 of arXiv 2410.15633 before the exp.
+def batch_nlls(
+    model, prompts: Sequence[list[int]], responses: Sequence[list[int]], *, full: bool = False, **kwargs
+) -> torch.Tensor:
+    """Mean negative log-likelihood of B responses, each after its prompt: Eq. 1 of arXiv 2410.15633 before the exp.
 
     Args:
         model: a causal language model of transformers.
-        input_ids_BT: B prompts of equal length, each followed by the response without its last token, which predicts
-            nothing; with `full=True` by the whole response, when the last token's attention is wanted too.
-        response_R: token ids of the response.
+        prompts: token ids; at least one each. With `past_key_values`, what follows the tokens that those were made from.
+        responses: token ids; at least one each.
+        full (`bool`): let the last response tokens through the model too, which predict nothing, for their attention.
         kwargs: passed on to the model's decoder and its attention layers.
 
     Returns:
         `torch.Tensor` of shape (B,), float64, on the CPU, in nats per token.
     """
-    num_response = len(response_R)
-    outputs = model.get_decoder()(input_ids=input_ids_BT, use_cache=False, **kwargs)
+    cut = None if full else -1
+    sequences = [prompt + response[:cut] for prompt, response in zip(prompts, responses, strict=True)]
+    outputs = model.get_decoder()(input_ids=padded(sequences, model.device), use_cache=False, **kwargs)
     hidden_BTD = outputs.last_hidden_state
-    end = hidden_BTD.shape[1] - full
-    hidden_ND = hidden_BTD[:, end - num_response : end].flatten(0, 1)
-    targets_N = response_R.repeat(len(input_ids_BT))
-    nll_N = torch.empty(len(hidden_ND), dtype=torch.float64)
-    rows = max(1, LOGITS_PER_CHUNK // model.config.get_text_config().vocab_size)
+    starts = [len(prompt) - 1 for prompt in prompts]
+    hidden_ND = torch.cat(
+        [hidden_D[a : a + len(y)] for hidden_D, a, y in zip(hidden_BTD, starts, responses, strict=True)]
+    )
+    targets_N = torch.tensor([token for response in responses for token in response])
+    nll_N = torch.empty(len(targets_N), dtype=torch.float64)
+    limit = LOGITS_PER_CHUNK if hidden_ND.device.type == "cpu" else LOGITS_PER_CHUNK_GPU
+    num_chunks = math.ceil(len(targets_N) * model.config.get_text_config().vocab_size / limit)
     with language_model_head(model, type(outputs)) as head:
-        for chunk in (slice(a, a + rows) for a in range(0, len(hidden_ND), rows)):
-            logits = head(hidden_ND[chunk])
-            nll_N[chunk] = nn.functional.cross_entropy(
-                logits.float(), targets_N[chunk].to(logits.device), reduction="none"
-            ).cpu()
-    return nll_N.view(-1, num_response).mean(1)
+        for chunk in torch.arange(len(targets_N)).tensor_split(min(num_chunks, len(targets_N))):
+            rows = slice(int(chunk[0]), int(chunk[-1]) + 1)
+            logits = head(hidden_ND[rows])
+            targets = targets_N[rows].to(logits.device)
+            nll_N[rows] = nn.functional.cross_entropy(logits.float(), targets, reduction="none").double().cpu()
+    return torch.stack([nll.mean() for nll in nll_N.split([len(response) for response in responses])])
+
+
+def padded(sequences: Sequence[list[int]], device: torch.device | str) -> torch.Tensor:
+    """Token ids as one tensor (B, T), zeros after the shorter ones."""
+    length = max(map(len, sequences))
+    return torch.tensor([sequence + [0] * (length - len(sequence)) for sequence in sequences], device=device)
 
 
 @contextmanager

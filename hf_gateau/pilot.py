@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .costs import FEATURES, flops
-from .measure import MeasureError, measure_sample
+from .store import MeasureError
 
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the rows by their cost: those that the pilot measures, if time allows
@@ -242,9 +242,11 @@ class Pilot:
         return ROUNDS
 
     def _measure(self, row: PilotRow) -> list[Timing]:
+        from .passes import measure_sample
+
         watch = Stopwatch(self.device, self.gauge)
         config = self.runtime.config
-        measure_sample(self.runtime.pair, row.sample, config.segment_length, self.runtime.batch_tokens, watch)
+        measure_sample(self.runtime.pair, row.sample, config.segment_length, self.runtime.limits, watch)
         self.advance(row)
         return watch.timings
 
@@ -266,13 +268,14 @@ class Pilot:
 
 def load_and_warm_up(runtime, sample) -> tuple[float, float]:
     """Load both models and measure the beginning of a row; returns the seconds that it took, as `TIMES`."""
+    from .passes import measure_sample
     from .samples import truncate_context
 
     wall, cpu = time.perf_counter(), time.process_time()
     fixed = sample.response_end - len(sample.context)
     beginning = truncate_context(sample, min(sample.response_end, fixed + WARM_UP_CONTEXT))
     try:
-        measure_sample(runtime.pair, beginning, runtime.config.segment_length, runtime.batch_tokens)
+        measure_sample(runtime.pair, beginning, runtime.config.segment_length, runtime.limits)
     except MeasureError as error:
         raise ValueError(f"The models cannot measure {beginning.response_end} tokens: {error}.") from error
     with runtime.pair.short():  # loads it, where the beginning needed no short pass

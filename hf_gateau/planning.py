@@ -14,8 +14,8 @@ import numpy as np
 from .batches import READ_COLUMNS
 from .config import DEFAULT_SHORT_WINDOW, MeasureConfig, ModelPairConfig
 from .costs import FEATURES, PARTS, ModelShape, RowShape, Way, flops, model_shape, num_segments, pass_tokens, row_work
-from .measure import _Runtime
 from .pilot import MEMORY_SHARE, TIMES, Pilot, PilotRow, load_and_warm_up, matrix_rate
+from .runtime import Runtime
 from .samples import Sample
 
 
@@ -161,13 +161,13 @@ def make_plan(
         ValueError: no row can be measured.
     """
     started = time.perf_counter(), time.process_time()
-    runtime = _Runtime(pair, measure)
+    runtime = Runtime(pair, measure)
     opening = time.perf_counter() - started[0], time.process_time() - started[1]
     counted = count_rows(runtime, ds, sample_rows)
     if counted.not_measurable.total() == counted.num_rows:
         reasons = "; ".join(f"{reason} ({count} rows)" for reason, count in counted.not_measurable.most_common(3))
         raise ValueError(f"None of the {counted.num_rows} rows can be measured: {reasons}.")
-    way = Way(measure.segment_length, runtime.batch_tokens, pair.short_window, runtime.pair.is_self_paired)
+    way = Way(measure.segment_length, runtime.limits.batch_tokens, pair.short_window, runtime.pair.is_self_paired)
     plan = _describe_rows(runtime, counted, way)
     if not counted.pending:
         return plan

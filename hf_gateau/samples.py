@@ -75,6 +75,11 @@ class Sample:
         return self.input_ids[self.context_end : self.response_start]
 
     @property
+    def prompt(self) -> list[int]:
+        """Everything before the response."""
+        return self.input_ids[: self.response_start]
+
+    @property
     def response(self) -> list[int]:
         return self.input_ids[self.response_start : self.response_end]
 
@@ -84,6 +89,12 @@ class Sample:
         borders = (self.context_start, self.context_end, self.response_start, self.response_end)
         measured = self.input_ids[: self.response_end]
         return hashlib.sha256(array("q", [*borders, *measured]).tobytes()).hexdigest()[:32]
+
+    @cached_property
+    def context_key(self) -> str:
+        """The same for samples with one prefix and one context: what they need not go through a model for twice."""
+        shared = array("q", [self.context_start, *self.input_ids[: self.context_end]])
+        return hashlib.sha256(shared.tobytes()).hexdigest()[:32]
 
 
 def build_sample(

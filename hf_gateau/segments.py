@@ -1,16 +1,15 @@
 """The raw half of Eq. 3: how hard the response is when only one segment of the context is left.
 
 Segments of one sample are equally long but for the last, and prefix, instruction and response are the same around each:
-they run in dense batches, without padding and without a mask.
-
-Shapes: B batch, T tokens of prefix + segment + instruction + response, S segments.
+they run in dense batches. Several samples on one context share the keys and values of each segment.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from itertools import groupby
 
-import torch
-
-from .perplexity import response_nll
+from .packing import Limits
+from .perplexity import response_nlls
+from .prefill import Prefill
 from .samples import Sample
 
 
@@ -19,31 +18,40 @@ def split_segments(context: list[int], segment_length: int) -> list[list[int]]:
     return [context[a : a + segment_length] for a in range(0, len(context), segment_length)]
 
 
-def segment_nlls(model, sample: Sample, segment_length: int, batch_tokens: int) -> list[float]:
-    """Mean NLL of the response from each segment alone: Eq. 3 of arXiv 2410.15633 before exp and softmax.
+def segment_nlls(model, samples: Sequence[Sample], segment_length: int, limits: Limits) -> list[list[float]]:
+    """Mean NLL of each sample's response from each of its segments alone: Eq. 3 of arXiv 2410.15633 before exp and softmax.
 
     Args:
         model: the long-window model.
         segment_length (`int`): L, tokens in a segment.
-        batch_tokens (`int`): most tokens in one forward pass.
+        limits: of the batches, into which segments of all samples go together.
 
     Returns:
-        `list[float]`, one per segment, in nats per token.
+        one `list[float]` a sample, one number a segment, in nats per token.
     """
-    device = model.device
-    response_R = torch.tensor(sample.response, device=device)
-    nlls = []
-    for batch in _batches(sample, segment_length, batch_tokens):
-        nlls += response_nll(model, torch.tensor(batch, device=device), response_R).tolist()
+    prompts, responses, counts = [], [], []
+    for sample in samples:
+        segments = split_segments(sample.context, segment_length)
+        prompts += [sample.prefix + segment + sample.instruction for segment in segments]
+        responses += [sample.response] * len(segments)
+        counts.append(len(segments))
+    nlls = iter(response_nlls(model, prompts, responses, limits))
+    return [[next(nlls) for _ in range(count)] for count in counts]
+
+
+def shared_segment_nlls(model, samples: Sequence[Sample], segment_length: int, limits: Limits) -> list[list[float]]:
+    """`segment_nlls` of samples that have one prefix and one context, whose segments go through the model once.
+
+    Every sample needs an instruction, and the model one past of keys and values (`can_keep`).
+    """
+    contexts = [samples[0].prefix + segment for segment in split_segments(samples[0].context, segment_length)]
+    longest_tail = max(sample.response_end - sample.context_end for sample in samples)
+    size = max(1, limits.batch_tokens // (len(contexts[0]) + longest_tail))
+    nlls = [[] for _ in samples]
+    for _, same_length in groupby(contexts, key=len):
+        same_length = list(same_length)
+        for start in range(0, len(same_length), size):
+            prefill = Prefill(model, same_length[start : start + size])
+            for found, sample in zip(nlls, samples, strict=True):
+                found += prefill.nlls(sample.instruction, sample.response).tolist()
     return nlls
-
-
-def _batches(sample: Sample, segment_length: int, batch_tokens: int) -> Iterator[list[list[int]]]:
-    tail = sample.instruction + sample.response[:-1]
-    size = max(1, batch_tokens // (len(sample.prefix) + segment_length + len(tail)))
-    segments = split_segments(sample.context, segment_length)
-    num_full = len(sample.context) // segment_length
-    for a in range(0, num_full, size):
-        yield [sample.prefix + segment + tail for segment in segments[a : min(a + size, num_full)]]
-    if num_full < len(segments):
-        yield [sample.prefix + segments[-1] + tail]

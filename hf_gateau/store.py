@@ -1,6 +1,6 @@
 """Measurements that survive a crash: one SQLite file, one row per sample and measuring configuration.
 
-A measured row is committed, and flushed to the disk, before the next one is measured. Many processes of one machine may
+Measured rows are committed, and flushed to the disk, before the next are measured. Many processes of one machine may
 write to the file at once (SQLite's write-ahead log); for several machines there is `folder_store`. Nothing here ever
 deletes a row but `prune`, which is asked to.
 """
@@ -10,9 +10,9 @@ import os
 import sqlite3
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -50,6 +50,10 @@ class Measurement:
     ppl_no_context: float
     segment_ppl: list[float]
     segment_attention: list[float]
+
+
+class MeasureError(RuntimeError):
+    """A row whose measurement failed; the message is the reason kept in `gateau_error`."""
 
 
 class StoreError(RuntimeError):
@@ -117,14 +121,18 @@ class MeasurementStore:
         return found
 
     def put(self, config_key: str, sample_key: str, measurement: Measurement) -> None:
-        """Commit one measurement; it is on the disk when this returns. Measured twice, the first one stays."""
-        values = [getattr(measurement, field.name) for field in fields(Measurement)]
-        values = [_blob(value) if isinstance(value, list) else value for value in values]
-        with self._connected() as connection:
-            connection.execute(
+        """`put_all` of one."""
+        self.put_all(config_key, {sample_key: measurement})
+
+    def put_all(self, config_key: str, measurements: Mapping[str, Measurement]) -> None:
+        """Commit measurements, by sample key; they are on the disk when this returns. Measured twice, the first one stays."""
+        created = time.time()
+        rows = [[config_key, key, *map(_value, vars(found).values()), created] for key, found in measurements.items()]
+        with self._connected() as connection, _transaction(connection):
+            connection.executemany(
                 "INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?) "
                 "ON CONFLICT DO UPDATE SET times_measured = times_measured + 1",
-                [config_key, sample_key, *values, time.time()],
+                rows,
             )
 
     def describe(self, config_key: str, description: dict) -> None:
@@ -203,8 +211,21 @@ class MeasurementStore:
         return MeasurementStore, (self.path,)
 
 
-def _blob(values: list[float]) -> bytes:
-    return array("d", values).tobytes()
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:  # a full disk has ended it already
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _value(value: float | list[float]) -> float | bytes:
+    return array("d", value).tobytes() if isinstance(value, list) else value
 
 
 def _floats(blob: bytes) -> list[float]:

@@ -92,3 +92,21 @@ def rows() -> list[dict]:
     from hf_gateau.quickstart.world import planted_rows
 
     return planted_rows(12, seed=3)
+
+
+def assert_same(columns, expected) -> None:
+    """The columns of rows measured in two ways, in float32: mean negative log-likelihoods and attention to 1e-6, relative; all
+    else alike. Rows share batches with others, and matrix products of other shapes round otherwise."""
+    import numpy as np
+
+    from hf_gateau.batches import COLUMNS
+
+    assert len(columns) == len(expected)
+    for got, want in zip(columns, expected, strict=True):
+        for name in COLUMNS:
+            if "_ppl" in name and want[name] is not None:
+                np.testing.assert_allclose(np.log(got[name]), np.log(want[name]), rtol=1e-6, atol=1e-6, err_msg=name)
+            elif COLUMNS[name] == "list" and want[name] is not None:
+                np.testing.assert_allclose(got[name], want[name], rtol=1e-6, atol=0, err_msg=name)
+            elif name != "gateau_content_hash":  # of the row as it is written, not of what is measured
+                assert got[name] == want[name], name

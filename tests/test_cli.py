@@ -144,18 +144,18 @@ def test_unknown_split_names_those_there_are(rows, tmp_path, capsys):
 
 
 def test_interrupted_and_again(data, rows, pair, tmp_path, monkeypatch, capsys):
-    from hf_gateau import measure
+    from hf_gateau import passes
     from hf_gateau.store import MeasurementStore
 
-    real, calls = measure.measure_sample, []
+    real, calls = passes.measure_samples, []
 
     def interrupted_at_the_fifth(*arguments):
-        calls.append(1)
+        calls.extend(arguments[1])
         if len(calls) == 5:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(measure, "measure_sample", interrupted_at_the_fifth)
+    monkeypatch.setattr(passes, "measure_samples", interrupted_at_the_fifth)
     command = ["score", data, "-o", tmp_path / "m.jsonl", "--store", tmp_path / "s.sqlite", *pair]
     assert run(*command) == 130
     assert "the same command goes on from there" in capsys.readouterr().err

@@ -23,8 +23,9 @@ from hf_gateau.costs import (
     pass_tokens,
     row_work,
 )
-from hf_gateau.measure import measure_sample
 from hf_gateau.models import ModelPair
+from hf_gateau.packing import Limits
+from hf_gateau.passes import measure_sample
 from hf_gateau.samples import Sample
 
 from .conftest import make_model
@@ -57,7 +58,7 @@ def counted(pair, sample, segment_length, batch_tokens) -> dict[str, int]:
             yield
         found[part] = counter.get_total_flops()
 
-    measure_sample(pair, sample, segment_length, batch_tokens, watch)
+    measure_sample(pair, sample, segment_length, Limits(batch_tokens), watch)
     return found
 
 

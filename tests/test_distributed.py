@@ -24,6 +24,8 @@ from hf_gateau.quickstart import LONG_MODEL
 from hf_gateau.quickstart.world import planted_rows
 from hf_gateau.store import MeasurementStore, StoreError
 
+from .conftest import assert_same
+
 
 PAIR = {"long_model": LONG_MODEL, "short_window": 256, "segment_length": 64, "device": "cpu"}
 NUM_ROWS = 40
@@ -127,7 +129,8 @@ def test_worker_killed_and_the_same_command_again(place, tmp_path):
     assert configuration["num_rows"] == configuration["num_measured"] == NUM_ROWS
     out = load_rows(str(tmp_path / "out.parquet"))
     alone = Dataset.from_list(rows).map(GateauScorer(**PAIR, store=False), batched=True)
-    assert out.to_dict() == alone.to_dict()  # to the last bit
+    assert_same(out, alone)
+    assert out.select_columns(["id", "messages"]).to_dict() == alone.select_columns(["id", "messages"]).to_dict()
 
 
 MACHINE = """
@@ -135,14 +138,14 @@ import json, os, socket, sys
 rank = int(os.environ["RANK"])
 socket.gethostname = lambda: f"machine-{rank}"  # each process is a machine of its own
 from datasets import Dataset
-from hf_gateau import GateauSelector, distributed, measure
-real, mine = measure.measure_sample, []
-def counted(pair, sample, *rest):
-    mine.append(sample.response_end)
-    if sample.response_end == int(sys.argv[2]):
-        raise measure.MeasureError("made to fail")
-    return real(pair, sample, *rest)
-measure.measure_sample = counted
+from hf_gateau import GateauSelector, distributed, passes
+real, mine = passes.measure_samples, []
+def counted(pair, samples, *rest):
+    mine.extend(sample.response_end for sample in samples)
+    fails = passes.MeasureError("made to fail")
+    found = zip(samples, real(pair, samples, *rest))
+    return [fails if sample.response_end == int(sys.argv[2]) else measured for sample, measured in found]
+passes.measure_samples = counted
 selector = GateauSelector(top_k=4, **json.loads(sys.argv[3]))
 kept = selector.select(Dataset.from_json(sys.argv[1], cache_dir=f"{sys.argv[1]}-{rank}"))
 print(json.dumps({"mine": mine, "kept": kept.to_dict()}))
@@ -172,7 +175,7 @@ def test_two_machines_select_the_same_rows_from_shares_of_equal_tokens(tmp_path)
     assert one["kept"] == two["kept"]
     for i, name in enumerate(one["kept"]["id"]):
         place = [row["id"] for row in rows].index(name)
-        assert {x: one["kept"][x][i] for x in COLUMNS} == {x: alone[place][x] for x in COLUMNS}
+        assert_same([{x: one["kept"][x][i] for x in COLUMNS}], [alone[place]])
     assert len(one["mine"]) + len(two["mine"]) == 16 == len({*one["mine"], *two["mine"]})  # also the failed one: once
     assert one["mine"] == sorted(one["mine"], reverse=True)
     assert abs(sum(one["mine"]) - sum(two["mine"])) <= min(one["mine"] + two["mine"])

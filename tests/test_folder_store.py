@@ -207,7 +207,7 @@ def test_scorer_command_and_descriptions_take_a_folder(rows, tiny_model, tmp_pat
         "device": "cpu",
     }
     first = GateauScorer(**settings)(rows[0])
-    monkeypatch.setattr("hf_gateau.measure.measure_sample", None)
+    monkeypatch.setattr("hf_gateau.passes.measure_samples", None)
     again = GateauScorer(**settings)
     assert again(rows[0]) == first  # nothing was measured
     key = again.describe()["config_key"]

@@ -13,9 +13,10 @@ from datasets.fingerprint import Hasher
 
 from hf_gateau import GateauScorer, gateau_score
 from hf_gateau.batches import COLUMNS
-from hf_gateau.measure import MeasureError
 from hf_gateau.samples import SampleError
-from hf_gateau.store import MeasurementStore
+from hf_gateau.store import MeasureError, MeasurementStore
+
+from .conftest import assert_same
 
 
 SETTINGS = {"short_window": 200, "segment_length": 64, "max_length": 700, "device": "cpu"}
@@ -30,17 +31,6 @@ def scorer(tiny_model) -> GateauScorer:
 def measured(scorer, rows) -> list[dict]:
     """Every row measured by itself: what all other ways are compared with."""
     return [scorer(row) for row in rows]
-
-
-def assert_same(columns, expected, rel=1e-6):
-    """Equal to 1e-6, relative, in float32: the bar for batch size, order, processes and store."""
-    assert len(columns) == len(expected)
-    for got, want in zip(columns, expected, strict=True):
-        for name in COLUMNS:
-            if COLUMNS[name] in ("float64", "list") and want[name] is not None:
-                np.testing.assert_allclose(got[name], want[name], rtol=rel, atol=0, err_msg=name)
-            elif name != "gateau_content_hash":  # of the row as it is written, not of what is measured
-                assert got[name] == want[name], name
 
 
 def test_columns_of_one_row(measured, rows):
@@ -242,28 +232,31 @@ def test_not_finite_numbers_are_a_reason_and_are_not_stored(tokenizer, tmp_path,
     assert MeasurementStore(tmp_path / "s.sqlite").configurations()[0]["num_rows"] == 0
 
 
-def test_out_of_memory_halves_the_batch_then_gives_up_on_the_row(scorer, rows, measured, monkeypatch):
-    from hf_gateau import segments
+def test_out_of_memory_halves_the_batch_then_gives_up_on_the_row(tiny_model, rows, measured, monkeypatch):
+    from hf_gateau import perplexity
 
-    real, calls = segments.segment_nlls, []
+    real, calls = perplexity.batch_nlls, []
+    scorer = GateauScorer(long_model=tiny_model, store=False, **SETTINGS)
 
     def fails_above(limit):
-        def segment_nlls(model, sample, segment_length, batch_tokens):
-            calls.append(batch_tokens)
-            if batch_tokens > limit:
+        def batch_nlls(model, prompts, responses, **kwargs):
+            calls.append(sum(map(len, prompts)))
+            if calls[-1] > limit:
                 raise torch.OutOfMemoryError("no memory")
-            return real(model, sample, segment_length, batch_tokens)
+            return real(model, prompts, responses, **kwargs)
 
-        return segment_nlls
+        return batch_nlls
 
-    monkeypatch.setattr(segments, "segment_nlls", fails_above(600))
+    monkeypatch.setattr(perplexity, "batch_nlls", fails_above(600))
     assert_same([scorer(rows[0])], measured[:1])
-    assert calls == [1024, 512]
-    monkeypatch.setattr(segments, "segment_nlls", fails_above(0))
+    assert max(calls) > 600 and scorer.start().limits.batch_tokens < 600
+    calls.clear()
+    assert_same([scorer(rows[1])], measured[1:2])
+    assert max(calls) <= 600  # it is remembered
+    monkeypatch.setattr(perplexity, "batch_nlls", fails_above(0))
     assert "out of memory on 700 tokens; lower max_length" in scorer(rows[0])["gateau_error"]
     with pytest.raises(MeasureError):
         scorer.configure(on_error="raise")(rows[0])
-    scorer.configure(on_error="skip")
 
 
 def test_short_model_that_breaks_on_length_is_told(tokenizer, tmp_path, rows, caplog):

@@ -7,8 +7,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from benchmarks import straight
 from hf_gateau import attention
 from hf_gateau.config import ModelPairConfig
-from hf_gateau.measure import measure_sample
 from hf_gateau.models import ModelPair, context_window, model_fingerprint, scale_rope
+from hf_gateau.packing import Limits
+from hf_gateau.passes import measure_samples
 from hf_gateau.samples import build_sample
 
 from .conftest import ARCHITECTURES, make_model
@@ -20,6 +21,11 @@ SEGMENT_LENGTH = 16
 def load_straight(folder, **options):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **options)
     return model.eval()
+
+
+def measure_sample(pair, sample, segment_length, batch_tokens=1024):
+    [measured] = measure_samples(pair, [sample], segment_length, Limits(batch_tokens))
+    return measured
 
 
 def assert_agrees(measured, expected):

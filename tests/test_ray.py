@@ -18,7 +18,7 @@ from hf_gateau.quickstart import LONG_MODEL
 from hf_gateau.quickstart.world import planted_rows
 from hf_gateau.store import MeasurementStore
 
-from .test_measure import assert_same
+from .conftest import assert_same
 
 
 pytestmark = [

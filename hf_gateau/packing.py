@@ -1,0 +1,44 @@
+"""Sequences of different lengths in dense batches, padded on the right.
+
+Under causal attention no token sees what follows it, so padding on the right needs no mask and changes no number: the
+fast kernels serve such a batch, and all that it costs is the padding's own arithmetic.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+MOST_PADDING = 1 / 8  # share of a sequence that may be padding: less is cheaper than another pass
+
+
+@dataclass
+class Limits:
+    """What may go through a model at a time; lowered for good where it turns out not to fit into memory.
+
+    Attributes:
+        batch_tokens (`int`): most tokens in a batch of several sequences.
+        piece_tokens (`float`): most tokens of a context in one forward pass; a longer context goes in pieces, over the keys
+            and values of those before.
+    """
+
+    batch_tokens: int
+    piece_tokens: float = math.inf
+
+
+def pack(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Cut sequences into batches; returns their places, every place once.
+
+    Args:
+        lengths: tokens of each sequence.
+        batch_tokens (`int`): most tokens in a batch, padding included; a sequence that is longer is a batch by itself.
+    """
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        batch = batches[-1] if batches else []
+        longest = lengths[batch[0]] if batch else 0
+        if batch and lengths[place] >= (1 - MOST_PADDING) * longest and (len(batch) + 1) * longest <= batch_tokens:
+            batch.append(place)
+        else:
+            batches.append([place])
+    return batches

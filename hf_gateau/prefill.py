@@ -1,0 +1,55 @@
+"""Keys and values of a context that several responses follow: computed once, exactly as in one pass over everything.
+
+Rows that ask several questions about one document share its prefill, and the prefill of each of its segments; a context
+too long for one pass goes through in pieces.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from transformers import DynamicCache
+
+from .perplexity import batch_nlls, padded
+
+
+KEEPING_LAYERS = {"full_attention", "sliding_attention"}  # whose past is keys and values alone, and can be cut back
+
+
+def can_keep(model) -> bool:
+    """Whether all that a model knows of earlier tokens is keys and values (no recurrent state)."""
+    config = model.config.get_text_config()
+    return KEEPING_LAYERS.issuperset(getattr(config, "layer_types", None) or KEEPING_LAYERS)
+
+
+class Prefill:
+    """B contexts of equal length, gone through a model once, and what follows each.
+
+    Args:
+        model: a causal language model of transformers for which `can_keep`.
+        contexts: token ids, as many each.
+        piece_tokens: most tokens of a context in one forward pass.
+    """
+
+    def __init__(self, model, contexts: Sequence[list[int]], piece_tokens: float = math.inf):
+        self.model, self.num_contexts, self.num_tokens = model, len(contexts), len(contexts[0])
+        self._cache = (
+            DynamicCache()
+        )  # without the configuration: keys outside of sliding windows stay, for cutting back
+        ids_BT = padded(contexts, model.device)
+        with torch.inference_mode():
+            for piece_BT in ids_BT.split(int(min(piece_tokens, self.num_tokens)), dim=1):
+                model.get_decoder()(input_ids=piece_BT, past_key_values=self._cache, use_cache=True)
+
+    def nlls(self, prompt: list[int], response: list[int], **kwargs) -> torch.Tensor:
+        """Mean negative log-likelihood of one response after each context and the prompt (one token at least): (B,),
+        as `batch_nlls`, which takes the keywords."""
+        try:
+            prompts, responses = [prompt] * self.num_contexts, [response] * self.num_contexts
+            return batch_nlls(self.model, prompts, responses, past_key_values=self._cache, **kwargs)
+        finally:
+            self._cut_back()
+
+    def _cut_back(self) -> None:
+        for layer in self._cache.layers:
+            layer.crop(min(0, self.num_tokens - layer.get_seq_length()))

@@ -1,0 +1,240 @@
+"""What a scorer has at hand in one process: the pair of models, the store, the key of its settings; and the rows' way through."""
+
+import hashlib
+import importlib
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import exp, log
+from typing import Any
+
+from .batches import COLUMNS, READ_COLUMNS
+from .config import MeasureConfig, ModelPairConfig
+from .folder_store import open_store
+from .packing import Limits
+from .samples import Sample, SampleError, build_sample, content_hash
+from .store import MeasureError, Measurement, resolve_store_path
+
+
+logger = logging.getLogger(__name__)
+
+# Part of every key: raise it when a change to the measuring code changes a number.
+MEASURING_VERSION = 1
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1_024, 65_536
+ROWS_LAID_OUT = 20  # at a time, where no model runs: each may be 65,536 tokens
+TOKENS_LAID_OUT = 1 << 21  # at a time, where one does: 80 MB
+# The short sibling is broken by length, not short of information, when seeing more makes it this much worse (nats).
+BREAKS_ON_LENGTH_NATS, BREAKS_ON_LENGTH_ROWS = log(2), 8
+
+
+class Runtime:
+    """The pair, the store, and what a key is made of. Models load when the first row needs them."""
+
+    def __init__(self, pair_config: ModelPairConfig, config: MeasureConfig, rank: int = 0):
+        from .models import ModelPair
+
+        _use_one_thread_after_fork()
+        self.config, self.rank = config, rank
+        find = config.find_context
+        self.find_context = _import_function(find) if isinstance(find, str) else find
+        self.pair = ModelPair(pair_config, rank)
+        self.max_length = min(config.max_length, self.pair.max_length)
+        default = CPU_BATCH_TOKENS if self.pair.device.type == "cpu" else GPU_BATCH_TOKENS
+        self.limits = Limits(config.batch_tokens or default)
+        self.description = {
+            "measuring_version": MEASURING_VERSION,
+            **self.pair.describe(),
+            "segment_length": config.segment_length,
+        }
+        # A model is known by its fingerprint: the same weights in another place give the same key.
+        nameless = {
+            key: {k: v for k, v in value.items() if k != "model"} if isinstance(value, dict) else value
+            for key, value in self.description.items()
+        }
+        canonical = json.dumps(nameless, sort_keys=True)
+        self.config_key = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        path = resolve_store_path(config.store)
+        self.store = open_store(path) if path is not None else None
+        if self.store is not None:
+            self.store.describe(self.config_key, self.description)
+        self.length_check = _LengthCheck(self.pair, pair_config)
+        self.failed: dict[str, str] = {}  # sample key -> reason, where another process has tried
+
+    def measure_rows(self, rows: list[Mapping]) -> list[dict[str, Any]]:
+        """One dict of `COLUMNS` a row, in order; what the store has is not measured again."""
+        if self.config.on_error == "raise" and len(rows) > 1:
+            for row in rows:  # tells of a bad row before any is measured
+                self.lay_out(row)
+        found: dict[str, Measurement | str] = dict(self.failed)
+        with _Progress(len(rows), self.rank) as progress:
+            return [
+                self._columns(row, sample, found)
+                for part in self._laid_out(rows)
+                for row, sample in self._measured(part, found, progress)
+            ]
+
+    def _laid_out(self, rows: Iterable[Mapping]) -> Iterator[list[tuple[Mapping, Sample | str]]]:
+        """Rows with their token spans, as many at a time as may be in memory."""
+        part, num_tokens = [], 0
+        for row in rows:
+            part.append((row, self.lay_out(row)))
+            num_tokens += part[-1][1].response_end if isinstance(part[-1][1], Sample) else 0
+            if num_tokens >= TOKENS_LAID_OUT:
+                yield part
+                part, num_tokens = [], 0
+        yield part
+
+    def _measured(self, part: list[tuple[Mapping, Sample | str]], found: dict, progress: "_Progress") -> list[tuple]:
+        """Measure what neither `found` nor the store has; returns the part."""
+        rows = {sample.key: (row, sample) for row, sample in part if isinstance(sample, Sample)}
+        if self.store is not None:
+            found |= self.store.get(self.config_key, rows.keys() - found.keys())
+        pending = [sample for key, (_, sample) in rows.items() if key not in found]
+        progress.skip(len(part) - len(pending))
+        for sample, measured in self.measure(pending):
+            if isinstance(measured, MeasureError):
+                measured = self._failed(rows[sample.key][0], measured)
+            found[sample.key] = measured
+            progress.advance(sample.response_end)
+        return part
+
+    def measure(self, samples: list[Sample]) -> Iterator[tuple[Sample, Measurement | MeasureError]]:
+        """Measure samples into the store, in an order that saves work."""
+        from .passes import bunches, measure_samples
+
+        for places in bunches(samples, self.limits):
+            bunch = [samples[i] for i in places]
+            found = measure_samples(self.pair, bunch, self.config.segment_length, self.limits)
+            measured = list(zip(bunch, found, strict=True))
+            kept = {sample.key: x for sample, x in measured if isinstance(x, Measurement)}
+            if self.store is not None and kept:
+                self.store.put_all(self.config_key, kept)
+            for sample, measurement in measured:
+                if isinstance(measurement, Measurement):
+                    self.length_check.see(sample, measurement)
+            yield from measured
+
+    def survey(self, ds) -> Iterator[tuple[Sample | str, bool]]:
+        """See `GateauScorer.survey`."""
+        columns = [name for name in READ_COLUMNS if name in ds.column_names] or ds.column_names
+        for batch in ds.select_columns(columns).with_format(None).iter(ROWS_LAID_OUT):
+            rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+            laid_out = [self.lay_out(row) for row in rows]
+            keys = [sample.key for sample in laid_out if isinstance(sample, Sample)]
+            found = self.store.get(self.config_key, keys) if self.store is not None else {}
+            for sample in laid_out:
+                yield sample, isinstance(sample, Sample) and sample.key in found
+
+    def lay_out(self, row: Mapping) -> Sample | str:
+        """The row as token spans, or why it cannot be."""
+        try:
+            return build_sample(row, self.pair.tokenizer, max_length=self.max_length, find_context=self.find_context)
+        except SampleError as error:
+            return self._failed(row, error)
+
+    def _failed(self, row: Mapping, error: Exception) -> str:
+        if self.config.on_error == "raise":
+            raise type(error)(f"Row {row.get('id')!r}: {error}; fix or drop it, or use on_error='skip'.") from error
+        return str(error)
+
+    def _columns(self, row: Mapping, sample: Sample | str, found: Mapping) -> dict[str, Any]:
+        columns = dict.fromkeys(COLUMNS) | {"gateau_content_hash": content_hash(row)}
+        if isinstance(sample, str):
+            return columns | {"gateau_error": sample}
+        columns |= {
+            "gateau_num_context_tokens": len(sample.context),
+            "gateau_num_response_tokens": len(sample.response),
+            "gateau_truncated": sample.num_truncated > 0,
+            "gateau_key": f"{self.config_key}:{sample.key}",
+        }
+        measured = found[sample.key]
+        if isinstance(measured, str):
+            return columns | {"gateau_error": measured}
+        return columns | {f"gateau_{name}": value for name, value in vars(measured).items()}
+
+
+class _LengthCheck:
+    """Warns when the short sibling breaks outright on long input, so that every long sample would look long-range.
+
+    On the first rows longer than the short model's own window, it is also run on the end of the context that fits: a
+    sound model is not made worse by seeing more.
+    """
+
+    def __init__(self, pair, config: ModelPairConfig):
+        from .models import context_window
+
+        self.pair, self.losses, self.window = pair, [], context_window(pair.short_config)
+        self.applies = config.short_window is None
+
+    def see(self, sample: Sample, measurement: Measurement) -> None:
+        if not self.applies or sample.response_end <= self.window or len(self.losses) == BREAKS_ON_LENGTH_ROWS:
+            return
+        from .perplexity import batch_nlls
+
+        room = max(0, self.window - (sample.response_end - len(sample.context)))
+        prompt = sample.prefix + sample.context[len(sample.context) - room :] + sample.instruction
+        with self.pair.short() as model:
+            nll_of_end = batch_nlls(model, [prompt], [sample.response]).item()
+        self.losses.append(log(measurement.ppl_short) - nll_of_end)
+        if len(self.losses) == BREAKS_ON_LENGTH_ROWS and statistics.median(self.losses) > BREAKS_ON_LENGTH_NATS:
+            logger.warning(
+                "The short model's perplexity is %.1f times higher on whole samples than on the last %d tokens of them: "
+                "it breaks on length, so every long sample will look long-range. Set short_rope_scale (200 in the paper) "
+                "or short_window=%d.",
+                exp(statistics.median(self.losses)), self.window, self.window,
+            )  # fmt: skip
+
+
+class _Progress:
+    """A bar over the rows of one call, with tokens a second; it follows `datasets.disable_progress_bars()`."""
+
+    def __init__(self, num_rows: int, rank: int):
+        from datasets.utils import tqdm
+
+        self.tokens, self.started = 0, time.monotonic()
+        options = {"desc": "Measuring", "unit": " rows", "leave": False, "position": 1 + rank, "delay": 1.0}
+        self.bar = tqdm(total=num_rows, **options) if num_rows > 1 else None
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def skip(self, num_rows: int) -> None:
+        """Count rows that need no measuring."""
+        if self.bar is not None:
+            self.bar.update(num_rows)
+
+    def advance(self, num_tokens: int) -> None:
+        """Count a row that was measured."""
+        self.tokens += num_tokens
+        if self.bar is not None:
+            rate = self.tokens / (time.monotonic() - self.started)
+            self.bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+            self.bar.update(1)
+
+
+def _import_function(name: str) -> Callable:
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"find_context={name!r} cannot be imported ({error}); name a function as 'module:function'."
+        ) from error
+
+
+def _use_one_thread_after_fork() -> None:
+    """OpenMP's threads do not survive a fork: the first parallel matrix product of a forked worker would hang."""
+    import multiprocessing
+
+    import multiprocess  # what `datasets` forks with
+    import torch
+
+    for library in (multiprocessing, multiprocess):
+        if library.parent_process() is not None and library.get_start_method(allow_none=True) in (None, "fork"):
+            torch.set_num_threads(1)

@@ -1,0 +1,178 @@
+"""Samples measured together: as each by itself, in fewer passes; what happens where memory is too small."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hf_gateau import passes, perplexity, prefill
+from hf_gateau.config import ModelPairConfig
+from hf_gateau.models import ModelPair
+from hf_gateau.packing import MOST_PADDING, Limits, pack
+from hf_gateau.passes import MOST_TOGETHER, bunches, measure_samples
+from hf_gateau.samples import Sample
+from hf_gateau.store import MeasureError
+
+from .conftest import ARCHITECTURES, make_model
+
+
+SEGMENT_LENGTH = 16
+
+
+def make_sample(context: int, instruction: int, response: int, seed: int = 0, of: Sample | None = None) -> Sample:
+    """A prefix of three tokens and random ones after it; with `of`, another question on that sample's context."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.randint(7, 100, (context + instruction + response,), generator=generator).tolist()
+    ids = [1, 2, 3] + draw if of is None else of.input_ids[: of.context_end] + draw[-instruction - response :]
+    end = 3 + context
+    return Sample(ids, 3, end, end + instruction, end + instruction + response)
+
+
+FIRST = make_sample(150, 9, 7)
+SAMPLES = [
+    FIRST,
+    make_sample(20, 5, 3, seed=1),
+    make_sample(150, 4, 12, seed=2, of=FIRST),
+    make_sample(70, 1, 1, seed=3),
+    make_sample(150, 1, 1, seed=4, of=FIRST),
+]
+
+
+def assert_close(found, expected):
+    for name in ("ppl_short", "ppl_long", "ppl_no_context", "segment_ppl", "segment_attention"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=2e-5), name
+
+
+@pytest.mark.parametrize("sibling", [{"short_window": 60}, {"short_rope_scale": 8.0}])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_together_is_as_each_alone(architecture, sibling, tokenizer, tmp_path):
+    """A shared context, short samples in one batch, contexts in pieces: all the same numbers, for every architecture."""
+    if architecture == "gpt_neox" and "short_rope_scale" in sibling:
+        sibling = {"short_rope_scale": 0.5}  # at 8 some of this model's perplexities have no digits left
+    folder = make_model(architecture, tmp_path, tokenizer)
+    pair = ModelPair(ModelPairConfig(long_model=folder, device="cpu", **sibling))
+    alone = [measure_samples(pair, [sample], SEGMENT_LENGTH, Limits(1))[0] for sample in SAMPLES]
+    for limits in (Limits(400), Limits(100_000), Limits(400, piece_tokens=40)):
+        for found, expected in zip(measure_samples(pair, SAMPLES, SEGMENT_LENGTH, limits), alone, strict=True):
+            assert_close(found, expected)
+
+
+def passed_tokens(model) -> list[int]:
+    """Collects the tokens of each forward pass of the decoder from now on."""
+    found = []
+
+    def look(module, args, kwargs):
+        if kwargs.get("input_ids") is not None:
+            found.append(kwargs["input_ids"].numel())
+
+    model.get_decoder().register_forward_pre_hook(look, with_kwargs=True)
+    return found
+
+
+def test_a_shared_context_goes_through_once(tiny_model):
+    """Three questions of 16, 16 and 2 tokens after 153: tokens of every pass, in the order of the parts."""
+    pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_rope_scale=8.0, device="cpu"))
+    tokens = passed_tokens(pair.long)
+    measure_samples(pair, [SAMPLES[0], SAMPLES[2], SAMPLES[4]], SEGMENT_LENGTH, Limits(10_000))
+    long, no_context, short = [153, 16, 16, 2], [2 * 18, 4], [153, 15, 15, 1]
+    segments = [9 * 19, 9 * 15, 9 * 15, 9 * 1, 9, 15, 15, 1]
+    assert tokens == long + no_context + short + segments
+
+
+def test_short_samples_share_passes(tiny_model):
+    pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_window=16, device="cpu"))
+    tokens = passed_tokens(pair.long)
+    samples = [make_sample(48, 4, 3, seed=i) for i in range(10)]
+    measure_samples(pair, samples, SEGMENT_LENGTH, Limits(1_000))
+    assert tokens == [10 * 58, 10 * 9, 10 * (3 + 12 + 4 + 2), 30 * 25]
+
+
+def test_a_model_with_a_state_of_its_own_shares_nothing(tiny_model, monkeypatch):
+    pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_window=60, device="cpu"))
+    assert prefill.can_keep(pair.long)
+    monkeypatch.setattr(pair.long.config, "layer_types", ["full_attention", "linear_attention"], raising=False)
+    assert not prefill.can_keep(pair.long)
+    monkeypatch.setattr(passes, "Prefill", None)
+    assert len(measure_samples(pair, SAMPLES, SEGMENT_LENGTH, Limits(400))) == len(SAMPLES)
+
+
+# Bunches
+
+
+def test_bunches_hold_one_context_together_and_fill_a_batch():
+    order = [SAMPLES[i] for i in (1, 0, 3, 2, 4)]
+    assert bunches(order, Limits(10)) == [[0], [1, 3, 4], [2]]
+    assert bunches(order, Limits(10_000)) == [[0, 1, 3, 4, 2]]
+    many = [make_sample(40, 2, 2, seed=i, of=SAMPLES[3]) for i in range(MOST_TOGETHER + 3)]
+    assert [len(places) for places in bunches(many, Limits(10))] == [MOST_TOGETHER, 3]
+    assert bunches([], Limits(10)) == []
+
+
+def test_context_key_tells_prefix_from_context():
+    sample = SAMPLES[0]
+    assert sample.context_key == SAMPLES[2].context_key != SAMPLES[1].context_key
+    assert replace(sample, context_start=2).context_key != sample.context_key
+
+
+def test_batches_hold_every_sequence_once_and_little_padding():
+    lengths = torch.randint(1, 500, (300,), generator=torch.Generator().manual_seed(0)).tolist()
+    for batch_tokens in (1, 700, 4_000, 100_000):
+        batches = pack(lengths, batch_tokens)
+        assert sorted(place for batch in batches for place in batch) == list(range(300))
+        for batch in batches:
+            longest = max(lengths[i] for i in batch)
+            assert len(batch) == 1 or len(batch) * longest <= batch_tokens
+            assert all(lengths[i] >= (1 - MOST_PADDING) * longest for i in batch)
+    assert len(pack([100] * 50, 1_000)) == 5
+    assert pack([], 10) == []
+
+
+# Memory
+
+
+@pytest.fixture
+def small_device(monkeypatch):
+    """A device whose memory holds so many tokens of a pass (with the keys it keeps); hands over the place to say how many."""
+    limit = {"tokens": 10**9}
+
+    def guarded(function):
+        def call(model, *args, **kwargs):
+            sequences = args[0]
+            tokens = sum(map(len, sequences))
+            if tokens > limit["tokens"]:
+                raise torch.OutOfMemoryError("no memory")
+            return function(model, *args, **kwargs)
+
+        return call
+
+    for module in (passes, perplexity, prefill):
+        monkeypatch.setattr(module, "batch_nlls", guarded(perplexity.batch_nlls))
+    real = prefill.Prefill.__init__
+
+    def init(self, model, contexts, piece_tokens=float("inf")):
+        if min(sum(map(len, contexts)), piece_tokens) > limit["tokens"]:
+            raise torch.OutOfMemoryError("no memory")
+        real(self, model, contexts, piece_tokens)
+
+    monkeypatch.setattr(prefill.Prefill, "__init__", init)
+    return limit
+
+
+def test_a_long_context_goes_in_pieces_where_it_does_not_fit(tiny_model, small_device, monkeypatch, caplog):
+    monkeypatch.setattr(passes, "LEAST_PIECE_TOKENS", 20)
+    pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_rope_scale=8.0, device="cpu"))
+    expected = measure_samples(pair, [FIRST], SEGMENT_LENGTH, Limits(60))
+    small_device["tokens"], limits = 60, Limits(60)
+    [found] = measure_samples(pair, [FIRST], SEGMENT_LENGTH, limits)
+    assert_close(found, expected[0])
+    assert limits.piece_tokens == 37 and "in pieces of 37 tokens" in caplog.text  # 150 / 2 does not fit, 75 / 2 does
+
+
+def test_what_fits_in_no_way_is_told_and_the_others_are_measured(tiny_model, small_device, monkeypatch):
+    monkeypatch.setattr(passes, "LEAST_PIECE_TOKENS", 60)
+    pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_window=60, device="cpu"))
+    small_device["tokens"], limits = 50, Limits(50)
+    found = measure_samples(pair, SAMPLES[:2], SEGMENT_LENGTH, limits)
+    assert isinstance(found[0], MeasureError) and "out of memory on 169 tokens; lower max_length" in str(found[0])
+    small_device["tokens"] = 10**9
+    assert_close(found[1], measure_samples(pair, SAMPLES[1:2], SEGMENT_LENGTH, Limits(50))[0])
