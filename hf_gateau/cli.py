@@ -9,7 +9,6 @@ import re
 import sys
 import textwrap
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 
 from .config import MeasureConfig, ModelPairConfig, RankConfig, ScoredConfig, SelectConfig
@@ -48,6 +47,10 @@ class ScoreArguments:
 
     num_proc: int | None = field(
         default=None, metadata={"help": "Processes; with several GPUs, one each. Default: one process."}
+    )
+    json: bool = field(
+        default=False,
+        metadata={"help": "Print one JSON object with the figures of the last lines instead; all else goes to stderr."},
     )
 
     def __post_init__(self):
@@ -186,12 +189,12 @@ def score(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArgum
     ds = _load(data, rows)
     description = scorer.describe()  # finds the models, and checks that they fit together, before any row
     if state.is_main_process:
-        print(_plan(ds, description, scorer), flush=True)
-    started = time.monotonic()
+        print(_plan(ds, description, scorer), flush=True, file=sys.stderr if work.json else sys.stdout)
+    started, summaries = time.monotonic(), []
 
     def measured_rows(ds):
         if (work.num_proc or 1) == 1:
-            return measure_together(ds, scorer)
+            return measure_together(ds, scorer, tell=summaries.append)
         _spawn_workers(work.num_proc)
         return ds.map(
             scorer, batched=True, with_rank=True, desc="Rows", num_proc=min(work.num_proc, len(ds)), batch_size=10
@@ -205,7 +208,7 @@ def score(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArgum
     if state.is_main_process:
         attach_record(measured, "measuring", description)
         save_rows(measured, out.output, {**sidecar_of(measured), "settings": {**vars(pair), **vars(measure)}})
-        _print_measured(measured, time.monotonic() - started, out.output)
+        _print_measured(measured, summaries, time.monotonic() - started, out.output, work.json)
     state.destroy_process_group()
 
 
@@ -242,16 +245,16 @@ def _spawn_workers(num_proc: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_proc)))
 
 
-def _print_measured(ds, seconds: float, output: str) -> None:
-    from .plan_text import clock
+def _print_measured(ds, summaries: list, seconds: float, output: str, as_json: bool) -> None:
+    import json
 
-    table = ds.select_columns(["gateau_error", "gateau_num_context_tokens", "gateau_num_response_tokens"]).to_dict()
-    errors = Counter(error for error in table["gateau_error"] if error is not None)
-    tokens = sum(sum(filter(None, table[name])) for name in table if name != "gateau_error")
-    rate = f"{len(ds) / seconds:,.2f} rows/s, {tokens / seconds:,.0f} tokens/s"
-    print(f"{len(ds) - errors.total()} of {len(ds)} rows measured in {clock(seconds)} ({rate}): {output}")
-    for reason, count in errors.most_common(10):
-        print(f"  {count} not measured: {reason}")
+    from .live import Summary
+
+    summary = Summary.of_all(ds, summaries, seconds, output)
+    if as_json:
+        print(json.dumps(summary.to_dict()))
+        return
+    print("\n".join(summary.lines()))
     print(f"Next: {PROGRAM} rank {output} -o RANKED, then {PROGRAM} top RANKED")
 
 
@@ -484,6 +487,8 @@ def main(arguments: list[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"{PROGRAM}: there is no command {command!r}\n\n{_usage()}", file=sys.stderr)
         return 2
+    if not sys.stderr.isatty():  # a file keeps every line of a bar; read when tqdm is imported
+        os.environ.setdefault("TQDM_MININTERVAL", "60")
     # Huge pages for torch's buffers on a CPU, some 5% of the time; read when torch is imported.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)

@@ -10,24 +10,30 @@ import heapq
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from .batches import READ_COLUMNS
+import numpy as np
+
 from .folder_store import FolderStore
+from .live import Meter, Reading, Summary, View
 from .measure import GateauScorer
+from .runtime import Runtime
 from .store import StoreError
+from .survey import KEYS_PER_LOOK, Work, are_kept, measured_rows, readable, rows_of, survey_rows
 
 
 if TYPE_CHECKING:
     from accelerate import PartialState
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
+
 LONGEST_WAIT = timedelta(days=30)  # for processes that are still measuring
-KEYS_PER_LOOK = 500
+ROWS_A_MESSAGE = 10_000  # of its part of the survey that a process sends at a time
 SHARED_DISK_DELAY = 120.0  # seconds until what one machine wrote must be seen by the others
 
 
@@ -50,41 +56,62 @@ def join_launch(scorer: GateauScorer) -> PartialState:
     return state
 
 
-def measure_together(ds: Dataset, scorer: GateauScorer) -> Dataset:
+def measure_together(ds: Dataset, scorer: GateauScorer, tell: Callable[[Summary], None] | None = None) -> Dataset:
     """Measure a dataset with all processes of a launch, each of which calls this and gets all rows.
 
-    Every process lays out an equal part of the rows, which tells what is not in the store yet and how long it is; measures
-    its share of that into the store; and when all are done, takes the columns of all rows from there, the main process first.
+    Every process lays out an equal part of the rows, which tells what is not in the store yet, how long it is, and which
+    rows stand on one context; measures its share of that into the store; and when all are done, takes the columns of all
+    rows from there, the main process first. One process does the same alone; without a store it is `ds.map(scorer)`.
 
     Args:
         ds (`Dataset`): the same rows in every process.
         scorer (`GateauScorer`): the same settings in every process.
+        tell (`Callable`, *optional*): takes the `Summary` in the end, in every process. Default: the main one logs it.
 
     Raises:
-        ValueError: there is no store, or processes differ in rows, settings or store.
+        ValueError: there are several processes and no store; or they differ in rows, settings or store.
         StoreError: what others wrote cannot be read here.
         RuntimeError: another process has ended.
     """
-    state = join_launch(scorer)
-    if state.num_processes == 1:
-        return ds.map(scorer, batched=True, desc="Rows")
-    team = _Team(state)
+    started, team = time.monotonic(), _Team(join_launch(scorer))
     runtime = scorer.start()
+    runtime.meter = meter = Meter(runtime)
     _check_alike(team, len(ds), runtime)
-    pending = _pending(team, ds, scorer)
-    share = balanced_shares([num_tokens for _, _, num_tokens in pending], team.size)[team.rank]
-    failed = _measure_share(ds.select([pending[i][0] for i in share]), scorer, team)
-    runtime.failed = {key: reason for part in team.exchange(failed) for key, reason in part.items()}
-    _wait_for(runtime, {key for _, key, _ in pending} - runtime.failed.keys())
-    for is_turn in (team.is_main, not team.is_main):  # `datasets` keeps what the main process has put together
-        if is_turn:
-            ds = ds.map(scorer, batched=True, desc="Rows")
-        team.exchange(None)
+    if scorer.stores and len(ds):
+        known, ds = _measure_by_survey(ds, scorer, team)
+    else:
+        known, ds = {}, ds.map(scorer, batched=True, desc="Rows")
+    runtime.meter = None
+    reading = Reading.sum(team.exchange(meter.read()))
+    summary = Summary.of(ds, reading, known, time.monotonic() - started) if len(ds) else Summary(0)
+    if tell is not None:
+        tell(summary)
+    elif team.is_main:
+        logger.info("\n".join(summary.lines()))
     return ds
 
 
+def _measure_by_survey(ds: Dataset, scorer: GateauScorer, team: _Team) -> tuple[dict[str, int], Dataset]:
+    """Measure what the store has not; returns how many rows it had, and all rows with their columns."""
+    runtime = scorer.start()
+    runtime.failed = {}
+    table, kept = _survey(ds, scorer, team)
+    work = Work.of(table, kept)
+    share = balanced_shares(work.weights.tolist(), team.size)[team.rank]
+    failed = _measure_share(ds, work, share, runtime, team, _also(table, kept))
+    runtime.failed = {key: reason for part in team.exchange(failed) for key, reason in part.items()}
+    if team.size > 1:
+        _wait_for(runtime, {key.decode() for key in work.keys.tolist()} - runtime.failed.keys())
+    for is_turn in (team.is_main, not team.is_main):  # `datasets` keeps what the main process has put together
+        if is_turn:
+            measured = measured_rows(ds, table, scorer)
+        team.exchange(None)
+    return {"the store": int(kept.sum())}, measured
+
+
 def balanced_shares(num_tokens: Sequence[int], num_shares: int) -> list[list[int]]:
-    """Places of rows, one list a process: the longest first, each to the process that has the fewest tokens so far.
+    """Places of rows, or of bunches of rows, one list a process: those of most tokens first, each to the process that has the
+    fewest tokens so far.
 
     The heaviest share has at most 4/3 - 1/(3 num_shares) times the tokens that the best division has (Graham 1969).
     """
@@ -98,13 +125,14 @@ def balanced_shares(num_tokens: Sequence[int], num_shares: int) -> list[list[int
 
 
 class _Team:
-    """The processes of a launch. They meet on the CPU, with a patience of its own: the default group's ends after minutes."""
+    """The processes of a launch, or one alone. They meet on the CPU, with a patience of its own: the default group's ends
+    after minutes."""
 
     def __init__(self, state: PartialState):
         import torch.distributed as dist
 
         self.rank, self.size, self.is_main = state.process_index, state.num_processes, state.is_main_process
-        self._group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        self._group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT) if self.size > 1 else None
 
     def exchange(self, value: Any) -> list:
         """Every process's value, by rank; returns when all have given theirs.
@@ -114,6 +142,8 @@ class _Team:
         """
         import torch.distributed as dist
 
+        if self.size == 1:
+            return [value]
         values = [None] * self.size
         try:
             dist.all_gather_object(values, value, group=self._group)
@@ -127,6 +157,8 @@ class _Team:
 
 def _check_alike(team: _Team, num_rows: int, runtime) -> None:
     """Refuse, before any work, processes that would not do parts of one thing."""
+    if team.size == 1:
+        return
     for what, value in (("rows", num_rows), ("settings or models", runtime.config_key)):
         if len(found := set(team.exchange(value))) > 1:
             raise ValueError(
@@ -158,30 +190,72 @@ def _check_shared(team: _Team, path: Path) -> None:
         )
 
 
-def _pending(team: _Team, ds: Dataset, scorer: GateauScorer) -> list[tuple[int, str, int]]:
-    """Place, key and number of tokens of the rows to measure, one of each key; the same list in every process."""
-    places = range(team.rank, len(ds), team.size)
-    part = [
-        (place, sample.key, sample.response_end)
-        for place, (sample, is_kept) in zip(places, scorer.survey(ds.select(places)), strict=True)
-        if not isinstance(sample, str) and not is_kept
-    ]
-    found = sorted(row for part in team.exchange(part) for row in part)
-    return list({key: (place, key, num_tokens) for place, key, num_tokens in reversed(found)}.values())
+def _survey(ds: Dataset, scorer: GateauScorer, team: _Team) -> tuple[Dataset, np.ndarray]:
+    """The survey of all rows, and whether the store has each; the same in every process, of which each lays out a part."""
+    part = survey_rows(ds.select(range(team.rank, len(ds), team.size)) if team.size > 1 else ds, scorer)
+    kept = are_kept(part, scorer.start())
+    if team.size == 1:
+        return part, kept
+    return _gathered(ds, part, team), np.array(_in_turn(team.exchange(kept)), bool)
 
 
-def _measure_share(rows: Dataset, scorer: GateauScorer, team: _Team) -> dict[str, str]:
-    """Measure rows into the store; returns the reasons of those that failed, by key."""
-    from datasets.utils import tqdm
+def _gathered(ds: Dataset, part: Dataset, team: _Team) -> Dataset:
+    """One table of all processes' parts, which have rows r, r + size, ...; on the disk, a piece of each at a time."""
+    from datasets import Dataset
+    from datasets.arrow_writer import ArrowWriter
 
-    failed = {}
-    readable = [name for name in READ_COLUMNS if name in rows.column_names]
-    batches = rows.select_columns(readable).with_format(None).iter(1)
-    shown = {"desc": f"Measuring, process 1 of {team.size}", "unit": " rows", "disable": not team.is_main}
-    for batch in tqdm(batches, total=len(rows), **shown):
-        columns = scorer(batch)
-        if columns["gateau_error"][0] is not None:
-            failed[columns["gateau_key"][0].partition(":")[2]] = columns["gateau_error"][0]
+    path = _folder_of(ds) / f"gateau-survey-{uuid4().hex}.arrow"
+    with ArrowWriter(path=str(path), features=part.features) as writer:
+        for start in range(0, -(-len(ds) // team.size), ROWS_A_MESSAGE):
+            pieces = team.exchange(part[start : start + ROWS_A_MESSAGE])
+            writer.write_batch({name: _in_turn([piece[name] for piece in pieces]) for name in part.column_names})
+        writer.finalize()
+    try:
+        fingerprint = team.exchange(part._fingerprint)[0]  # by which all of a machine find what one has put together
+        return Dataset(Dataset.from_file(str(path)).data, fingerprint=fingerprint)
+    finally:
+        path.unlink()
+
+
+def _in_turn(parts: Sequence[Sequence]) -> list:
+    """Values r, r + size, ... from part r."""
+    merged = [None] * sum(map(len, parts))
+    for rank, part in enumerate(parts):
+        merged[rank :: len(parts)] = part
+    return merged
+
+
+def _folder_of(ds: Dataset) -> Path:
+    """Where `datasets` keeps what is made of a dataset."""
+    from datasets import is_caching_enabled
+    from datasets.fingerprint import get_temporary_cache_files_directory
+
+    files = ds.cache_files if is_caching_enabled() else []
+    return Path(files[0]["filename"]).parent if files else Path(get_temporary_cache_files_directory())
+
+
+def _also(table: Dataset, kept: np.ndarray) -> str:
+    """What is said of the rows that are not to be measured."""
+    num_bad = table.data.column("key").null_count
+    parts = [f"{kept.sum():,} in the store"] * bool(kept.any()) + [f"{num_bad:,} not measurable"] * bool(num_bad)
+    return f" (and {', '.join(parts)})" if parts else ""
+
+
+def _measure_share(
+    ds: Dataset, work: Work, share: list[int], runtime: Runtime, team: _Team, also: str
+) -> dict[str, str]:
+    """Measure some bunches of rows into the store; returns the reasons of those that failed, by key."""
+    failed, rows = {}, work.rows(share)
+    if not len(rows):
+        return failed
+    runtime.meter.start()
+    by_work = rows[np.argsort(work.tokens[rows], kind="stable")]
+    flops = runtime.meter.costs.total(work.shapes(by_work), work.are_first[by_work].tolist())
+    name = "Measuring" if team.size == 1 else f"Measuring, process {team.rank + 1} of {team.size}"
+    read = readable(ds)
+    with View(runtime.meter, work.tokens[rows], flops, name, also, shown=team.is_main) as view:
+        for places in work.parts(share, runtime.limits.batch_tokens):
+            failed |= runtime.measure_into_store(rows_of(read[places]), view)
     return failed
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from .batches import COLUMNS, READ_COLUMNS
 from .config import MeasureConfig, ModelPairConfig
 from .folder_store import open_store
+from .live import Meter, View
 from .packing import Limits
 from .samples import Sample, SampleError, build_sample, content_hash
 from .store import MeasureError, Measurement, resolve_store_path
@@ -61,6 +62,7 @@ class Runtime:
             self.store.describe(self.config_key, self.description)
         self.length_check = _LengthCheck(self.pair, pair_config)
         self.failed: dict[str, str] = {}  # sample key -> reason, where another process has tried
+        self.meter: Meter | None = None  # counts what is measured, where somebody wants to know
 
     def measure_rows(self, rows: list[Mapping]) -> list[dict[str, Any]]:
         """One dict of `COLUMNS` a row, in order; what the store has is not measured again."""
@@ -75,6 +77,13 @@ class Runtime:
                 for row, sample in self._measured(part, found, progress)
             ]
 
+    def measure_into_store(self, rows: Iterable[Mapping], view: View) -> dict[str, str]:
+        """Measure rows that can be laid out; returns the reasons of those that failed, by key."""
+        found: dict[str, Measurement | str] = {}
+        for part in self._laid_out(rows):
+            self._measured(part, found, view)
+        return {key: measured for key, measured in found.items() if isinstance(measured, str)}
+
     def _laid_out(self, rows: Iterable[Mapping]) -> Iterator[list[tuple[Mapping, Sample | str]]]:
         """Rows with their token spans, as many at a time as may be in memory."""
         part, num_tokens = [], 0
@@ -86,13 +95,14 @@ class Runtime:
                 part, num_tokens = [], 0
         yield part
 
-    def _measured(self, part: list[tuple[Mapping, Sample | str]], found: dict, progress: "_Progress") -> list[tuple]:
+    def _measured(self, part: list[tuple[Mapping, Sample | str]], found: dict, progress: "_Progress | View") -> list:
         """Measure what neither `found` nor the store has; returns the part."""
         rows = {sample.key: (row, sample) for row, sample in part if isinstance(sample, Sample)}
         if self.store is not None:
             found |= self.store.get(self.config_key, rows.keys() - found.keys())
         pending = [sample for key, (_, sample) in rows.items() if key not in found]
-        progress.skip(len(part) - len(pending))
+        num_tokens = sum(sample.response_end for _, sample in rows.values()) - sum(x.response_end for x in pending)
+        progress.skip(len(part) - len(pending), num_tokens)
         for sample, measured in self.measure(pending):
             if isinstance(measured, MeasureError):
                 measured = self._failed(rows[sample.key][0], measured)
@@ -104,9 +114,13 @@ class Runtime:
         """Measure samples into the store, in an order that saves work."""
         from .passes import bunches, measure_samples
 
+        if self.meter is not None and samples:
+            self.meter.start()
         for places in bunches(samples, self.limits):
-            bunch = [samples[i] for i in places]
+            bunch, started = [samples[i] for i in places], time.monotonic()
             found = measure_samples(self.pair, bunch, self.config.segment_length, self.limits)
+            if self.meter is not None:
+                self.meter.count(bunch, found, time.monotonic() - started)
             measured = list(zip(bunch, found, strict=True))
             kept = {sample.key: x for sample, x in measured if isinstance(x, Measurement)}
             if self.store is not None and kept:
@@ -140,19 +154,47 @@ class Runtime:
         return str(error)
 
     def _columns(self, row: Mapping, sample: Sample | str, found: Mapping) -> dict[str, Any]:
-        columns = dict.fromkeys(COLUMNS) | {"gateau_content_hash": content_hash(row)}
-        if isinstance(sample, str):
-            return columns | {"gateau_error": sample}
-        columns |= {
-            "gateau_num_context_tokens": len(sample.context),
-            "gateau_num_response_tokens": len(sample.response),
-            "gateau_truncated": sample.num_truncated > 0,
-            "gateau_key": f"{self.config_key}:{sample.key}",
-        }
-        measured = found[sample.key]
+        return self.columns(about(row, sample), found)
+
+    def columns(self, about: Mapping, found: Mapping[str, Measurement | str]) -> dict[str, Any]:
+        """The `COLUMNS` of a row from `about` it and what was measured, or why nothing was, by sample key."""
+        columns = dict.fromkeys(COLUMNS) | {name: about[name] for name in about if name in COLUMNS}
+        if about["key"] is None:
+            return columns
+        columns["gateau_key"] = f"{self.config_key}:{about['key']}"
+        measured = found[about["key"]]
         if isinstance(measured, str):
             return columns | {"gateau_error": measured}
         return columns | {f"gateau_{name}": value for name, value in vars(measured).items()}
+
+
+# What is known of a row before it is measured -> type: columns, and what work is divided by.
+ABOUT = {
+    "key": "string",
+    "context_key": "string",
+    "num_prefix_tokens": "int64",
+    "num_tokens": "int64",
+    **{
+        name: COLUMNS[name] for name in ("gateau_num_context_tokens", "gateau_num_response_tokens", "gateau_truncated")
+    },
+    **{name: COLUMNS[name] for name in ("gateau_error", "gateau_content_hash")},
+}
+
+
+def about(row: Mapping, sample: Sample | str) -> dict[str, Any]:
+    """All of a laid-out row but its tokens: one value for each of `ABOUT`, null where the row cannot be measured."""
+    known = dict.fromkeys(ABOUT) | {"gateau_content_hash": content_hash(row)}
+    if isinstance(sample, str):
+        return known | {"gateau_error": sample}
+    return known | {
+        "key": sample.key,
+        "context_key": sample.context_key,
+        "num_prefix_tokens": sample.context_start,
+        "num_tokens": sample.response_end,
+        "gateau_num_context_tokens": len(sample.context),
+        "gateau_num_response_tokens": len(sample.response),
+        "gateau_truncated": sample.num_truncated > 0,
+    }
 
 
 class _LengthCheck:
@@ -204,7 +246,7 @@ class _Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def skip(self, num_rows: int) -> None:
+    def skip(self, num_rows: int, num_tokens: int) -> None:
         """Count rows that need no measuring."""
         if self.bar is not None:
             self.bar.update(num_rows)
