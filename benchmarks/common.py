@@ -133,7 +133,7 @@ def load_for_training(name: str):
 
 
 def load_pairs(args: argparse.Namespace):
-    """Two `ModelPair`s on the CPU: with a short checkpoint (the same weights, loaded a second time), and with a windowed
+    """Two `ModelPair`s on the CPU: with a short checkpoint (the same weights, in a pass of their own), and with a windowed
     sibling. They share the long model."""
     from copy import copy
 

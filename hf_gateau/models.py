@@ -40,27 +40,42 @@ class ModelPair:
             _check_local(name)
         self.long_config = _load_config(config.long_model, config.long_revision, config.trust_remote_code)
         self.short_config = self._short_config()
-        self.tokenizer = _load_tokenizer(config.tokenizer or config.long_model, config, config.long_revision)
-        self._check_vocabularies()
+        self.tokenizer = self._checked_tokenizer()
         self._long = self._short = None
 
     def _short_config(self):
         config = self.config
-        if config.short_model is not None:
-            native = _load_config(config.short_model, config.short_revision, config.trust_remote_code)
-        else:
+        if self._has_one_checkpoint:
             native = deepcopy(self.long_config)
+        else:
+            native = _load_config(config.short_model, config.short_revision, config.trust_remote_code)
         return native if config.short_rope_scale is None else scale_rope(native, config.short_rope_scale)
 
-    def _check_vocabularies(self) -> None:
+    def _checked_tokenizer(self):
+        """The tokenizer, once those of both models were found to be like it; one that several name is read once."""
         config = self.config
-        named = {config.long_model: self.tokenizer}
-        if config.tokenizer is not None:
-            named[config.long_model] = _load_tokenizer(config.long_model, config, config.long_revision)
-            check_same_vocabulary(config.tokenizer, self.tokenizer, config.long_model, named[config.long_model])
+        sources = [(config.long_model, config.long_revision)]
         if config.short_model is not None:
-            short = _load_tokenizer(config.short_model, config, config.short_revision)
-            check_same_vocabulary(config.long_model, named[config.long_model], config.short_model, short)
+            sources.append((config.short_model, config.short_revision))
+        if config.tokenizer is not None:
+            sources.insert(0, (config.tokenizer, dict(reversed(sources)).get(config.tokenizer)))
+        distinct = {_place(*source): source for source in sources}
+        loaded = [(name, _load_tokenizer(name, revision, config)) for name, revision in distinct.values()]
+        for other in loaded[1:]:
+            check_same_vocabulary(*loaded[0], *other)
+        return loaded[0][1]
+
+    @property
+    def _has_one_checkpoint(self) -> bool:
+        config = self.config
+        long, short = (config.long_model, config.long_revision), (config.short_model, config.short_revision)
+        return config.short_model is None or _place(*short) == _place(*long)
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether one model in memory serves as both siblings."""
+        config = self.config
+        return config.short_model is None or (self._has_one_checkpoint and config.short_adapter == config.long_adapter)
 
     @property
     def long(self):
@@ -84,9 +99,9 @@ class ModelPair:
 
     @contextmanager
     def short(self) -> Iterator:
-        """The short-window sibling for the time of the block; where it shares weights, only its RoPE is exchanged."""
+        """The short-window sibling for the time of the block; where it shares weights, at most its RoPE is exchanged."""
         config = self.config
-        if config.short_model is not None:
+        if not self.shares_weights:
             if self._short is None:
                 self._short = self._load(
                     config.short_model, config.short_revision, config.short_adapter, self.short_config
@@ -140,7 +155,9 @@ class ModelPair:
         if config.short_model is not None:
             short |= {
                 "model": config.short_model,
-                "fingerprint": model_fingerprint(config.short_model, config.short_revision),
+                "fingerprint": long["fingerprint"]
+                if self._has_one_checkpoint
+                else model_fingerprint(config.short_model, config.short_revision),
                 "adapter": config.short_adapter and model_fingerprint(config.short_adapter),
             }
         bits = 8 if config.load_in_8bit else 4 if config.load_in_4bit else None
@@ -184,6 +201,12 @@ def _options(name: str, revision: str | None, trust_remote_code: bool) -> dict:
     return {"revision": revision or "main", "trust_remote_code": trust_remote_code, **gguf}
 
 
+def _place(name: str, revision: str | None) -> str:
+    """The same for two names of one folder, file or revision of a repository."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else f"{name}@{revision or 'main'}"
+
+
 def _check_local(name: str) -> None:
     if name.startswith(("/", "./", "../", "~")) and not Path(name).expanduser().exists():
         raise FileNotFoundError(f"There is no model at {name!r}; give an existing folder, a .gguf file, or a Hub id.")
@@ -194,8 +217,7 @@ def _load_config(name: str, revision: str | None, trust_remote_code: bool):
     return config.get_text_config(decoder=True)
 
 
-def _load_tokenizer(name: str, config: ModelPairConfig, revision: str | None):
-    revision = revision if name in (config.long_model, config.short_model) else None
+def _load_tokenizer(name: str, revision: str | None, config: ModelPairConfig):
     return AutoTokenizer.from_pretrained(*_location(name), **_options(name, revision, config.trust_remote_code))
 
 

@@ -1,8 +1,10 @@
 """The raw numbers against the straight way, for every architecture; the three kinds of sibling; the checks at the door."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks import straight
 from hf_gateau import attention
@@ -122,6 +124,73 @@ def test_half_precision_stays_within_its_bound(sample, tiny_model):
     assert half.ppl_long == pytest.approx(exact.ppl_long, rel=0.1)
     assert half.ppl_long != exact.ppl_long
     assert half.segment_attention == pytest.approx(exact.segment_attention, rel=0.1)
+
+
+@pytest.fixture
+def loads(monkeypatch) -> list[str]:
+    """What was loaded by us (not within transformers), one class an entry."""
+    called = []
+
+    def counted(auto):
+        return SimpleNamespace(
+            from_pretrained=lambda *a, **kw: called.append(auto.__name__) or auto.from_pretrained(*a, **kw)
+        )
+
+    for auto in (AutoConfig, AutoTokenizer, AutoModelForCausalLM):
+        monkeypatch.setattr(f"hf_gateau.models.{auto.__name__}", counted(auto))
+    return called
+
+
+ONCE = ["AutoConfig", "AutoTokenizer", "AutoModelForCausalLM"]
+
+
+@pytest.mark.parametrize("scale", [None, 0.01])
+def test_one_checkpoint_for_both_siblings_is_loaded_once(scale, sample, tokenizer, tmp_path, loads):
+    folder, link = make_model("llama", tmp_path / "model", tokenizer), tmp_path / "link"
+    link.symlink_to(folder)
+    config = ModelPairConfig(
+        long_model=folder, short_model=str(link), tokenizer=folder + "/", short_rope_scale=scale, device="cpu"
+    )
+    pair = ModelPair(config)
+    short = pair.describe()["short"]
+    assert short["model"] == str(link) and short["fingerprint"] == model_fingerprint(folder)
+    measured = measure_sample(pair, sample, SEGMENT_LENGTH)
+    assert loads == ONCE
+    scaled = load_straight(folder, config=scale_rope(AutoConfig.from_pretrained(folder), scale or 1.0))
+    model = load_straight(folder)
+    assert_agrees(measured, straight.measure(model, model, sample, SEGMENT_LENGTH, short_model=scaled))
+    assert (scale is None) == (measured.ppl_short == pytest.approx(measured.ppl_long, rel=1e-6))
+
+
+def test_two_checkpoints_are_each_loaded_once(sample, tiny_model, tokenizer, tmp_path, loads):
+    short = make_model("llama", tmp_path, tokenizer, initializer_range=0.3)
+    pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_model=short, tokenizer=short, device="cpu"))
+    measure_sample(pair, sample, SEGMENT_LENGTH)
+    assert not pair.shares_weights
+    assert sorted(loads) == sorted(2 * ONCE)
+
+
+def test_revisions_of_one_repository_are_two_models(monkeypatch):
+    """The files would come from the Hub: that each of the three is asked for with its own revision is what counts."""
+    asked = []
+
+    def found(name, revision, *_):
+        asked.append((name, revision))
+        return AutoConfig.for_model("llama")
+
+    monkeypatch.setattr("hf_gateau.models._load_config", found)
+    monkeypatch.setattr("hf_gateau.models._load_tokenizer", found)
+    monkeypatch.setattr("hf_gateau.models.check_same_vocabulary", lambda *_: None)
+    pair = ModelPair(ModelPairConfig(long_model="a/b", short_model="a/b", short_revision="step1000"))
+    assert not pair.shares_weights
+    assert asked == 2 * [("a/b", None), ("a/b", "step1000")]
+    asked.clear()
+    both = {"long_model": "a/b", "short_model": "a/b", "long_revision": "main"}
+    assert ModelPair(ModelPairConfig(**both)).shares_weights
+    assert len(asked) == 2
+    asked.clear()
+    ModelPair(ModelPairConfig(long_model="a/b", short_model="c/d", short_revision="step1000", tokenizer="c/d"))
+    assert asked[2:] == [("c/d", "step1000"), ("a/b", None)]
 
 
 def test_peft_adapter_changes_its_model_alone(sample, tiny_model, tmp_path):
