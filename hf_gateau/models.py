@@ -18,6 +18,7 @@ from .samples import Sample
 
 logger = logging.getLogger(__name__)
 
+DEVICE_MAP_STRATEGIES = (None, "auto", "balanced", "balanced_low_0", "sequential")
 FINGERPRINT_BLOCKS, FINGERPRINT_BLOCK_BYTES = 64, 1 << 14
 PROBE = "The quick brown fox, 12 + 34 = 46;\n\tnaïve café — 東京 🙂 <|im_start|> [INST]"
 
@@ -38,6 +39,11 @@ class ModelPair:
         self.config, self.rank = config, rank
         for name in filter(None, (config.long_model, config.short_model)):
             _check_local(name)
+        if config.device_map is not None and rank > 0:
+            raise ValueError(
+                f"device_map={config.device_map!r} spreads one model over the devices, and this is process {rank + 1} of "
+                "several that would do so; run one process (no num_proc, or one process a machine)."
+            )
         self.long_config = _load_config(config.long_model, config.long_revision, config.trust_remote_code)
         self.short_config = self._short_config()
         self.tokenizer = self._checked_tokenizer()
@@ -133,7 +139,12 @@ class ModelPair:
 
     @property
     def device(self) -> torch.device:
-        return resolve_device(self.config.device, self.rank)
+        """Where the models are, or with a `device_map` where they begin."""
+        device_map = self.config.device_map
+        if isinstance(device_map, dict):
+            return torch.device(next((place for place in device_map.values() if place not in ("cpu", "disk")), "cpu"))
+        named = None if device_map in DEVICE_MAP_STRATEGIES else device_map
+        return resolve_device(named or self.config.device, self.rank)
 
     @property
     def dtype(self) -> str:
@@ -174,14 +185,26 @@ class ModelPair:
                 bnb_4bit_compute_dtype=options["dtype"],
             )
             options["device_map"] = {"": self.device}
+        if self.config.device_map is not None:
+            options["device_map"] = self.config.device_map
         model = AutoModelForCausalLM.from_pretrained(
             *_location(name), **_options(name, revision, self.config.trust_remote_code), **options
         )
         if adapter is not None:
             from peft import PeftModel
 
+            if any(parameter.is_meta for parameter in model.parameters()):
+                raise ValueError(
+                    f"device_map={self.config.device_map!r} leaves parts of {name!r} off the device, where the adapter "
+                    f"{adapter!r} cannot be put on them; merge it into the model first, or take devices with more memory."
+                )
             model = PeftModel.from_pretrained(model, adapter).get_base_model()
         check_measurable(name, model)
+        if model.device.type == "meta":
+            raise ValueError(
+                f"device_map={self.config.device_map!r} leaves the first weights of {name!r} without a device; put its "
+                "input embeddings on a GPU, or on 'cpu' where there is none, or take a device with more memory."
+            )
         if self.config.attn_implementation is not None:
             model.set_attn_implementation(self.config.attn_implementation)
         return model.eval() if "device_map" in options else model.to(self.device).eval()
@@ -273,7 +296,8 @@ def exchanged_rope(model, config) -> Iterator[None]:
     if not found:
         raise ValueError(f"{type(model).__name__} has no rotary embedding to exchange; use short_window instead.")
     for parent, name, module in found:
-        setattr(parent, name, type(module)(config=config).to(model.device))
+        device = next((buffer.device for buffer in module.buffers()), model.device)
+        setattr(parent, name, type(module)(config=config).to(device))
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 """The raw numbers against the straight way, for every architecture; the three kinds of sibling; the checks at the door."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from benchmarks import straight
 from hf_gateau import attention
 from hf_gateau.config import ModelPairConfig
 from hf_gateau.measure import measure_sample
-from hf_gateau.models import ModelPair, context_window, model_fingerprint, scale_rope
+from hf_gateau.models import ModelPair, context_window, model_fingerprint, resolve_device, scale_rope
 from hf_gateau.samples import build_sample
 
 from .conftest import ARCHITECTURES, make_model
@@ -193,6 +194,64 @@ def test_revisions_of_one_repository_are_two_models(monkeypatch):
     assert asked[2:] == [("c/d", "step1000"), ("a/b", None)]
 
 
+REST = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu"}
+ON_DISK = {**REST, "lm_head": "cpu", "model.layers.1": "disk"}
+
+
+@pytest.mark.parametrize("sibling", ["window", "rope", "checkpoint"])
+def test_device_map_changes_no_number(sibling, rows):
+    """On a CPU alone a disk is the one second place; its layers are hooked as those on a second GPU are."""
+    from hf_gateau import GateauScorer
+    from hf_gateau.quickstart import LONG_MODEL, SHORT_MODEL
+
+    kinds = {
+        "window": {"short_window": 128},
+        "rope": {"short_rope_scale": 0.1},
+        "checkpoint": {"short_model": SHORT_MODEL},
+    }
+    settings = {"long_model": LONG_MODEL, **kinds[sibling], "store": "off"}
+    plain = GateauScorer(**settings, device="cpu")
+    expected = plain(rows[0])
+    for device_map in ("cpu", {**ON_DISK, "model.layers.1": "cpu"}, ON_DISK, json.dumps(ON_DISK)):
+        scorer = GateauScorer(**settings, device_map=device_map)
+        measured = scorer(rows[0])
+        assert scorer.describe() == plain.describe()
+        for name, value in measured.items():
+            same = value if value is None or isinstance(value, str) else pytest.approx(value, rel=1e-6)
+            assert expected[name] == same, name
+    pair = scorer.start().pair
+    with pair.short() as short:
+        for model in (pair.long, short):
+            assert all(parameter.is_meta for parameter in model.model.layers[1].parameters())
+            assert model.device.type == "cpu"
+
+
+def test_device_map_says_where_a_model_begins():
+    def device(device_map):
+        config = ModelPairConfig(long_model="a", device_map=device_map)
+        return ModelPair.device.fget(SimpleNamespace(config=config, rank=0))
+
+    assert device({"": "cpu"}) == device("cpu") == device({"a": "disk", "b": "cpu"}) == torch.device("cpu")
+    assert device({"a": "cpu", "b": "cuda:1", "c": "cuda:0"}) == device("cuda:1") == torch.device("cuda", 1)
+    assert device("balanced") == resolve_device("auto")
+
+
+def test_device_map_is_refused_where_it_cannot_serve(sample, tiny_model, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    def load(device_map, rank=0, **settings):
+        return ModelPair(ModelPairConfig(long_model=tiny_model, device_map=device_map, **settings), rank).long
+
+    with pytest.raises(ValueError, match="leaves the first weights of .* without a device; put its input embeddings"):
+        load({**ON_DISK, "model.embed_tokens": "disk"})
+    with pytest.raises(ValueError, match="this is process 2 of several"):
+        load("auto", rank=1)
+    get_peft_model(load_straight(tiny_model), LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    assert load("auto", long_adapter=str(tmp_path)).device.type == resolve_device("auto").type
+    with pytest.raises(ValueError, match="cannot be put on them; merge it into the model first"):
+        load(ON_DISK, long_adapter=str(tmp_path))
+
+
 def test_peft_adapter_changes_its_model_alone(sample, tiny_model, tmp_path):
     from peft import LoraConfig, get_peft_model
 
@@ -253,6 +312,11 @@ def test_context_window_counts_rope_scaling():
         ({"long_model": "a", "short_rope_scale": -1.0}, "short_rope_scale is a factor, got -1"),
         ({"long_model": "a", "load_in_4bit": True, "load_in_8bit": True}, "choose one"),
         ({"long_model": "a", "dtype": "int3"}, "dtype='int3'"),
+        (
+            {"long_model": "a", "device": "cpu", "device_map": "auto"},
+            "device='cpu' and device_map='auto' are both set",
+        ),
+        ({"long_model": "a", "device_map": "{model: 0}"}, "is not JSON"),
         ({"long_model": "a", "short_adapter": "b"}, "belong to a short_model"),
     ],
 )
@@ -275,9 +339,12 @@ def test_quantised_through_bitsandbytes(bits, bound, rows, tokenizer):
     from hf_gateau.quickstart import LONG_MODEL
 
     def measured(**quantisation):
-        config = ModelPairConfig(long_model=LONG_MODEL, short_window=128, device="cpu", **quantisation)
+        config = ModelPairConfig(**{"long_model": LONG_MODEL, "short_window": 128, "device": "cpu", **quantisation})
         return measure_sample(ModelPair(config), build_sample(rows[0], tokenizer), 128)
 
     exact, quantised = measured(), measured(**{f"load_in_{bits}bit": True})
+    assert measured(**{f"load_in_{bits}bit": True, "device": "auto", "device_map": {"": "cpu"}}) == quantised
+    with pytest.raises(ValueError, match="Some modules are dispatched on the CPU or the disk"):
+        measured(**{f"load_in_{bits}bit": True, "device": "auto", "device_map": ON_DISK})
     assert quantised.ppl_long == pytest.approx(exact.ppl_long, rel=bound)
     assert quantised.ppl_long != exact.ppl_long
