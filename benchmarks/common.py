@@ -33,7 +33,8 @@ def torch_header(dtype: str, model: str) -> str:
     import torch
 
     libraries = f"torch {torch.__version__}, transformers {version('transformers')}"
-    command = shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    arguments = [Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]
+    command = shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *arguments])
     line = f"{hardware()}, {libraries}, {torch.get_num_threads()} threads, {dtype}, {Path(model).name}"
     return f"{line}\n\n`{command}`\n"
 
