@@ -146,6 +146,12 @@ class ModelPairConfig:
             raise ValueError("short_revision and short_adapter belong to a short_model; name it, or leave them out.")
         if self.load_in_4bit and self.load_in_8bit:
             raise ValueError("load_in_4bit and load_in_8bit are both set; choose one.")
+        for name in filter(None, (self.long_model, self.short_model)):
+            if name.endswith(".gguf") and (self.load_in_4bit or self.load_in_8bit):
+                raise ValueError(
+                    f"load_in_4bit and load_in_8bit cannot quantise {name!r}, a .gguf file, once more; leave them out, or "
+                    "name the model's folder or Hub id."
+                )
         if self.device_map is not None and self.device != "auto":
             raise ValueError(
                 f"device={self.device!r} and device_map={self.device_map!r} are both set; leave one of them out."

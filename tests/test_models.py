@@ -311,6 +311,7 @@ def test_context_window_counts_rope_scaling():
         ({"long_model": "a", "short_window": 0}, "short_window is a number of tokens, got 0"),
         ({"long_model": "a", "short_rope_scale": -1.0}, "short_rope_scale is a factor, got -1"),
         ({"long_model": "a", "load_in_4bit": True, "load_in_8bit": True}, "choose one"),
+        ({"long_model": "a", "short_model": "b.gguf", "load_in_8bit": True}, "cannot quantise 'b.gguf'"),
         ({"long_model": "a", "dtype": "int3"}, "dtype='int3'"),
         (
             {"long_model": "a", "device": "cpu", "device_map": "auto"},
