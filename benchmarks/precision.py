@@ -14,6 +14,7 @@ CPUs without half-precision arithmetic emulate it: count on some ten times float
 import argparse
 import gc
 import json
+import logging
 import tempfile
 import time
 from contextlib import contextmanager
@@ -162,7 +163,7 @@ def table(rows: dict[str, dict[str, str]]) -> str:
         "log PPL difference",
         *RAW,
         "seconds",
-        "not measured",
+        "left out",
     ]
     lines = [f"| dtype | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
     lines += [f"| {dtype} | {' | '.join(cells.get(name, '') for name in columns)} |" for dtype, cells in rows.items()]
@@ -190,6 +191,11 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if not Path(args.data).is_file():
         parser.error(f"--data {args.data} is no file; give a .jsonl file")
+    if 0 < args.context <= args.short_window:
+        parser.error(
+            f"the sibling's window of {args.short_window} tokens shows it all of --context {args.context}; lower "
+            "--short-window"
+        )
     if {"8bit", "4bit"} & set(args.dtypes) and find_spec("bitsandbytes") is None:
         parser.error("8bit and 4bit need bitsandbytes: pip install bitsandbytes, or leave them out of --dtypes")
     return args
@@ -197,6 +203,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says for every product that it casts the input
     model = args.model or common.default_model()
     rows = {}
     with unpacked(model) as folder:
@@ -207,11 +214,11 @@ def main() -> None:
             rows[dtype] = compare(exact, other) | {"seconds": f"{seconds / exact_seconds:.2f}"}
             print(table({dtype: rows[dtype]}), flush=True)  # progress, in case the run is cut short
     lengths = [len(sample.context) for sample in samples]
-    kept = " and ".join(f"{num_kept(len(samples), share)} rows are the top {share:.0%}" for share in SHARES)
+    kept = ", ".join(f"top {share:.0%}: {num_kept(len(samples), share)}" for share in SHARES)
     lines = [
         common.torch_header("float32 and below", model),
         f"{len(samples)} rows, {min(lengths):,} to {max(lengths):,} tokens of context, {exact_seconds / len(samples):.1f} s a "
-        f"row in float32; {kept}. The sibling sees {args.short_window:,} tokens.\n",
+        f"row in float32 ({kept}). The sibling sees {args.short_window:,} tokens.\n",
         ABOUT,
         table(rows),
     ]

@@ -97,8 +97,9 @@ def test_table_of_the_tiny_pair(data, tmp_path, monkeypatch, capsys):
     text = output.read_text()
     assert "`python -m benchmarks.precision" in text and text in capsys.readouterr().out
     assert "6 rows, 120 to 120 tokens of context" in text
-    assert "1 rows are the top 10% and 2 rows are the top 30%" in text
+    assert "(top 10%: 1, top 30%: 2)" in text
     names, _, bfloat16, float16 = (line.split(" | ") for line in text.splitlines() if line.startswith("|"))
+    assert all(cell.strip("| ") for cell in bfloat16 + float16)  # every column has its figure
     column = names.index("ppl_long")
     # 8 bits of mantissa against 11: both differ from float32, the first by more
     assert 0 < float(float16[column]) < float(bfloat16[column]) < 0.5
@@ -109,3 +110,7 @@ def test_arguments_are_refused_before_a_model_loads(tmp_path, monkeypatch, capsy
     with pytest.raises(SystemExit):
         precision.main()
     assert "none.jsonl is no file; give a .jsonl file" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["precision.py", "--data", __file__, "--context", "256"])
+    with pytest.raises(SystemExit):
+        precision.main()
+    assert "window of 512 tokens shows it all of --context 256; lower --short-window" in capsys.readouterr().err
