@@ -39,11 +39,6 @@ class ModelPair:
         self.config, self.rank = config, rank
         for name in filter(None, (config.long_model, config.short_model)):
             _check_local(name)
-        if config.device_map is not None and rank > 0:
-            raise ValueError(
-                f"device_map={config.device_map!r} spreads one model over the devices, and this is process {rank + 1} of "
-                "several that would do so; run one process (no num_proc, or one process a machine)."
-            )
         self.long_config = _load_config(config.long_model, config.long_revision, config.trust_remote_code)
         self.short_config = self._short_config()
         self.tokenizer = self._checked_tokenizer()
@@ -175,6 +170,11 @@ class ModelPair:
         return {"long": long, "short": short, "dtype": self.dtype, "bits": bits}
 
     def _load(self, name: str, revision: str | None, adapter: str | None, model_config):
+        if self.config.device_map is not None and self.rank > 0:
+            raise ValueError(
+                f"device_map={self.config.device_map!r} spreads one model over the devices, and this is process {self.rank + 1} of "
+                "several that would do so; run one process (no num_proc, or one process a machine)."
+            )
         options = {"config": model_config, "dtype": getattr(torch, self.dtype), "attn_implementation": ATTENTION_NAME}
         if self.config.load_in_8bit or self.config.load_in_4bit:
             from transformers import BitsAndBytesConfig
