@@ -172,8 +172,8 @@ class ModelPair:
     def _load(self, name: str, revision: str | None, adapter: str | None, model_config):
         if self.config.device_map is not None and self.rank > 0:
             raise ValueError(
-                f"device_map={self.config.device_map!r} spreads one model over the devices, and this is process {self.rank + 1} of "
-                "several that would do so; run one process (no num_proc, or one process a machine)."
+                f"device_map={self.config.device_map!r} spreads one model over the devices, and this is process "
+                f"{self.rank + 1} of several that would do so; run one process (no num_proc, or one process a machine)."
             )
         options = {"config": model_config, "dtype": getattr(torch, self.dtype), "attn_implementation": ATTENTION_NAME}
         if self.config.load_in_8bit or self.config.load_in_4bit:
