@@ -5,7 +5,7 @@
 All ways take the same sample in one process, on the CPU, one after the other in each repeat, so that drift hits all
 alike. Medians over the repeats are printed.
 
-- **ours**: `measure_samples` of one, with a short checkpoint (the same weights loaded twice: a short pass over everything, the
+- **ours**: `measure_samples` of one, with a short checkpoint (the same weights, in a pass of their own over everything: the
   paper's setting), and with a windowed sibling (the same model on its last `--short-window` tokens).
 - **straight**: what one writes first, with transformers alone and without padding. `model(input_ids, labels=...)` (SDPA,
   logits on every position) for the short model, the long model, no context, and each segment by itself; one more pass

@@ -166,7 +166,7 @@ class _Layer:
 
     def _mask(self, start: int, end: int, first_key: int) -> torch.Tensor:
         if self.mask is not None:
-            return self.mask.rows(start, end, first_key)
+            return self.mask.rows(start, end, first_key).to(self.query.device)  # layers may be on several devices
         key = torch.arange(first_key, end, device=self.query.device)
         return (key <= torch.arange(start, end, device=key.device)[:, None])[None, None]
 

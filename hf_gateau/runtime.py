@@ -32,14 +32,14 @@ BREAKS_ON_LENGTH_NATS, BREAKS_ON_LENGTH_ROWS = log(2), 8
 class Runtime:
     """The pair, the store, and what a key is made of. Models load when the first row needs them."""
 
-    def __init__(self, pair_config: ModelPairConfig, config: MeasureConfig, rank: int = 0):
+    def __init__(self, pair_config: ModelPairConfig, config: MeasureConfig):
         from .models import ModelPair
 
         _use_one_thread_after_fork()
-        self.config, self.rank = config, rank
+        self.config, self.rank = config, 0
         find = config.find_context
         self.find_context = _import_function(find) if isinstance(find, str) else find
-        self.pair = ModelPair(pair_config, rank)
+        self.pair = ModelPair(pair_config)
         self.max_length = min(config.max_length, self.pair.max_length)
         default = CPU_BATCH_TOKENS if self.pair.device.type == "cpu" else GPU_BATCH_TOKENS
         self.limits = Limits(config.batch_tokens or default)

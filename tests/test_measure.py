@@ -385,3 +385,17 @@ def test_killed_again_and_again_the_run_ends_as_if_undisturbed(scorer, tiny_mode
     assert_same(load_from_disk(out), [scorer(row) for row in rows])
     (configuration,) = store.configurations()
     assert configuration["num_rows"] == configuration["num_measured"] == len(rows)
+
+
+def test_a_pair_is_opened_once(rows, tiny_model, monkeypatch):
+    """Describing, surveying and measuring share one pair, which takes the number of the process that measures."""
+    from hf_gateau import models
+
+    opened, own = [], models.ModelPair.__init__
+    monkeypatch.setattr(models.ModelPair, "__init__", lambda *args: opened.append(1) or own(*args))
+    scorer = GateauScorer(long_model=tiny_model, short_window=60, device="cpu", store="off")
+    scorer.describe()
+    assert scorer.count(Dataset.from_list(rows[:2]))["pending"] == 2
+    scorer.default_rank = 3
+    assert scorer(rows[0])["gateau_error"] is None
+    assert opened == [1] and scorer.start().pair.rank == 3
