@@ -17,6 +17,8 @@ from hf_gateau.cli import main
 from hf_gateau.files import load_rows, read_sidecar
 from hf_gateau.quickstart.world import planted_rows
 from hf_gateau.store import MeasurementStore
+from tests.hub_client import Client
+from tests.hub_server import HubServer
 
 
 @pytest.fixture()
@@ -138,3 +140,19 @@ def test_killed_and_the_same_command_again(tmp_path, settings):
     (configuration,) = store.configurations()
     assert configuration["num_rows"] == configuration["num_measured"] == len(rows)
     assert load_rows(str(out))["id"] == [row["id"] for row in rows] and not (tmp_path / "out.partial").exists()
+
+
+def push_rows(repo_id: str, rows: list[dict]) -> str:
+    return Dataset.from_list(rows).push_to_hub(repo_id).oid
+
+
+def test_a_stream_from_the_hub_says_which_commit_it_was(rows, settings, tmp_path):
+    with HubServer(tmp_path / "hub") as server, Client(server, tmp_path / "somebody") as client:
+        commit_hash = client(push_rows, "tester/rows", rows)
+        given = [x for name, value in settings.items() for x in (f"--{name}", str(value))]
+        command = [sys.executable, "-m", "hf_gateau.cli", "score", "tester/rows", "--streaming", "-o", "out", *given]
+        subprocess.run(command, env=client.environment, cwd=tmp_path, check=True, capture_output=True)
+    assert load_rows(str(tmp_path / "out"))["id"] == [row["id"] for row in rows]
+    origin = read_sidecar(str(tmp_path / "out"))["origin"]
+    assert origin == {"repo_id": "tester/rows", "config": "default", "revision": commit_hash}
+    assert not list((tmp_path / "somebody").rglob("*.arrow"))
