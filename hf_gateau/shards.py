@@ -110,15 +110,15 @@ def _of_one_type(tables: Iterable[pa.Table], features: Features) -> Iterator[pa.
     from datasets.table import CastError, cast_table_to_schema
 
     schema, num_rows = features.arrow_schema, 0
-    for table in tables:
-        try:
+    try:
+        for table in tables:
             yield cast_table_to_schema(table, schema)
-        except (CastError, pa.ArrowException, TypeError) as error:
-            raise ValueError(
-                f"Rows {num_rows + 1:,} to {num_rows + len(table):,} do not fit the columns of the first ones ({error}). "
-                "Give the rows as Parquet, or as one .jsonl file without --streaming."
-            ) from error
-        num_rows += len(table)
+            num_rows += len(table)
+    except (CastError, pa.ArrowException, TypeError) as error:  # the last is what `datasets` raises for unlike types
+        raise ValueError(
+            f"The rows after the first {num_rows:,} do not fit their columns, or cannot be read ({error}). Mend them, or give "
+            "them as one .jsonl file without --streaming, which keeps such lines with the reason in gateau_error."
+        ) from error
 
 
 def _pieces(tables: Iterable[pa.Table], max_bytes: int) -> Iterator[pa.Table]:

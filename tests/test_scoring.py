@@ -99,6 +99,16 @@ def test_lines_that_a_stream_cannot_read_are_one_clear_line(folder, settings, ca
         assert "JSON parse error" in capsys.readouterr().err and not (folder / "out").exists()
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_files_of_other_types_are_one_clear_line(streaming, folder, rows, settings, capsys):
+    """A column without a value in the first file, and with some in a later one."""
+    for i, note in enumerate([None, "seen"]):
+        Dataset.from_list([{**row, "note": note} for row in rows[:3]]).to_parquet(folder / f"note-{i}.parquet")
+    assert run("score", folder / "note-*.parquet", folder / "out", settings, *["--streaming"] * streaming) == 2
+    assert "Couldn't cast array of type string to null" in capsys.readouterr().err
+    assert not (folder / "out").exists() and not (folder / "out.partial").exists()
+
+
 def test_empty_stream(tmp_path, settings, capsys):
     Dataset.from_list([{"messages": []}]).select([]).to_parquet(tmp_path / "none.parquet")
     assert run("score", tmp_path / "none.parquet", tmp_path / "out", settings, "--streaming") == 2

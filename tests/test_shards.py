@@ -2,7 +2,6 @@
 
 import json
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, IterableDataset, load_dataset
@@ -77,13 +76,13 @@ def test_only_an_earlier_output_is_replaced(ds, tmp_path):
         check_output(str(tmp_path / "out"))
 
 
-def test_a_row_of_another_type_is_named(tmp_path):
-    tables = [pa.table({"i": [1, 2]}), pa.table({"i": [3], "j": [4]})]
-    ds = IterableDataset.from_generator(lambda: iter([{"i": 1}, {"i": 2}]))
-    features = Dataset(tables[0]).features
-    write_shards(ds, features, tmp_path / "out", {})
-    with pytest.raises(ValueError, match="Rows 3 to 3 do not fit the columns of the first ones"):
-        list(shards._of_one_type(tables, features))
+@pytest.mark.parametrize("row", [{"i": 3, "j": 4}, {"i": "x"}, {"i": 3, "text": "x"}])
+def test_rows_of_another_type_are_named(row, tmp_path):
+    first = [{"i": i, "text": None} for i in range(250)]
+    ds = IterableDataset.from_generator(lambda: iter([*first, row]))
+    with pytest.raises(ValueError, match="The rows after the first 200 do not fit their columns"):
+        write_shards(ds, Dataset.from_list(first).features, tmp_path / "out", {})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("size", ["", "0", "0MB", "500", "many", "-1GB"])
