@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -26,6 +27,7 @@ MAX_SHARD_SIZE = "500MB"  # as in `datasets`
 ROW_GROUP_BYTES = 32 * 2**20  # in memory at once, when writing and for whoever streams it; `datasets` takes 100 MB
 ROWS_A_TABLE = 100  # read at a time: each may be a book
 SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
+UNFINISHED_SHARD = re.compile(r"\.?train-\d{5,}(-of-\d{5,})?\.parquet")
 
 
 def num_bytes_of(size: str) -> int:
@@ -63,12 +65,10 @@ def write_shards(
 
     Raises:
         ValueError: a row does not fit the types.
+        RuntimeError: another process is writing this folder.
     """
     max_bytes = num_bytes_of(max_shard_size)
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    partial.mkdir(parents=True)
-    try:
+    with _unfinished(folder) as partial:
         tables = _pieces(_of_one_type(_tables(ds), features), min(max_bytes, ROW_GROUP_BYTES))
         shards = [
             _write_parquet(map(itemgetter(1), part), features, partial / f"train-{number:05d}.parquet")
@@ -80,18 +80,48 @@ def write_shards(
         if folder.is_dir():
             shutil.rmtree(folder)
         os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _unfinished(folder: Path) -> Iterator[Path]:
+    """An empty folder beside that one, for this process alone; what is left of it in the end is removed."""
+    from filelock import FileLock, Timeout
+
+    partial, lock = _partial(folder), folder.with_name(f".{folder.name}.lock")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+            partial.mkdir()
+            try:
+                yield partial
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+                lock.unlink(missing_ok=True)
+    except Timeout as error:
+        raise RuntimeError(f"Another process is writing {folder}; wait for it, or name another --output.") from error
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse to replace a folder that holds anything but an earlier output.
+    """Refuse to replace a folder that is not an earlier output, or part of one.
 
     Raises:
-        ValueError: it does.
+        ValueError: it holds something else, such as data that came from elsewhere.
     """
-    if folder.is_dir() and any(x.name != SIDECAR and not SHARD.fullmatch(x.name) for x in folder.iterdir()):
-        raise ValueError(f"--output {str(folder)!r} is a folder that holds something else; name a new one.")
+    finished, partial = _names(folder), _names(_partial(folder))
+    is_ours = SIDECAR in finished and all(SHARD.fullmatch(name) for name in finished - {SIDECAR})
+    is_part = all(UNFINISHED_SHARD.fullmatch(name) for name in partial - {SIDECAR})
+    for place, replaceable in ((folder, is_ours or not finished), (_partial(folder), is_part)):
+        if not replaceable:
+            raise ValueError(f"{str(place)!r} is a folder that holds something else; name a new one as --output.")
+
+
+def _names(folder: Path) -> set[str]:
+    return {x.name for x in folder.iterdir()} if folder.is_dir() else set()
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.partial")
 
 
 def _tables(ds: Dataset | IterableDataset) -> Iterator[pa.Table]:

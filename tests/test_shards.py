@@ -65,6 +65,17 @@ def test_what_a_killed_run_left_is_replaced(ds, tmp_path):
     assert files_of(tmp_path) == ["out"] and len(load_rows(str(tmp_path / "out"))) == 300
 
 
+def test_two_processes_do_not_write_one_folder(ds, tmp_path):
+    def rows():
+        with pytest.raises(RuntimeError, match="Another process is writing"):
+            write_shards(ds.select([7]), ds.features, tmp_path / "out", {})
+        yield from ds.select(range(5))
+
+    write_shards(IterableDataset.from_generator(rows), ds.features, tmp_path / "out", {})
+    assert load_rows(str(tmp_path / "out")).to_list() == ds.select(range(5)).to_list()
+    assert files_of(tmp_path) == ["out"]
+
+
 def test_only_an_earlier_output_is_replaced(ds, tmp_path):
     for size, number in (("100KB", 5), ("1GB", 1)):
         check_output(str(tmp_path / "out"))
@@ -74,6 +85,15 @@ def test_only_an_earlier_output_is_replaced(ds, tmp_path):
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds something else"):
         check_output(str(tmp_path / "out"))
+
+
+def test_data_from_elsewhere_are_never_replaced(ds, tmp_path):
+    """Files named as the Hub names them, and a folder that is only called as ours are."""
+    for name, file in (("data", "train-00000-of-00001.parquet"), ("out.partial", "mine.parquet")):
+        (tmp_path / name).mkdir()
+        ds.to_parquet(tmp_path / name / file)
+        with pytest.raises(ValueError, match=f"{name}' is a folder that holds something else"):
+            check_output(str(tmp_path / name.removesuffix(".partial")))
 
 
 @pytest.mark.parametrize("row", [{"i": 3, "j": 4}, {"i": "x"}, {"i": 3, "text": "x"}])
