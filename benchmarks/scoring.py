@@ -39,7 +39,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hf_gateau.packing import Limits
+from hf_gateau.packing import Cut, Limits
 from hf_gateau.passes import measure_samples
 from hf_gateau.runtime import CPU_BATCH_TOKENS
 from hf_gateau.samples import Sample
@@ -214,7 +214,7 @@ class GemmRate:
 
 def measured(pair, samples: list[Sample], segment_length: int) -> list[dict]:
     """The raw numbers of some samples, measured together."""
-    return list(map(vars, measure_samples(pair, samples, segment_length, Limits(CPU_BATCH_TOKENS))))
+    return list(map(vars, measure_samples(pair, samples, Cut(segment_length), Limits(CPU_BATCH_TOKENS))))
 
 
 def questions_on(sample: Sample, num: int) -> list[Sample]:

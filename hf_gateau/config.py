@@ -170,6 +170,18 @@ class MeasureConfig:
     """
 
     segment_length: int = field(default=128, metadata={"help": "L, the tokens in a segment of the context (Eq. 3)."})
+    segment_stride: int = field(
+        default=1,
+        metadata={
+            "help": "Measure every so-many-th segment, the last included: an approximation that saves most of the segments' time."
+        },
+    )
+    response_head: int | None = field(
+        default=None,
+        metadata={
+            "help": "Measure only so many of a response's first tokens: an approximation. Default: all (Eq. 1)."
+        },
+    )
     max_length: int = field(
         default=65_536,
         metadata={
@@ -206,6 +218,12 @@ class MeasureConfig:
     def __post_init__(self):
         if self.segment_length < 1:
             raise ValueError(f"segment_length is a number of tokens, got {self.segment_length}; give 1 or more.")
+        if self.segment_stride < 1:
+            raise ValueError(
+                f"segment_stride is a number of segments, got {self.segment_stride}; give 1 (all) or more."
+            )
+        if self.response_head is not None and self.response_head < 1:
+            raise ValueError(f"response_head is a number of tokens, got {self.response_head}; give 1 or more.")
         if self.max_length < 2:
             raise ValueError(f"max_length is a number of tokens, got {self.max_length}; give 2 or more.")
         if self.batch_tokens is not None and self.batch_tokens < 1:

@@ -11,7 +11,7 @@ from benchmarks import straight
 from hf_gateau import attention
 from hf_gateau.config import ModelPairConfig
 from hf_gateau.models import ModelPair, context_window, model_fingerprint, resolve_device, scale_rope
-from hf_gateau.packing import Limits
+from hf_gateau.packing import Cut, Limits
 from hf_gateau.passes import measure_samples
 from hf_gateau.samples import build_sample
 
@@ -27,7 +27,7 @@ def load_straight(folder, **options):
 
 
 def measure_sample(pair, sample, segment_length, batch_tokens=1024):
-    [measured] = measure_samples(pair, [sample], segment_length, Limits(batch_tokens))
+    [measured] = measure_samples(pair, [sample], Cut(segment_length), Limits(batch_tokens))
     return measured
 
 

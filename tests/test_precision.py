@@ -91,18 +91,20 @@ def test_samples_are_spread_and_cut(data, rows, tokenizer):
 def test_table_of_the_tiny_pair(data, tmp_path, monkeypatch, capsys):
     output = tmp_path / "precision.md"
     arguments = ["--data", data, "--model", LONG_MODEL, "--samples", "6", "--context", "120", "--short-window", "64"]
-    arguments += ["--segment-length", "32", "--dtypes", "bfloat16", "float16", "--output", str(output)]
-    monkeypatch.setattr(sys, "argv", ["precision.py", *arguments])
+    arguments += ["--segment-length", "32", "--ways", "bfloat16", "float16", "segment_stride=2", "response_head=1"]
+    monkeypatch.setattr(sys, "argv", ["precision.py", *arguments, "--output", str(output)])
     precision.main()
     text = output.read_text()
     assert "`python -m benchmarks.precision" in text and text in capsys.readouterr().out
     assert "6 rows, 120 to 120 tokens of context" in text
     assert "(top 10%: 1, top 30%: 2)" in text
-    names, _, bfloat16, float16 = (line.split(" | ") for line in text.splitlines() if line.startswith("|"))
-    assert all(cell.strip("| ") for cell in bfloat16 + float16)  # every column has its figure
-    column = names.index("ppl_long")
+    names, _, *ways = (line.split(" | ") for line in text.splitlines() if line.startswith("|"))
+    bfloat16, float16, stride, head = (dict(zip(names, cells, strict=True)) for cells in ways)
+    assert all(cell.strip("| ") for cells in ways for cell in cells)  # every column has its figure
     # 8 bits of mantissa against 11: both differ from float32, the first by more
-    assert 0 < float(float16[column]) < float(bfloat16[column]) < 0.5
+    assert 0 < float(float16["ppl_long"]) < float(bfloat16["ppl_long"]) < 0.5
+    assert stride["ppl_long"] == "0.0e+00" and stride["segment_ppl"] == "nan"  # two segments of four
+    assert float(head["ppl_long"]) > 0.01
 
 
 def test_arguments_are_refused_before_a_model_loads(tmp_path, monkeypatch, capsys):
@@ -114,3 +116,7 @@ def test_arguments_are_refused_before_a_model_loads(tmp_path, monkeypatch, capsy
     with pytest.raises(SystemExit):
         precision.main()
     assert "window of 512 tokens shows it all of --context 256; lower --short-window" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["precision.py", "--data", __file__, "--ways", "segment_stride=half"])
+    with pytest.raises(SystemExit):
+        precision.main()
+    assert "'segment_stride=half' is no way; give one of bfloat16, " in capsys.readouterr().err
