@@ -31,6 +31,7 @@ setup(
         "numpy",
         "pandas",
         "pyarrow",
+        "filelock",
     ],
     extras_require={
         "gguf": ["gguf>=0.17"],

@@ -33,7 +33,8 @@ def torch_header(dtype: str, model: str) -> str:
     import torch
 
     libraries = f"torch {torch.__version__}, transformers {version('transformers')}"
-    command = shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    arguments = [Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]
+    command = shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *arguments])
     line = f"{hardware()}, {libraries}, {torch.get_num_threads()} threads, {dtype}, {Path(model).name}"
     return f"{line}\n\n`{command}`\n"
 
@@ -133,7 +134,7 @@ def load_for_training(name: str):
 
 
 def load_pairs(args: argparse.Namespace):
-    """Two `ModelPair`s on the CPU: with a short checkpoint (the same weights, loaded a second time), and with a windowed
+    """Two `ModelPair`s on the CPU: with a short checkpoint (the same weights, in a pass of their own), and with a windowed
     sibling. They share the long model."""
     from copy import copy
 

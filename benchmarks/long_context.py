@@ -18,7 +18,7 @@ import torch
 
 from hf_gateau.attention import ATTENTION_NAME, ResponseAttention
 from hf_gateau.costs import RowShape, Way, flops, model_shape, row_work
-from hf_gateau.packing import Limits
+from hf_gateau.packing import Cut, Limits
 from hf_gateau.perplexity import batch_nlls
 from hf_gateau.pilot import Memory, matrix_rate, synchronise
 from hf_gateau.samples import Sample
@@ -66,12 +66,12 @@ def parts(model, sample: Sample, way: Way) -> dict[str, Callable[[], object]]:
     def long():
         attention = ResponseAttention([sample])
         batch_nlls(model, [sample.prompt], [sample.response], full=True, response_attention=attention)
-        attention.segment_means(way.segment_length)
+        attention.segment_means(way.cut)
 
     return {
         "long": long,
         "short": lambda: batch_nlls(model, [windowed], [sample.response]),
-        "segments": lambda: segment_nlls(model, [sample], way.segment_length, Limits(way.batch_tokens)),
+        "segments": lambda: segment_nlls(model, [sample], way.cut, Limits(way.batch_tokens)),
     }
 
 
@@ -103,7 +103,7 @@ def timed(call: Callable[[], object], device: torch.device, num_repeats: int) ->
 def rows_of(model, args: argparse.Namespace, context: int, rate: float) -> list[list[str]]:
     """The lines of one length of context."""
     sample = random_sample(context, args.response, model.config.vocab_size)
-    way = Way(args.segment_length, args.batch_tokens, SHORT_WINDOW, self_paired=True)
+    way = Way(Cut(args.segment_length), args.batch_tokens, SHORT_WINDOW, self_paired=True)
     shape, row = model_shape(model), RowShape.of(sample)
     work = row_work(shape, shape, row, way)
     lines = []

@@ -5,7 +5,7 @@
 All ways take the same sample in one process, on the CPU, one after the other in each repeat, so that drift hits all
 alike. Medians over the repeats are printed.
 
-- **ours**: `measure_samples` of one, with a short checkpoint (the same weights loaded twice: a short pass over everything, the
+- **ours**: `measure_samples` of one, with a short checkpoint (the same weights, in a pass of their own over everything: the
   paper's setting), and with a windowed sibling (the same model on its last `--short-window` tokens).
 - **straight**: what one writes first, with transformers alone and without padding. `model(input_ids, labels=...)` (SDPA,
   logits on every position) for the short model, the long model, no context, and each segment by itself; one more pass
@@ -39,7 +39,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hf_gateau.packing import Limits
+from hf_gateau.packing import Cut, Limits
 from hf_gateau.passes import measure_samples
 from hf_gateau.runtime import CPU_BATCH_TOKENS
 from hf_gateau.samples import Sample
@@ -214,7 +214,7 @@ class GemmRate:
 
 def measured(pair, samples: list[Sample], segment_length: int) -> list[dict]:
     """The raw numbers of some samples, measured together."""
-    return list(map(vars, measure_samples(pair, samples, segment_length, Limits(CPU_BATCH_TOKENS))))
+    return list(map(vars, measure_samples(pair, samples, Cut(segment_length), Limits(CPU_BATCH_TOKENS))))
 
 
 def questions_on(sample: Sample, num: int) -> list[Sample]:

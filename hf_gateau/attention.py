@@ -21,6 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from .packing import Cut
 from .samples import Sample
 
 
@@ -64,7 +65,7 @@ class ResponseAttention:
         total_BK = self._total_BK[:, first_key : first_key + num_keys]
         total_BK += mass_BHK.sum(1, dtype=total_BK.dtype) / num_heads
 
-    def segment_means(self, segment_length: int) -> list[list[float]]:
+    def segment_means(self, cut: Cut) -> list[list[float]]:
         """Mean attention per token of each segment, averaged over response tokens, heads and layers: Eq. 4 of
         arXiv 2410.15633 before the softmax. For each sample one float per segment; the last segment over its own tokens."""
         if self.num_layers == 0:
@@ -77,7 +78,7 @@ class ResponseAttention:
             total[sample.context_start : sample.context_end]
             for total, sample in zip(total_BK, self.samples, strict=True)
         ]
-        return [[float(part.mean()) for part in span.split(segment_length)] for span in spans]
+        return [[float(part.mean()) for part in cut(span.split(cut.length))] for span in spans]
 
 
 class RowMask:
@@ -166,7 +167,7 @@ class _Layer:
 
     def _mask(self, start: int, end: int, first_key: int) -> torch.Tensor:
         if self.mask is not None:
-            return self.mask.rows(start, end, first_key)
+            return self.mask.rows(start, end, first_key).to(self.query.device)  # layers may be on several devices
         key = torch.arange(first_key, end, device=self.query.device)
         return (key <= torch.arange(start, end, device=key.device)[:, None])[None, None]
 

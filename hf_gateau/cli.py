@@ -9,7 +9,7 @@ import re
 import sys
 import textwrap
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .config import MeasureConfig, ModelPairConfig, RankConfig, ScoredConfig, SelectConfig
 
@@ -37,8 +37,22 @@ class OutputArguments:
     """Where to."""
 
     output: str = field(
-        metadata={"help": "Where the rows go: a .jsonl or .parquet file, or a folder.", "aliases": ["-o"]}
+        metadata={
+            "help": "Where the rows go: a .jsonl or .parquet file, or a folder, for Parquet files that `load_dataset` reads.",
+            "aliases": ["-o"],
+        }
     )
+    max_shard_size: str = field(
+        default="500MB",
+        metadata={
+            "help": "Where the output is a folder: about how large a Parquet file gets, uncompressed, as in datasets."
+        },
+    )
+
+    def __post_init__(self):
+        from .shards import num_bytes_of
+
+        num_bytes_of(self.max_shard_size)
 
 
 @dataclass
@@ -50,7 +64,16 @@ class ScoreArguments:
     )
     json: bool = field(
         default=False,
-        metadata={"help": "Print one JSON object with the figures of the last lines instead; all else goes to stderr."},
+        metadata={
+            "help": "Print one JSON object with the figures of the last lines instead; all else goes to stderr."
+        },
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read rows as they are measured and write them to a folder, shard by shard: neither memory nor the "
+            "datasets cache ever holds them all. One process; for more, give each a part of the files."
+        },
     )
 
     def __post_init__(self):
@@ -176,39 +199,31 @@ def score(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArgum
     where it was when the same command is given again. Example:
     hf-gateau score train.jsonl -o measured.parquet --long_model Qwen/Qwen3-0.6B --short_window 4096
     On several machines: accelerate launch ... -m hf_gateau.cli score ... --store FOLDER/"""
-    from .distributed import measure_together
     from .files import check_output, save_rows, sidecar_of
     from .measure import GateauScorer
-    from .pull import load_scored
     from .records import attach_record
-    from .reuse import reuse_scores
+    from .scoring import check_streaming, measured_rows, plan_line, print_summary, score_stream
 
     check_output(out.output)
+    if work.streaming:
+        check_streaming(out.output, work.num_proc, known.scored_dataset)
     scorer = GateauScorer(**vars(pair), **vars(measure))
     state = _join_launch(scorer, work)
-    ds = _load(data, rows)
+    ds = _load(data, rows, work.streaming)
     description = scorer.describe()  # finds the models, and checks that they fit together, before any row
     if state.is_main_process:
-        print(_plan(ds, description, scorer), flush=True, file=sys.stderr if work.json else sys.stdout)
-    started, summaries = time.monotonic(), []
-
-    def measured_rows(ds):
-        if (work.num_proc or 1) == 1:
-            return measure_together(ds, scorer, tell=summaries.append)
-        _spawn_workers(work.num_proc)
-        return ds.map(
-            scorer, batched=True, with_rank=True, desc="Rows", num_proc=min(work.num_proc, len(ds)), batch_size=10
-        )
-
-    if known.scored_dataset is None:
-        measured = measured_rows(ds)
+        print(plan_line(ds, description, scorer), flush=True, file=sys.stderr if work.json else sys.stdout)
+    started, settings = time.monotonic(), {"settings": {**vars(pair), **vars(measure)}}
+    if work.streaming:
+        attach_record(ds, "measuring", description)
+        summary = score_stream(ds, scorer, out.output, sidecar_of(ds) | settings, out.max_shard_size)
     else:
-        before = load_scored(known.scored_dataset, split=known.scored_split, revision=known.scored_revision)
-        measured = reuse_scores(ds, before, scorer, measure=measured_rows)
+        measured, summary = measured_rows(ds, scorer, work.num_proc or 1, known)
+        if state.is_main_process:
+            attach_record(measured, "measuring", description)
+            save_rows(measured, out.output, sidecar_of(measured) | settings, out.max_shard_size)
     if state.is_main_process:
-        attach_record(measured, "measuring", description)
-        save_rows(measured, out.output, {**sidecar_of(measured), "settings": {**vars(pair), **vars(measure)}})
-        _print_measured(measured, summaries, time.monotonic() - started, out.output, work.json)
+        print_summary(replace(summary, seconds=time.monotonic() - started, output=out.output), work.json)
     state.destroy_process_group()
 
 
@@ -219,43 +234,11 @@ def _join_launch(scorer, work: ScoreArguments):
     state = join_launch(scorer)
     if state.num_processes > 1 and (work.num_proc or 1) > 1:
         raise ValueError(f"--num_proc {work.num_proc} is for one process, and {state.num_processes} were launched.")
+    if state.num_processes > 1 and work.streaming:
+        raise ValueError(f"--streaming is for one process, and {state.num_processes} were launched.")
     if not state.is_main_process:
         be_quiet()
     return state
-
-
-def _plan(ds, description: dict, scorer) -> str:
-    """What is about to be done, in one line."""
-    from .store import resolve_store_path
-
-    long, short = description["long"]["model"], description["short"]
-    sibling = short.get("model") or "the same"
-    sibling += f", RoPE base x {short['rope_scale']:g}" if short["rope_scale"] else ""
-    sibling += f", its last {short['window']} tokens" if short["window"] else ""
-    kept = resolve_store_path(scorer.measure_config.store)
-    size = f"{description['dtype']}, samples of up to {description['max_length']:,} tokens"
-    return f"{len(ds)} rows; long model {long}, short sibling {sibling}; {size}; store: {kept or 'off'}"
-
-
-def _spawn_workers(num_proc: int) -> None:
-    """Workers that begin afresh can use GPUs and threads, which forked ones cannot; they share the cores evenly."""
-    import multiprocess
-
-    multiprocess.set_start_method("spawn", force=True)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_proc)))
-
-
-def _print_measured(ds, summaries: list, seconds: float, output: str, as_json: bool) -> None:
-    import json
-
-    from .live import Summary
-
-    summary = Summary.of_all(ds, summaries, seconds, output)
-    if as_json:
-        print(json.dumps(summary.to_dict()))
-        return
-    print("\n".join(summary.lines()))
-    print(f"Next: {PROGRAM} rank {output} -o RANKED, then {PROGRAM} top RANKED")
 
 
 def plan(data: str, rows: DataArguments, how: PlanArguments, pair, measure) -> None:
@@ -282,7 +265,7 @@ def rank(data: str, rows: DataArguments, out: OutputArguments, config: RankConfi
     check_output(out.output)
     ranked = _ranked(_load(data, rows), config)
     record = ranking_record(ranked)
-    save_rows(ranked, out.output, sidecar_of(ranked))
+    save_rows(ranked, out.output, sidecar_of(ranked), out.max_shard_size)
     settings = ", ".join(f"{name}={record[name]}" for name in ("method", "mode", "hmp", "cas", "combine", "alpha"))
     print(f"{record['num_ranked']} of {len(ranked)} rows ranked ({settings}): {out.output}")
     for reason, count in record["num_unranked"].items():
@@ -299,7 +282,7 @@ def select(data: str, rows: DataArguments, out: OutputArguments, config: SelectC
     ds = _load_ranked(data, rows, order)
     kept = select_rows(ds, config)
     record = selection_record(kept)
-    save_rows(kept, out.output, sidecar_of(kept))
+    save_rows(kept, out.output, sidecar_of(kept), out.max_shard_size)
     print(f"{record.summary()}: {out.output}")
     for reason, count in record.dropped.items():
         print(f"  {count} dropped: {reason}")
@@ -330,7 +313,7 @@ def pull(repo_id: str, rows: DataArguments, out: OutputArguments) -> None:
     name = {"name": rows.name} if rows.name is not None else {}
     ds = load_scored(repo_id, **name, split=rows.split, revision=rows.revision)
     ds = ds.select(range(min(rows.limit, len(ds)))) if rows.limit is not None else ds
-    save_rows(ds, out.output, sidecar_of(ds))
+    save_rows(ds, out.output, sidecar_of(ds), out.max_shard_size)
     print(
         f"{len(ds)} rows: {out.output}\nNext: {PROGRAM} rank {out.output} -o RANKED --alpha 0.7, or {PROGRAM} top {out.output}"
     )
@@ -418,7 +401,8 @@ def quickstart(arguments: QuickstartArguments) -> None:
 
 
 POSITIONALS = {
-    "data": "A .jsonl or .parquet file, a folder (save_to_disk's, or of such files), or a Hub id.",
+    "data": "A .jsonl (also .gz, .zst) or .parquet file, a pattern of such files in quotes ('data/*.parquet'), a folder "
+    "(of such files, or save_to_disk's), or a Hub id.",
     "repo_id": "Dataset on the Hub, OWNER/NAME.",
 }
 # name -> (function, what it takes: positional arguments by name, then dataclasses)
@@ -440,13 +424,14 @@ COMMANDS = {
 }
 
 
-def _load(data: str, rows: DataArguments):
+def _load(data: str, rows: DataArguments, streaming: bool = False):
     from .files import attach_sidecar, load_rows
 
-    ds = load_rows(data, split=rows.split, name=rows.name, revision=rows.revision)
+    ds = load_rows(data, split=rows.split, name=rows.name, revision=rows.revision, streaming=streaming)
     attach_sidecar(ds, data)
-    ds = ds.select(range(min(rows.limit, len(ds)))) if rows.limit is not None else ds
-    if not len(ds):
+    if rows.limit is not None:
+        ds = ds.take(rows.limit if streaming else min(rows.limit, len(ds)))
+    if next(iter(ds), None) is None:
         raise ValueError(f"{data!r} has no rows.")
     return ds
 

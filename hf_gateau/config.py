@@ -7,6 +7,7 @@ is refused before any model runs, not after.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -39,6 +40,13 @@ def _check_belongings(config: Any, owner: str, what: str) -> None:
     settings = [name for name in set_fields(config) if name != owner]
     if getattr(config, owner) is None and settings:
         raise ValueError(f"{' and '.join(settings)} came without {owner}; name {what}, or leave them out.")
+
+
+def _parse_mapping(name: str, text: str) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name}={text!r} is not JSON ({error}); give e.g. '{{\"\": 0}}'.") from error
 
 
 def did_you_mean(name: object, known: Iterable[str], otherwise: str = "") -> str:
@@ -101,6 +109,14 @@ class ModelPairConfig:
     device: str = field(
         default="auto", metadata={"help": "'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', 'mps', ..."}
     )
+    device_map: str | None = field(
+        default=None,
+        metadata={
+            "help": "Spread each model over devices instead, as accelerate does: 'auto', 'balanced', 'sequential', or a "
+            "mapping such as {\"model.embed_tokens\": 0, \"model.layers\": 1, ...} (in JSON), also to 'cpu' and 'disk'. "
+            "Changes no number. One process measures then."
+        },
+    )
     attn_implementation: str | None = field(
         default=None,
         metadata={
@@ -130,6 +146,18 @@ class ModelPairConfig:
             raise ValueError("short_revision and short_adapter belong to a short_model; name it, or leave them out.")
         if self.load_in_4bit and self.load_in_8bit:
             raise ValueError("load_in_4bit and load_in_8bit are both set; choose one.")
+        for name in filter(None, (self.long_model, self.short_model)):
+            if name.endswith(".gguf") and (self.load_in_4bit or self.load_in_8bit):
+                raise ValueError(
+                    f"load_in_4bit and load_in_8bit cannot quantise {name!r}, a .gguf file, once more; leave them out, or "
+                    "name the model's folder or Hub id."
+                )
+        if self.device_map is not None and self.device != "auto":
+            raise ValueError(
+                f"device={self.device!r} and device_map={self.device_map!r} are both set; leave one of them out."
+            )
+        if isinstance(self.device_map, str) and self.device_map.lstrip().startswith("{"):
+            self.device_map = _parse_mapping("device_map", self.device_map)
         _check_choice("dtype", self.dtype, DTYPES)
 
 
@@ -142,6 +170,18 @@ class MeasureConfig:
     """
 
     segment_length: int = field(default=128, metadata={"help": "L, the tokens in a segment of the context (Eq. 3)."})
+    segment_stride: int = field(
+        default=1,
+        metadata={
+            "help": "Measure every so-many-th segment, the last included: an approximation that saves most of the segments' time."
+        },
+    )
+    response_head: int | None = field(
+        default=None,
+        metadata={
+            "help": "Measure only so many of a response's first tokens: an approximation. Default: all (Eq. 1)."
+        },
+    )
     max_length: int = field(
         default=65_536,
         metadata={
@@ -178,6 +218,12 @@ class MeasureConfig:
     def __post_init__(self):
         if self.segment_length < 1:
             raise ValueError(f"segment_length is a number of tokens, got {self.segment_length}; give 1 or more.")
+        if self.segment_stride < 1:
+            raise ValueError(
+                f"segment_stride is a number of segments, got {self.segment_stride}; give 1 (all) or more."
+            )
+        if self.response_head is not None and self.response_head < 1:
+            raise ValueError(f"response_head is a number of tokens, got {self.response_head}; give 1 or more.")
         if self.max_length < 2:
             raise ValueError(f"max_length is a number of tokens, got {self.max_length}; give 2 or more.")
         if self.batch_tokens is not None and self.batch_tokens < 1:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .packing import pack
+from .packing import Cut, pack
 
 
 PARTS = ("long", "no_context", "short", "segments")  # in the order in which a row's passes run
@@ -83,12 +83,13 @@ class Way:
     """How rows are measured.
 
     Attributes:
-        segment_length, batch_tokens (`int`): tokens in a segment, most tokens in a batch of segments.
+        cut (`Cut`): where segments end, and which are measured.
+        batch_tokens (`int`): most tokens in a batch of segments.
         short_window (`int`, *optional*): tokens that the short sibling sees; None: all.
         self_paired (`bool`): whether the siblings differ by the window alone, so that a row that fits it needs no short pass.
     """
 
-    segment_length: int
+    cut: Cut
     batch_tokens: int
     short_window: int | None
     self_paired: bool
@@ -115,15 +116,15 @@ def forwards(row: RowShape, way: Way) -> dict[str, list[Forward]]:
 
 
 def _segment_forwards(row: RowShape, way: Way, fixed: int) -> list[Forward]:
-    num_full, rest = divmod(row.context, way.segment_length)
-    lengths = [fixed + way.segment_length] * num_full + [fixed + rest] * (rest > 0)
+    num_full, rest = divmod(row.context, way.cut.length)
+    lengths = way.cut([fixed + way.cut.length] * num_full + [fixed + rest] * (rest > 0))
     shapes = Counter((len(batch), lengths[batch[0]]) for batch in pack(lengths, way.batch_tokens))
     return [Forward(count, *shape) for shape, count in shapes.items()]
 
 
 def num_segments(row: RowShape, way: Way) -> int:
-    """Segments of the row's context; the last may be shorter."""
-    return ceil(row.context / way.segment_length)
+    """Segments of the row's context that are measured; the last may be shorter."""
+    return len(way.cut(range(ceil(row.context / way.cut.length))))
 
 
 def pass_tokens(row: RowShape, way: Way) -> dict[str, int]:

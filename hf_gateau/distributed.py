@@ -10,6 +10,7 @@ import heapq
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from uuid import uuid4
 import numpy as np
 
 from .folder_store import FolderStore
-from .live import Meter, Reading, Summary, View
+from .live import Meter, Reading, Summary, View, errors_of
 from .measure import GateauScorer
 from .runtime import Runtime
 from .store import StoreError
@@ -82,8 +83,10 @@ def measure_together(ds: Dataset, scorer: GateauScorer, tell: Callable[[Summary]
     else:
         known, ds = {}, ds.map(scorer, batched=True, desc="Rows")
     runtime.meter = None
+    errors = errors_of(ds) if len(ds) else Counter()
     reading = Reading.sum(team.exchange(meter.read()))
-    summary = Summary.of(ds, reading, known, time.monotonic() - started) if len(ds) else Summary(0)
+    rest = "another row" if scorer.stores else "the datasets cache or another row"
+    summary = Summary.of(len(ds), errors, reading, known, rest, time.monotonic() - started)
     if tell is not None:
         tell(summary)
     elif team.is_main:

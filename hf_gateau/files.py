@@ -1,63 +1,129 @@
-"""Rows in and rows out, for the command line: JSON lines, Parquet, `save_to_disk` folders, the Hub."""
+"""Rows in and rows out, for the command line: JSON lines, Parquet, folders and patterns of these, the Hub."""
 
+import glob
 import json
 import logging
 import os
-import shutil
 from collections import Counter
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from .hub import repeated
+from .hub import head_of, repeated
 from .records import attach_record, find_record, origin_of
+from .shards import MAX_SHARD_SIZE, SIDECAR, check_folder, write_shards
 
 
 logger = logging.getLogger(__name__)
 
-JSON_SUFFIXES, PARQUET_SUFFIX = (".jsonl", ".json", ".jsonl.gz", ".json.gz"), ".parquet"
+JSON_SUFFIXES = tuple(f".{kind}{packed}" for kind in ("jsonl", "json") for packed in ("", ".gz", ".zst"))
+PARQUET_SUFFIX = ".parquet"
 UNREADABLE = "unreadable"  # column that keeps the original of a line that does not fit the others
-SIDECAR = "gateau.json"
 RECORDS = ("origin", "measuring", "ranking", "selection")  # kinds that stay with rows from one command to the next
 
 
-def load_rows(data: str, *, split: str | None = None, name: str | None = None, revision: str | None = None):
+def load_rows(
+    data: str,
+    *,
+    split: str | None = None,
+    name: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+):
     """Load one split of a dataset.
 
     Args:
-        data (`str`): a `.jsonl` or `.parquet` file, a folder (of `save_to_disk`, or of such files), or a Hub id.
+        data (`str`): a JSON-lines file (`.jsonl`, also `.gz` or `.zst`) or a `.parquet` file, a pattern such as
+            `data/*.parquet`, a folder (of such files, or of `save_to_disk`), or a Hub id.
         split, name, revision (`str`, *optional*): as in `datasets.load_dataset`; `split` may be left out where there
             is a train split, or one split alone.
+        streaming (`bool`): as an `IterableDataset`, of which nothing is kept on the disk.
 
     Raises:
-        FileNotFoundError: `data` looks like a path and is not there.
-        ValueError: the file is of no known form, or the split must be named.
+        FileNotFoundError: `data` looks like a path or pattern, and nothing is there.
+        ValueError: the files are of no known form or cannot be read, or the split must be named.
     """
-    from datasets import DatasetDict, load_dataset, load_from_disk
+    from datasets import load_dataset, load_from_disk
 
     path = Path(data).expanduser()
     if path.is_dir() and any((path / file).exists() for file in ("dataset_info.json", "dataset_dict.json")):
-        loaded = load_from_disk(str(path))
-    elif path.is_file() and path.name.endswith(JSON_SUFFIXES):
-        loaded = _load_json(path)
-    elif path.is_file() and path.name.endswith(PARQUET_SUFFIX):
-        loaded = load_dataset("parquet", data_files=str(path), split="train")
-    elif path.is_file():
-        raise ValueError(f"{data!r} is of no known form; give a .jsonl or .parquet file, a folder, or a Hub id.")
-    elif path.is_dir() or not _looks_like_a_path(data):
-        loaded = repeated(lambda: load_dataset(data, name, revision=revision), f"Loading {data}")
-    else:
+        ds = _choose_split(load_from_disk(str(path)), split)
+        return ds.to_iterable_dataset() if streaming else ds
+    if path.is_file() and path.name.endswith(JSON_SUFFIXES) and not streaming:
+        return _readable(data, lambda: _load_json(path))
+    if path.is_file():
+        return _load_files([str(path)], streaming)
+    if path.is_dir():
+        return _choose_split(_readable(data, lambda: load_dataset(str(path), name, streaming=streaming)), split)
+    if is_pattern(data):
+        return _load_files(_matches(data), streaming)
+    if _looks_like_a_path(data):
         raise FileNotFoundError(f"There is no file or folder {data!r}.")
-    return _choose_split(loaded, split) if isinstance(loaded, DatasetDict) else loaded
+    return _choose_split(_load_from_hub(data, name, revision, streaming), split)
+
+
+def is_pattern(data: str) -> bool:
+    """Whether a name stands for many files, such as `data/*.parquet`."""
+    return glob.has_magic(data) and not Path(data).expanduser().exists()
+
+
+def _folder_of(pattern: str) -> Path:
+    """The folder that a pattern begins in."""
+    parts = Path(pattern).expanduser().absolute().parts
+    return Path(*takewhile(lambda part: not glob.has_magic(part), parts))
+
+
+def _matches(pattern: str) -> list[str]:
+    """The files that a pattern stands for, in order of their names; `**` is any depth of folders."""
+    files = sorted(x for x in glob.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(x))
+    if not files:
+        raise FileNotFoundError(f"No file matches {pattern!r}.")
+    return files
+
+
+def _load_files(files: list[str], streaming: bool):
+    from datasets import load_dataset
+
+    forms = {"parquet": (PARQUET_SUFFIX,), "json": JSON_SUFFIXES}
+    form = next((form for form, suffixes in forms.items() if all(x.endswith(suffixes) for x in files)), None)
+    if form is None:
+        shown = repr(files[0]) if len(files) == 1 else f"{len(files)} files such as {files[0]!r}"
+        raise ValueError(
+            f"{shown}: of no known form; give .jsonl or .parquet files (one kind), a folder, or a Hub id."
+        )
+    return _readable(files[0], lambda: load_dataset(form, data_files=files, split="train", streaming=streaming))
+
+
+def _readable(data: str, load):
+    """What is loaded, with the reason in one line where `datasets` cannot read it."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        return load()
+    except (DatasetsError, ValueError) as error:
+        reason = str(error.__cause__ or error)
+        hint = "; pip install zstandard" if "zstd not supported" in reason else ""
+        raise ValueError(f"{data!r} cannot be read: {reason}{hint}") from error
+
+
+def _load_from_hub(repo_id: str, name: str | None, revision: str | None, streaming: bool):
+    """From the Hub; a stream, which leaves no cached file to tell it, with a record of the commit that it comes from."""
+    from datasets import load_dataset
+
+    commit_hash = head_of(repo_id, "dataset", revision) if streaming else revision
+    options = {"revision": commit_hash or revision, "streaming": streaming}
+    loaded = repeated(lambda: load_dataset(repo_id, name, **options), f"Loading {repo_id}")
+    for ds in loaded.values() if streaming else ():
+        attach_record(ds, "origin", {"repo_id": repo_id, "config": ds.info.config_name, "revision": commit_hash})
+    return loaded
 
 
 def attach_sidecar(ds, data: str) -> None:
     """Give rows read from a file the records beside it, which Parquet and JSON lines cannot hold; and where they are from."""
     kept = read_sidecar(data)
-    origin = (
-        origin_of(ds)
-        or kept.get("origin")
-        or ({"name": Path(data).name} if Path(data).expanduser().exists() else None)
-    )
+    path = _folder_of(data) if is_pattern(data) else Path(data).expanduser()
+    name = path.name if path.exists() else None
+    origin = origin_of(ds) or kept.get("origin") or ({"name": name} if name else None)
     for kind, record in {**kept, "origin": origin}.items():
         if kind in RECORDS and isinstance(record, dict) and find_record(ds, kind) is None:
             attach_record(ds, kind, record)
@@ -73,13 +139,15 @@ def _looks_like_a_path(data: str) -> bool:
     return data.startswith((".", "/", "~")) or data.count("/") > 1 or data.endswith((*JSON_SUFFIXES, PARQUET_SUFFIX))
 
 
-def _choose_split(splits, split: str | None):
-    if split is None and len(splits) == 1:
-        split = next(iter(splits))
+def _choose_split(loaded, split: str | None):
+    if not isinstance(loaded, dict):
+        return loaded
+    if split is None and len(loaded) == 1:
+        split = next(iter(loaded))
     split = split or "train"
-    if split not in splits:
-        raise ValueError(f"There is no split {split!r}; name one of {', '.join(splits)} with --split.")
-    return splits[split]
+    if split not in loaded:
+        raise ValueError(f"There is no split {split!r}; name one of {', '.join(loaded)} with --split.")
+    return loaded[split]
 
 
 def _load_json(path: Path):
@@ -96,11 +164,10 @@ def _load_json(path: Path):
 
 def _load_uneven_lines(path: Path):
     """One row a line, with null where a value does not fit its column, and such a line's original in `unreadable`."""
-    import gzip
-
+    import fsspec
     from datasets import Dataset
 
-    with (gzip.open if path.name.endswith(".gz") else open)(path, "rt", encoding="utf-8", errors="replace") as stream:
+    with fsspec.open(str(path), "rt", compression="infer", encoding="utf-8", errors="replace") as stream:
         lines = [line for line in stream if line.strip()]
     rows, bad = [], set()
     for i, line in enumerate(lines):
@@ -138,30 +205,30 @@ def _fitting_array(values: list) -> tuple[Any, set[int]]:
     return pa.array([None if i in misfits else value for i, value in enumerate(values)], kind), misfits
 
 
-def save_rows(ds, output: str, record: dict[str, Any]) -> None:
-    """Write a dataset as `.jsonl`, `.parquet`, or else a `save_to_disk` folder, and beside it how it came about.
+def save_rows(ds, output: str, record: dict[str, Any], max_shard_size: str = MAX_SHARD_SIZE) -> None:
+    """Write a dataset as `.jsonl`, `.parquet`, or else a folder of Parquet shards, and beside it how it came about.
 
     The output appears whole or not at all: it is written under another name first.
     """
     path = Path(output).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not is_file_name(output):
+        return write_shards(ds, ds.features, path, record, max_shard_size)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         if path.name.endswith(".jsonl"):
             _write_json_lines(ds, partial)
-        elif path.name.endswith(PARQUET_SUFFIX):
-            ds.to_parquet(str(partial))
         else:
-            ds.save_to_disk(str(partial))
-            if path.is_dir():
-                shutil.rmtree(path)
+            ds.to_parquet(str(partial))
         os.replace(partial, path)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     sidecar_path(path).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def is_file_name(output: str) -> bool:
+    """Whether an output is one file, and not a folder of shards."""
+    return output.endswith((".jsonl", PARQUET_SUFFIX)) and not Path(output).expanduser().is_dir()
 
 
 def _write_json_lines(ds, path: Path) -> None:
@@ -178,18 +245,18 @@ def check_output(output: str) -> None:
         ValueError: the suffix is of no known form, or the output cannot be a folder or a file there.
     """
     path = Path(output).expanduser()
-    if path.suffix and not path.name.endswith((".jsonl", PARQUET_SUFFIX)) and not path.is_dir():
+    is_folder = path.is_dir() or output.endswith("/")
+    if path.suffix and not path.name.endswith((".jsonl", PARQUET_SUFFIX)) and not is_folder:
         raise ValueError(f"--output {output!r} ends in {path.suffix!r}; use .jsonl, .parquet, or a folder's name.")
-    if path.is_dir() and any(path.iterdir()) and not (path / "dataset_info.json").exists():
-        raise ValueError(f"--output {output!r} is a folder that holds something else; name a new one.")
+    check_folder(path)
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"--output {output!r} cannot be written: {parent} is not a folder that you can write to.")
 
 
 def sidecar_path(path: str | os.PathLike) -> Path:
-    """Where the record of an output is kept: inside a folder, else beside the file."""
-    path = Path(path).expanduser()
+    """Where the record of an output is kept: inside a folder (of a pattern too), else beside the file."""
+    path = _folder_of(str(path)) if is_pattern(str(path)) else Path(path).expanduser()
     return path / SIDECAR if path.is_dir() else path.with_name(f"{path.name}.{SIDECAR}")
 
 

@@ -7,10 +7,9 @@ operations that are left, for a row of twice the tokens takes more than twice th
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from .store import Measurement
 
 
 MOST_RECKONED = 2_000  # rows whose operations are counted one by one; of more, so many, evenly over their lengths
+ROWS_COUNTED = 10_000  # at a time
 SECONDS_A_LINE = 60.0  # where the bar goes into a file, which keeps every line
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} tokens [{elapsed}{postfix}]"
 
@@ -37,7 +37,7 @@ class RowCosts:
             self.long, self.short = model_shape(pair.long), model_shape(short)
         self.shares = can_keep(pair.long)
         window = pair.config.short_window
-        self.way = Way(runtime.config.segment_length, runtime.limits.batch_tokens, window, pair.is_self_paired)
+        self.way = Way(runtime.cut, runtime.limits.batch_tokens, window, pair.is_self_paired)
 
     def __call__(self, row: RowShape, is_first: bool = True) -> float:
         """Operations of a row; `is_first`: of those on its context that are measured together."""
@@ -46,13 +46,11 @@ class RowCosts:
 
     def _shared(self, row: RowShape) -> float:
         """What goes before the instruction: the context, and each of its segments alone."""
-        num_full, rest = divmod(row.context, self.way.segment_length)
-        starts = [
-            (self.long, row.context, 1),
-            (self.long, self.way.segment_length, num_full),
-            (self.long, rest, rest > 0),
-        ]
-        starts += [(self.short, row.context, 1)] if self.way.short_window is None else []
+        cut, models = self.way.cut, [self.long] + [self.short] * (self.way.short_window is None)
+        num_full, rest = divmod(row.context, cut.length)
+        starts = [(model, row.context, 1) for model in models]
+        lengths = Counter(cut([cut.length] * num_full + [rest] * (rest > 0)))
+        starts += [(self.long, length, count) for length, count in lengths.items()]
         return sum(count * flops(forward_work(model, 1, row.prefix + n, 0)) for model, n, count in starts)
 
     def total(self, rows: Sequence[RowShape], are_first: Sequence[bool]) -> float:
@@ -136,6 +134,14 @@ class Reading:
         return cls(**{name: max(column) if name == "seconds" else sum(column) for name, column in columns.items()})
 
 
+def errors_of(ds) -> Counter:
+    """Why rows of a measured dataset have no numbers: reason -> rows."""
+    errors: Counter = Counter()
+    for table in ds.select_columns(["gateau_error"]).with_format("arrow").iter(ROWS_COUNTED):
+        errors.update(table["gateau_error"].drop_null().to_pylist())
+    return errors
+
+
 @dataclass
 class Summary:
     """What became of the rows, and how fast.
@@ -161,24 +167,27 @@ class Summary:
     output: str | None = None
 
     @classmethod
-    def of(cls, ds, reading: Reading | None, known: dict[str, int], seconds: float) -> "Summary":
-        """From measured rows and what was counted, if anything was; the rows that are left are named 'another row'."""
-        errors = Counter()
-        for table in ds.select_columns(["gateau_error"]).with_format("arrow").iter(4096):
-            errors.update(table["gateau_error"].drop_null().to_pylist())
-        summary = cls(len(ds), not_measured=commonest(errors), seconds=seconds)
+    def of(
+        cls,
+        rows: int,
+        errors: Counter,
+        reading: Reading | None = None,
+        known: Mapping[str, int] | None = None,
+        rest: str = "another row",
+        seconds: float = 0.0,
+    ) -> "Summary":
+        """From what was counted, where anything was; `rest` names where the numbers of all other rows come from."""
+        summary = cls(rows, not_measured=commonest(errors), seconds=seconds)
         if reading is None:
             return summary
         summary.measured, summary.tokens, summary.measuring_seconds = reading.rows, reading.tokens, reading.seconds
-        rest = len(ds) - errors.total() - reading.rows - sum(known.values())
-        summary.known = {name: count for name, count in {**known, "another row": rest}.items() if count}
+        known = dict(known or {})
+        known[rest] = rows - errors.total() - reading.rows - sum(known.values())
+        summary.known = {name: count for name, count in known.items() if count}
         if reading.possible:
             summary.tokens_per_second = reading.tokens / reading.seconds
             summary.share_of_matrix_rate = reading.flops / reading.possible
         return summary
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     def lines(self) -> list[str]:
         """One line, and one for each reason why rows were not measured."""

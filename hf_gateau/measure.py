@@ -94,10 +94,16 @@ class GateauScorer:
 
     def start(self, rank: int | None = None) -> Runtime:
         """What this process measures with: made by the first call, models not before they are needed."""
-        if self._runtime is None:
-            self.pair_config, self.measure_config = self._configs()
-            rank = rank if isinstance(rank, int) else self.default_rank
-            self._runtime = Runtime(self.pair_config, self.measure_config, rank)
+        runtime = self._look()
+        runtime.rank = runtime.pair.rank = rank if isinstance(rank, int) else self.default_rank
+        return runtime
+
+    def _look(self) -> Runtime:
+        """What is known before this process's number is: made once, since a .gguf file's tokenizer takes seconds to read."""
+        configs = self._configs()
+        if self._runtime is None or configs != (self.pair_config, self.measure_config):
+            self.pair_config, self.measure_config = configs
+            self._runtime = Runtime(*configs)
         return self._runtime
 
     def _variant(self, overrides: dict[str, Any]) -> "GateauScorer":
@@ -123,13 +129,13 @@ class GateauScorer:
 
     def survey(self, ds) -> Iterator[tuple[Sample | str, bool]]:
         """Each row of a dataset as token spans, or why it cannot be, and whether the store has it. Loads no model."""
-        return (self._runtime or Runtime(self.pair_config, self.measure_config)).survey(ds)
+        return self._look().survey(ds)
 
     def describe(self) -> dict[str, Any]:
         """What the numbers come from, as plain JSON: `config_key` (the part of `gateau_key` before the colon), models
         with their revisions, dtype, segment length; and the longest sample in tokens. Reads the models' configurations,
         not their weights."""
-        runtime = self._runtime or Runtime(self.pair_config, self.measure_config)
+        runtime = self._look()
         return {"config_key": runtime.config_key, **runtime.description, "max_length": runtime.max_length}
 
 

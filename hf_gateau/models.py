@@ -18,6 +18,7 @@ from .samples import Sample
 
 logger = logging.getLogger(__name__)
 
+DEVICE_MAP_STRATEGIES = (None, "auto", "balanced", "balanced_low_0", "sequential")
 FINGERPRINT_BLOCKS, FINGERPRINT_BLOCK_BYTES = 64, 1 << 14
 PROBE = "The quick brown fox, 12 + 34 = 46;\n\tnaïve café — 東京 🙂 <|im_start|> [INST]"
 
@@ -40,27 +41,42 @@ class ModelPair:
             _check_local(name)
         self.long_config = _load_config(config.long_model, config.long_revision, config.trust_remote_code)
         self.short_config = self._short_config()
-        self.tokenizer = _load_tokenizer(config.tokenizer or config.long_model, config, config.long_revision)
-        self._check_vocabularies()
+        self.tokenizer = self._checked_tokenizer()
         self._long = self._short = None
 
     def _short_config(self):
         config = self.config
-        if config.short_model is not None:
-            native = _load_config(config.short_model, config.short_revision, config.trust_remote_code)
-        else:
+        if self._has_one_checkpoint:
             native = deepcopy(self.long_config)
+        else:
+            native = _load_config(config.short_model, config.short_revision, config.trust_remote_code)
         return native if config.short_rope_scale is None else scale_rope(native, config.short_rope_scale)
 
-    def _check_vocabularies(self) -> None:
+    def _checked_tokenizer(self):
+        """The tokenizer, once those of both models were found to be like it; one that several name is read once."""
         config = self.config
-        named = {config.long_model: self.tokenizer}
-        if config.tokenizer is not None:
-            named[config.long_model] = _load_tokenizer(config.long_model, config, config.long_revision)
-            check_same_vocabulary(config.tokenizer, self.tokenizer, config.long_model, named[config.long_model])
+        sources = [(config.long_model, config.long_revision)]
         if config.short_model is not None:
-            short = _load_tokenizer(config.short_model, config, config.short_revision)
-            check_same_vocabulary(config.long_model, named[config.long_model], config.short_model, short)
+            sources.append((config.short_model, config.short_revision))
+        if config.tokenizer is not None:
+            sources.insert(0, (config.tokenizer, dict(reversed(sources)).get(config.tokenizer)))
+        distinct = {_place(*source): source for source in sources}
+        loaded = [(name, _load_tokenizer(name, revision, config)) for name, revision in distinct.values()]
+        for other in loaded[1:]:
+            check_same_vocabulary(*loaded[0], *other)
+        return loaded[0][1]
+
+    @property
+    def _has_one_checkpoint(self) -> bool:
+        config = self.config
+        long, short = (config.long_model, config.long_revision), (config.short_model, config.short_revision)
+        return config.short_model is None or _place(*short) == _place(*long)
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether one model in memory serves as both siblings."""
+        config = self.config
+        return config.short_model is None or (self._has_one_checkpoint and config.short_adapter == config.long_adapter)
 
     @property
     def long(self):
@@ -84,9 +100,9 @@ class ModelPair:
 
     @contextmanager
     def short(self) -> Iterator:
-        """The short-window sibling for the time of the block; where it shares weights, only its RoPE is exchanged."""
+        """The short-window sibling for the time of the block; where it shares weights, at most its RoPE is exchanged."""
         config = self.config
-        if config.short_model is not None:
+        if not self.shares_weights:
             if self._short is None:
                 self._short = self._load(
                     config.short_model, config.short_revision, config.short_adapter, self.short_config
@@ -118,7 +134,12 @@ class ModelPair:
 
     @property
     def device(self) -> torch.device:
-        return resolve_device(self.config.device, self.rank)
+        """Where the models are, or with a `device_map` where they begin."""
+        device_map = self.config.device_map
+        if isinstance(device_map, dict):
+            return torch.device(next((place for place in device_map.values() if place not in ("cpu", "disk")), "cpu"))
+        named = None if device_map in DEVICE_MAP_STRATEGIES else device_map
+        return resolve_device(named or self.config.device, self.rank)
 
     @property
     def dtype(self) -> str:
@@ -140,13 +161,20 @@ class ModelPair:
         if config.short_model is not None:
             short |= {
                 "model": config.short_model,
-                "fingerprint": model_fingerprint(config.short_model, config.short_revision),
+                "fingerprint": long["fingerprint"]
+                if self._has_one_checkpoint
+                else model_fingerprint(config.short_model, config.short_revision),
                 "adapter": config.short_adapter and model_fingerprint(config.short_adapter),
             }
         bits = 8 if config.load_in_8bit else 4 if config.load_in_4bit else None
         return {"long": long, "short": short, "dtype": self.dtype, "bits": bits}
 
     def _load(self, name: str, revision: str | None, adapter: str | None, model_config):
+        if self.config.device_map is not None and self.rank > 0:
+            raise ValueError(
+                f"device_map={self.config.device_map!r} spreads one model over the devices, and this is process "
+                f"{self.rank + 1} of several that would do so; run one process (no num_proc, or one process a machine)."
+            )
         options = {"config": model_config, "dtype": getattr(torch, self.dtype), "attn_implementation": ATTENTION_NAME}
         if self.config.load_in_8bit or self.config.load_in_4bit:
             from transformers import BitsAndBytesConfig
@@ -157,14 +185,26 @@ class ModelPair:
                 bnb_4bit_compute_dtype=options["dtype"],
             )
             options["device_map"] = {"": self.device}
+        if self.config.device_map is not None:
+            options["device_map"] = self.config.device_map
         model = AutoModelForCausalLM.from_pretrained(
             *_location(name), **_options(name, revision, self.config.trust_remote_code), **options
         )
         if adapter is not None:
             from peft import PeftModel
 
+            if any(parameter.is_meta for parameter in model.parameters()):
+                raise ValueError(
+                    f"device_map={self.config.device_map!r} leaves parts of {name!r} off the device, where the adapter "
+                    f"{adapter!r} cannot be put on them; merge it into the model first, or take devices with more memory."
+                )
             model = PeftModel.from_pretrained(model, adapter).get_base_model()
         check_measurable(name, model)
+        if model.device.type == "meta":
+            raise ValueError(
+                f"device_map={self.config.device_map!r} leaves the first weights of {name!r} without a device; put its "
+                "input embeddings on a GPU, or on 'cpu' where there is none, or take a device with more memory."
+            )
         if self.config.attn_implementation is not None:
             model.set_attn_implementation(self.config.attn_implementation)
         return model.eval() if "device_map" in options else model.to(self.device).eval()
@@ -184,6 +224,12 @@ def _options(name: str, revision: str | None, trust_remote_code: bool) -> dict:
     return {"revision": revision or "main", "trust_remote_code": trust_remote_code, **gguf}
 
 
+def _place(name: str, revision: str | None) -> str:
+    """The same for two names of one folder, file or revision of a repository."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else f"{name}@{revision or 'main'}"
+
+
 def _check_local(name: str) -> None:
     if name.startswith(("/", "./", "../", "~")) and not Path(name).expanduser().exists():
         raise FileNotFoundError(f"There is no model at {name!r}; give an existing folder, a .gguf file, or a Hub id.")
@@ -194,8 +240,7 @@ def _load_config(name: str, revision: str | None, trust_remote_code: bool):
     return config.get_text_config(decoder=True)
 
 
-def _load_tokenizer(name: str, config: ModelPairConfig, revision: str | None):
-    revision = revision if name in (config.long_model, config.short_model) else None
+def _load_tokenizer(name: str, revision: str | None, config: ModelPairConfig):
     return AutoTokenizer.from_pretrained(*_location(name), **_options(name, revision, config.trust_remote_code))
 
 
@@ -251,7 +296,8 @@ def exchanged_rope(model, config) -> Iterator[None]:
     if not found:
         raise ValueError(f"{type(model).__name__} has no rotary embedding to exchange; use short_window instead.")
     for parent, name, module in found:
-        setattr(parent, name, type(module)(config=config).to(model.device))
+        device = next((buffer.device for buffer in module.buffers()), model.device)
+        setattr(parent, name, type(module)(config=config).to(device))
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Sequences of different lengths in dense batches, padded on the right.
+"""What goes through a model at a time: sequences of different lengths in dense batches, padded on the right.
 
 Under causal attention no token sees what follows it, so padding on the right needs no mask and changes no number: the
 fast kernels serve such a batch, and all that it costs is the padding's own arithmetic.
@@ -10,6 +10,23 @@ from dataclasses import dataclass
 
 
 MOST_PADDING = 1 / 8  # share of a sequence that may be padding: less is cheaper than another pass
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a context is cut into segments, and which of them are measured.
+
+    Attributes:
+        length (`int`): L of Eqs. 3 and 4, in tokens.
+        stride (`int`): every so-many-th segment is measured, the last included.
+    """
+
+    length: int
+    stride: int = 1
+
+    def __call__(self, segments: Sequence) -> list:
+        """Of all segments, in order, those that are measured."""
+        return list(segments[(len(segments) - 1) % self.stride :: self.stride])
 
 
 @dataclass

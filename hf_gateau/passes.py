@@ -14,7 +14,7 @@ from math import isfinite
 import torch
 
 from .attention import ResponseAttention
-from .packing import Limits, pack
+from .packing import Cut, Limits, pack
 from .perplexity import batch_nlls, perplexity, response_nlls
 from .prefill import Prefill, can_keep
 from .samples import Sample
@@ -52,7 +52,7 @@ def bunches(samples: Sequence[Sample], limits: Limits) -> list[list[int]]:
 def measure_samples(
     pair,
     samples: Sequence[Sample],
-    segment_length: int,
+    cut: Cut,
     limits: Limits,
     watch: Callable[[str], AbstractContextManager] = nullcontext,
 ) -> list[Measurement | MeasureError]:
@@ -61,7 +61,7 @@ def measure_samples(
     Args:
         pair (`ModelPair`): the siblings.
         samples: in any order; those with one prefix and one context are measured together.
-        segment_length (`int`): L of Eqs. 3 and 4, in tokens.
+        cut: where segments end, and which are measured.
         limits: of one forward pass; lowered where memory runs out.
         watch: makes the context that each part runs in, from its name: 'long', 'no_context', 'short' or 'segments'.
 
@@ -70,18 +70,18 @@ def measure_samples(
         numbers for it.
     """
     try:
-        return [_checked(found) for found in _Work(pair, samples, segment_length, limits).measure(watch)]
+        return [_checked(found) for found in _Work(pair, samples, cut, limits).measure(watch)]
     except torch.OutOfMemoryError as error:
         if len(samples) > 1:
             logger.info("Out of memory: %d samples go one by one.", len(samples))
-            return [found for x in samples for found in measure_samples(pair, [x], segment_length, limits, watch)]
+            return [found for x in samples for found in measure_samples(pair, [x], cut, limits, watch)]
         failure = MeasureError(
             f"out of memory on {samples[0].response_end} tokens; lower max_length, or use a device with more"
         )
         failure.__cause__ = error
     if not _goes_in_smaller_pieces(pair, samples[0], limits):
         return [failure]
-    return measure_samples(pair, samples, segment_length, limits, watch)
+    return measure_samples(pair, samples, cut, limits, watch)
 
 
 def _goes_in_smaller_pieces(pair, sample: Sample, limits: Limits) -> bool:
@@ -94,13 +94,13 @@ def _goes_in_smaller_pieces(pair, sample: Sample, limits: Limits) -> bool:
     return True
 
 
-def measure_sample(pair, sample: Sample, segment_length: int, limits: Limits, watch=nullcontext) -> Measurement:
+def measure_sample(pair, sample: Sample, cut: Cut, limits: Limits, watch=nullcontext) -> Measurement:
     """`measure_samples` of one.
 
     Raises:
         MeasureError: the sample cannot be measured.
     """
-    [found] = measure_samples(pair, [sample], segment_length, limits, watch)
+    [found] = measure_samples(pair, [sample], cut, limits, watch)
     if isinstance(found, MeasureError):
         raise found
     return found
@@ -109,8 +109,8 @@ def measure_sample(pair, sample: Sample, segment_length: int, limits: Limits, wa
 class _Work:
     """The passes over some samples, whose results go by their places."""
 
-    def __init__(self, pair, samples: Sequence[Sample], segment_length: int, limits: Limits):
-        self.pair, self.samples, self.segment_length, self.limits = pair, samples, segment_length, limits
+    def __init__(self, pair, samples: Sequence[Sample], cut: Cut, limits: Limits):
+        self.pair, self.samples, self.cut, self.limits = pair, samples, cut, limits
         by_context: dict[str | int, list[int]] = {}
         for place, sample in enumerate(samples):
             shares = sample.instruction and can_keep(pair.long)
@@ -157,12 +157,12 @@ class _Work:
                 attention = ResponseAttention(samples)
                 prompts, responses = [x.prompt for x in samples], [x.response for x in samples]
                 nlls = batch_nlls(model, prompts, responses, full=True, response_attention=attention)
-                means = attention.segment_means(self.segment_length)
+                means = attention.segment_means(self.cut)
                 found |= dict(zip(places, zip(nlls.tolist(), means, strict=True), strict=True))
             for place, prefill, sample in self.after_prefill(model):
                 attention = ResponseAttention([sample])
                 nll = prefill.nlls(sample.instruction, sample.response, full=True, response_attention=attention)
-                found[place] = nll.item(), attention.segment_means(self.segment_length)[0]
+                found[place] = nll.item(), attention.segment_means(self.cut)[0]
         return found
 
     def short(self, without: Container[int]) -> dict[int, float]:
@@ -178,7 +178,7 @@ class _Work:
 
     def segments(self) -> dict[int, list[float]]:
         """Mean NLL of the responses from each segment alone."""
-        model, length, limits = self.pair.long, self.segment_length, self.limits
+        model, length, limits = self.pair.long, self.cut, self.limits
         alone = segment_nlls(model, [self.samples[i] for i in self.alone], length, limits)
         found = dict(zip(self.alone, alone, strict=True))
         for places in self.together:

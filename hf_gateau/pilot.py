@@ -245,8 +245,7 @@ class Pilot:
         from .passes import measure_sample
 
         watch = Stopwatch(self.device, self.gauge)
-        config = self.runtime.config
-        measure_sample(self.runtime.pair, row.sample, config.segment_length, self.runtime.limits, watch)
+        measure_sample(self.runtime.pair, row.sample, self.runtime.cut, self.runtime.limits, watch)
         self.advance(row)
         return watch.timings
 
@@ -275,7 +274,7 @@ def load_and_warm_up(runtime, sample) -> tuple[float, float]:
     fixed = sample.response_end - len(sample.context)
     beginning = truncate_context(sample, min(sample.response_end, fixed + WARM_UP_CONTEXT))
     try:
-        measure_sample(runtime.pair, beginning, runtime.config.segment_length, runtime.limits)
+        measure_sample(runtime.pair, beginning, runtime.cut, runtime.limits)
     except MeasureError as error:
         raise ValueError(f"The models cannot measure {beginning.response_end} tokens: {error}.") from error
     with runtime.pair.short():  # loads it, where the beginning needed no short pass

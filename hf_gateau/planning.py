@@ -128,6 +128,11 @@ class Job:
         """The same with another `max_length`."""
         return replace(self, rows=tuple((row.cut(max_length), weight) for row, weight in self.rows))
 
+    def head(self, num_tokens: int) -> "Job":
+        """The same with so many response tokens at most."""
+        rows = ((replace(row, response=min(row.response, num_tokens)), weight) for row, weight in self.rows)
+        return replace(self, rows=tuple(rows))
+
     def peak(self, memory) -> float:
         """Most bytes above the loaded models that any row takes."""
         return max(memory(pass_tokens(row, self.way)) for row, _ in self.rows)
@@ -167,7 +172,7 @@ def make_plan(
     if counted.not_measurable.total() == counted.num_rows:
         reasons = "; ".join(f"{reason} ({count} rows)" for reason, count in counted.not_measurable.most_common(3))
         raise ValueError(f"None of the {counted.num_rows} rows can be measured: {reasons}.")
-    way = Way(measure.segment_length, runtime.limits.batch_tokens, pair.short_window, runtime.pair.is_self_paired)
+    way = Way(runtime.cut, runtime.limits.batch_tokens, pair.short_window, runtime.pair.is_self_paired)
     plan = _describe_rows(runtime, counted, way)
     if not counted.pending:
         return plan
@@ -281,11 +286,16 @@ def _cheaper(pilot: Pilot, counted: Counted, job: Job, loading: dict, num_device
     """Other settings, with their seconds by the same model, where they save something; all change what is measured."""
     half, window = job.longest().length // 2, min(DEFAULT_SHORT_WINDOW, job.median_length() // 2)
     way = replace(job.way, short_window=window, self_paired=True)
-    longer = replace(job.way, segment_length=2 * job.way.segment_length)
+    cut = job.way.cut
+    longer = replace(job.way, cut=replace(cut, length=2 * cut.length))
+    fewer = replace(job.way, cut=replace(cut, stride=4 * cut.stride))
+    head = max(1, int(np.median([row.response for row, _ in job.rows])) // 2)
     changes = {
         f"short_window={window} for the short sibling": replace(job, short=job.long, way=way),
         f"max_length={half}": job.cut(half),
-        f"segment_length={longer.segment_length}": replace(job, way=longer),
+        f"segment_length={longer.cut.length}": replace(job, way=longer),
+        f"segment_stride={fewer.cut.stride}": replace(job, way=fewer),
+        f"response_head={head}": job.head(head),
     }
     now = _seconds(pilot, counted, job.work(), loading, num_devices, "wall")["total"]
     for change, other in changes.items():

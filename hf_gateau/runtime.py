@@ -14,8 +14,8 @@ from .batches import COLUMNS, READ_COLUMNS
 from .config import MeasureConfig, ModelPairConfig
 from .folder_store import open_store
 from .live import Meter, View
-from .packing import Limits
-from .samples import Sample, SampleError, build_sample, content_hash
+from .packing import Cut, Limits
+from .samples import Sample, SampleError, build_sample, content_hash, truncate_response
 from .store import MeasureError, Measurement, resolve_store_path
 
 
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 # Part of every key: raise it when a change to the measuring code changes a number.
 MEASURING_VERSION = 1
+APPROXIMATIONS = ("segment_stride", "response_head")  # settings that are part of a key where they are not the paper's
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1_024, 65_536
 ROWS_LAID_OUT = 20  # at a time, where no model runs: each may be 65,536 tokens
 TOKENS_LAID_OUT = 1 << 21  # at a time, where one does: 80 MB
@@ -33,21 +34,27 @@ BREAKS_ON_LENGTH_NATS, BREAKS_ON_LENGTH_ROWS = log(2), 8
 class Runtime:
     """The pair, the store, and what a key is made of. Models load when the first row needs them."""
 
-    def __init__(self, pair_config: ModelPairConfig, config: MeasureConfig, rank: int = 0):
+    def __init__(self, pair_config: ModelPairConfig, config: MeasureConfig):
         from .models import ModelPair
 
         _use_one_thread_after_fork()
-        self.config, self.rank = config, rank
+        self.config, self.rank = config, 0
         find = config.find_context
         self.find_context = _import_function(find) if isinstance(find, str) else find
-        self.pair = ModelPair(pair_config, rank)
+        self.pair = ModelPair(pair_config)
         self.max_length = min(config.max_length, self.pair.max_length)
         default = CPU_BATCH_TOKENS if self.pair.device.type == "cpu" else GPU_BATCH_TOKENS
+        self.cut = Cut(config.segment_length, config.segment_stride)
         self.limits = Limits(config.batch_tokens or default)
         self.description = {
             "measuring_version": MEASURING_VERSION,
             **self.pair.describe(),
             "segment_length": config.segment_length,
+            **{
+                name: value
+                for name in APPROXIMATIONS
+                if (value := getattr(config, name)) != getattr(MeasureConfig, name)
+            },
         }
         # A model is known by its fingerprint: the same weights in another place give the same key.
         nameless = {
@@ -118,7 +125,7 @@ class Runtime:
             self.meter.start()
         for places in bunches(samples, self.limits):
             bunch, started = [samples[i] for i in places], time.monotonic()
-            found = measure_samples(self.pair, bunch, self.config.segment_length, self.limits)
+            found = measure_samples(self.pair, bunch, self.cut, self.limits)
             if self.meter is not None:
                 self.meter.count(bunch, found, time.monotonic() - started)
             measured = list(zip(bunch, found, strict=True))
@@ -144,7 +151,9 @@ class Runtime:
     def lay_out(self, row: Mapping) -> Sample | str:
         """The row as token spans, or why it cannot be."""
         try:
-            return build_sample(row, self.pair.tokenizer, max_length=self.max_length, find_context=self.find_context)
+            sample = build_sample(row, self.pair.tokenizer, max_length=self.max_length, find_context=self.find_context)
+            head = self.config.response_head
+            return sample if head is None else truncate_response(sample, head)
         except SampleError as error:
             return self._failed(row, error)
 

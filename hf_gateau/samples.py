@@ -128,6 +128,11 @@ def build_sample(
     return truncate_context(sample, max_length) if max_length is not None else sample
 
 
+def truncate_response(sample: Sample, num_tokens: int) -> Sample:
+    """Leave out all response tokens but the first `num_tokens`."""
+    return replace(sample, response_end=min(sample.response_end, sample.response_start + num_tokens))
+
+
 def truncate_context(sample: Sample, max_length: int) -> Sample:
     """Drop context tokens from the left until `response_end <= max_length` (the paper truncates scoring from the left).
 

@@ -7,23 +7,23 @@ they run in dense batches. Several samples on one context share the keys and val
 from collections.abc import Sequence
 from itertools import groupby
 
-from .packing import Limits
+from .packing import Cut, Limits
 from .perplexity import response_nlls
 from .prefill import Prefill
 from .samples import Sample
 
 
-def split_segments(context: list[int], segment_length: int) -> list[list[int]]:
+def split_segments(context: list[int], cut: Cut) -> list[list[int]]:
     """`c[0:L], c[L:2L], ...`; the last may be shorter and is kept."""
-    return [context[a : a + segment_length] for a in range(0, len(context), segment_length)]
+    return cut([context[a : a + cut.length] for a in range(0, len(context), cut.length)])
 
 
-def segment_nlls(model, samples: Sequence[Sample], segment_length: int, limits: Limits) -> list[list[float]]:
+def segment_nlls(model, samples: Sequence[Sample], cut: Cut, limits: Limits) -> list[list[float]]:
     """Mean NLL of each sample's response from each of its segments alone: Eq. 3 of arXiv 2410.15633 before exp and softmax.
 
     Args:
         model: the long-window model.
-        segment_length (`int`): L, tokens in a segment.
+        cut: where segments end, and which are measured.
         limits: of the batches, into which segments of all samples go together.
 
     Returns:
@@ -31,7 +31,7 @@ def segment_nlls(model, samples: Sequence[Sample], segment_length: int, limits: 
     """
     prompts, responses, counts = [], [], []
     for sample in samples:
-        segments = split_segments(sample.context, segment_length)
+        segments = split_segments(sample.context, cut)
         prompts += [sample.prefix + segment + sample.instruction for segment in segments]
         responses += [sample.response] * len(segments)
         counts.append(len(segments))
@@ -39,12 +39,12 @@ def segment_nlls(model, samples: Sequence[Sample], segment_length: int, limits: 
     return [[next(nlls) for _ in range(count)] for count in counts]
 
 
-def shared_segment_nlls(model, samples: Sequence[Sample], segment_length: int, limits: Limits) -> list[list[float]]:
+def shared_segment_nlls(model, samples: Sequence[Sample], cut: Cut, limits: Limits) -> list[list[float]]:
     """`segment_nlls` of samples that have one prefix and one context, whose segments go through the model once.
 
     Every sample needs an instruction, and the model one past of keys and values (`can_keep`).
     """
-    contexts = [samples[0].prefix + segment for segment in split_segments(samples[0].context, segment_length)]
+    contexts = [samples[0].prefix + segment for segment in split_segments(samples[0].context, cut)]
     longest_tail = max(sample.response_end - sample.context_end for sample in samples)
     size = max(1, limits.batch_tokens // (len(contexts[0]) + longest_tail))
     nlls = [[] for _ in samples]

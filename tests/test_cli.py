@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from datasets import Dataset, load_dataset, load_from_disk
+from datasets import Dataset, load_dataset
 
 from hf_gateau import GateauScorer, rank
 from hf_gateau.batches import COLUMNS
@@ -59,7 +59,7 @@ def test_top_ranks_what_is_not_ranked(data, pair, tmp_path, capsys):
 def test_limit_split_and_save_to_disk_input(rows, pair, tmp_path):
     Dataset.from_list(rows).save_to_disk(tmp_path / "data")
     assert run("score", tmp_path / "data", "-o", tmp_path / "m", "--limit", 3, *pair) == 0
-    assert len(load_from_disk(tmp_path / "m")) == 3
+    assert len(load_dataset(str(tmp_path / "m"), split="train")) == 3
 
 
 def test_processes(data, pair, tmp_path):
@@ -116,6 +116,11 @@ def test_malformed_lines_end_no_run(data, rows, pair, tmp_path, capsys):
         (["score", "{data}", "-o", "m.jsonl", "--segment_length", "0"], "segment_length is a number of tokens, got 0"),
         (["score", "{data}", "-o", "m.jsonl", "--limit", "0"], "--limit is a number of rows, got 0"),
         (["score", "{data}", "-o", "m.jsonl", "--long_model", "./nowhere"], "no model at './nowhere'"),
+        (["score", "*.parquet", "-o", "m.jsonl"], "No file matches '*.parquet'"),
+        (["score", "{data}", "-o", "m", "--max_shard_size", "much"], "--max_shard_size is a size, got 'much'"),
+        (["score", "{data}", "-o", "m.parquet", "--streaming"], "--streaming writes shard by shard; name a folder"),
+        (["score", "{data}", "-o", "m", "--streaming", "--num_proc", "2"], "--streaming is for one process"),
+        (["score", "{data}", "-o", "m", "--streaming", "--scored_dataset", "a/b"], "cannot be looked up"),
         (["rank", "{data}", "-o", "m.jsonl"], "needs the column(s) gateau_ppl_short"),
         (["rank", "{data}", "-o", "m.jsonl", "--alpha", "1.5"], "alpha=1.5 is not between 0 and 1"),
         (["rank", "{data}", "-o", "m.jsonl", "--mode", "best"], "mode='best' is not known"),

@@ -24,7 +24,7 @@ from hf_gateau.costs import (
     row_work,
 )
 from hf_gateau.models import ModelPair
-from hf_gateau.packing import Limits
+from hf_gateau.packing import Cut, Limits
 from hf_gateau.passes import measure_sample
 from hf_gateau.samples import Sample
 
@@ -58,7 +58,7 @@ def counted(pair, sample, segment_length, batch_tokens) -> dict[str, int]:
             yield
         found[part] = counter.get_total_flops()
 
-    measure_sample(pair, sample, segment_length, Limits(batch_tokens), watch)
+    measure_sample(pair, sample, Cut(segment_length), Limits(batch_tokens), watch)
     return found
 
 
@@ -71,7 +71,7 @@ def computed(pair, row, way) -> dict[str, float]:
 @pytest.mark.parametrize("sibling", SIBLINGS)
 def test_parts_against_torch(sibling, tiny_model):
     pair = ModelPair(ModelPairConfig(long_model=tiny_model, device="cpu", **sibling))
-    way = Way(64, 300, sibling.get("short_window"), pair.is_self_paired)
+    way = Way(Cut(64), 300, sibling.get("short_window"), pair.is_self_paired)
     expected = counted(pair, SAMPLE, 64, 300)
     assert computed(pair, ROW, way) == pytest.approx(expected, rel=0.01)
     assert ("short" in expected) == (sibling != {"short_window": 4096})
@@ -83,13 +83,22 @@ def test_parts_against_torch(sibling, tiny_model):
 def test_architectures_against_torch(architecture, tokenizer, tmp_path):
     pair = ModelPair(ModelPairConfig(long_model=make_model(architecture, tmp_path, tokenizer), short_window=100))
     expected = counted(pair, SAMPLE, 64, 300)
-    assert computed(pair, ROW, Way(64, 300, 100, True)) == pytest.approx(expected, rel=0.03)
+    assert computed(pair, ROW, Way(Cut(64), 300, 100, True)) == pytest.approx(expected, rel=0.03)
 
 
 def test_a_short_checkpoint_of_another_size(tiny_model, tokenizer, tmp_path):
     short = make_model("llama", tmp_path, tokenizer, num_hidden_layers=1)
     pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_model=short, device="cpu"))
-    assert computed(pair, ROW, Way(64, 300, None, False)) == pytest.approx(counted(pair, SAMPLE, 64, 300), rel=0.01)
+    assert computed(pair, ROW, Way(Cut(64), 300, None, False)) == pytest.approx(
+        counted(pair, SAMPLE, 64, 300), rel=0.01
+    )
+
+
+def test_fewer_segments(tiny_model):
+    pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_window=100, device="cpu"))
+    every, third = (row_work(*2 * [model_shape(pair.long)], ROW, Way(Cut(16, n), 300, 100, True)) for n in (1, 3))
+    assert flops(third["segments"]) == pytest.approx(flops(every["segments"]) * 6 / 17, rel=0.03)
+    assert num_segments(ROW, Way(Cut(16, 3), 300, 100, True)) == 6
 
 
 def test_row_shape_of_a_sample_and_cut():
@@ -99,14 +108,19 @@ def test_row_shape_of_a_sample_and_cut():
 
 def test_forwards_by_hand():
     """Four segments of 64 in batches of two (2 x 133 tokens fit 300), then one of 4."""
-    found = forwards(ROW, Way(64, 300, 100, True))
+    found = forwards(ROW, Way(Cut(64), 300, 100, True))
     assert list(found) == list(PARTS)
     assert found["long"] == [Forward(1, 1, 330)] and found["no_context"] == [Forward(1, 1, 69)]
     assert found["short"] == [Forward(1, 1, 69 + 80)]
     assert found["segments"] == [Forward(2, 2, 133), Forward(1, 1, 73)]
-    assert num_segments(ROW, Way(64, 300, 100, True)) == 5
-    assert pass_tokens(ROW, Way(64, 300, 100, True)) == {"long": 330, "no_context": 69, "short": 149, "segments": 266}
-    assert forwards(RowShape(5, 0, 20, 45), Way(64, 300, None, False))["segments"] == []
+    assert num_segments(ROW, Way(Cut(64), 300, 100, True)) == 5
+    assert pass_tokens(ROW, Way(Cut(64), 300, 100, True)) == {
+        "long": 330,
+        "no_context": 69,
+        "short": 149,
+        "segments": 266,
+    }
+    assert forwards(RowShape(5, 0, 20, 45), Way(Cut(64), 300, None, False))["segments"] == []
 
 
 def test_forward_work_by_hand():

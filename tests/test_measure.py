@@ -176,7 +176,7 @@ def test_store_changes_nothing_and_answers_without_weights(tiny_model, rows, mea
     assert_same(Dataset.from_list(rows[:6]).map(GateauScorer(**settings), batched=True), measured[:6])
     monkeypatch.setattr("hf_gateau.models.AutoModelForCausalLM.from_pretrained", None)  # weights cannot load any more
     again = [GateauScorer(**settings)(row) for row in rows[:6]]
-    assert_same(again, measured[:6], rel=1e-6)
+    assert_same(again, measured[:6])
     monkeypatch.undo()
     assert_same([GateauScorer(**settings)(row) for row in rows], measured)
     (configuration,) = MeasurementStore(path).configurations()
@@ -213,6 +213,17 @@ def test_max_length_is_never_more_than_the_model_window(tokenizer, tmp_path, row
     folder = make_model("llama", tmp_path, tokenizer, max_position_embeddings=300)
     columns = GateauScorer(long_model=folder, short_window=100, store=False, device="cpu")(rows[0])
     assert columns["gateau_truncated"] and columns["gateau_num_context_tokens"] < 300
+
+
+def test_approximations_have_keys_of_their_own(tiny_model, rows, measured):
+    def column(name, **settings):
+        return GateauScorer(long_model=tiny_model, store=False, **SETTINGS, **settings)(rows[0])[name]
+
+    assert column("gateau_num_response_tokens", response_head=1) == 1
+    assert len(column("gateau_segment_ppl", segment_stride=4)) == 3
+    keys = [{}, {"segment_stride": 1}, {"segment_stride": 2}, {"segment_stride": 4}, {"response_head": 1}]
+    keys = [column("gateau_key", **settings).partition(":")[0] for settings in keys]
+    assert keys[0] == keys[1] == measured[0]["gateau_key"].partition(":")[0] and len(set(keys)) == 4
 
 
 def test_on_error_raise_names_the_row(tiny_model, rows):
@@ -385,3 +396,17 @@ def test_killed_again_and_again_the_run_ends_as_if_undisturbed(scorer, tiny_mode
     assert_same(load_from_disk(out), [scorer(row) for row in rows])
     (configuration,) = store.configurations()
     assert configuration["num_rows"] == configuration["num_measured"] == len(rows)
+
+
+def test_a_pair_is_opened_once(rows, tiny_model, monkeypatch):
+    """Describing, surveying and measuring share one pair, which takes the number of the process that measures."""
+    from hf_gateau import models
+
+    opened, own = [], models.ModelPair.__init__
+    monkeypatch.setattr(models.ModelPair, "__init__", lambda *args: opened.append(1) or own(*args))
+    scorer = GateauScorer(long_model=tiny_model, short_window=60, device="cpu", store="off")
+    scorer.describe()
+    assert scorer.count(Dataset.from_list(rows[:2]))["pending"] == 2
+    scorer.default_rank = 3
+    assert scorer(rows[0])["gateau_error"] is None
+    assert opened == [1] and scorer.start().pair.rank == 3

@@ -1,14 +1,17 @@
 """The raw numbers against the straight way, for every architecture; the three kinds of sibling; the checks at the door."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks import straight
 from hf_gateau import attention
 from hf_gateau.config import ModelPairConfig
-from hf_gateau.models import ModelPair, context_window, model_fingerprint, scale_rope
-from hf_gateau.packing import Limits
+from hf_gateau.models import ModelPair, context_window, model_fingerprint, resolve_device, scale_rope
+from hf_gateau.packing import Cut, Limits
 from hf_gateau.passes import measure_samples
 from hf_gateau.samples import build_sample
 
@@ -24,7 +27,7 @@ def load_straight(folder, **options):
 
 
 def measure_sample(pair, sample, segment_length, batch_tokens=1024):
-    [measured] = measure_samples(pair, [sample], segment_length, Limits(batch_tokens))
+    [measured] = measure_samples(pair, [sample], Cut(segment_length), Limits(batch_tokens))
     return measured
 
 
@@ -130,6 +133,131 @@ def test_half_precision_stays_within_its_bound(sample, tiny_model):
     assert half.segment_attention == pytest.approx(exact.segment_attention, rel=0.1)
 
 
+@pytest.fixture
+def loads(monkeypatch) -> list[str]:
+    """What was loaded by us (not within transformers), one class an entry."""
+    called = []
+
+    def counted(auto):
+        return SimpleNamespace(
+            from_pretrained=lambda *a, **kw: called.append(auto.__name__) or auto.from_pretrained(*a, **kw)
+        )
+
+    for auto in (AutoConfig, AutoTokenizer, AutoModelForCausalLM):
+        monkeypatch.setattr(f"hf_gateau.models.{auto.__name__}", counted(auto))
+    return called
+
+
+ONCE = ["AutoConfig", "AutoTokenizer", "AutoModelForCausalLM"]
+
+
+@pytest.mark.parametrize("scale", [None, 0.01])
+def test_one_checkpoint_for_both_siblings_is_loaded_once(scale, sample, tokenizer, tmp_path, loads):
+    folder, link = make_model("llama", tmp_path / "model", tokenizer), tmp_path / "link"
+    link.symlink_to(folder)
+    config = ModelPairConfig(
+        long_model=folder, short_model=str(link), tokenizer=folder + "/", short_rope_scale=scale, device="cpu"
+    )
+    pair = ModelPair(config)
+    short = pair.describe()["short"]
+    assert short["model"] == str(link) and short["fingerprint"] == model_fingerprint(folder)
+    measured = measure_sample(pair, sample, SEGMENT_LENGTH)
+    assert loads == ONCE
+    scaled = load_straight(folder, config=scale_rope(AutoConfig.from_pretrained(folder), scale or 1.0))
+    model = load_straight(folder)
+    assert_agrees(measured, straight.measure(model, model, sample, SEGMENT_LENGTH, short_model=scaled))
+    assert (scale is None) == (measured.ppl_short == pytest.approx(measured.ppl_long, rel=1e-6))
+
+
+def test_two_checkpoints_are_each_loaded_once(sample, tiny_model, tokenizer, tmp_path, loads):
+    short = make_model("llama", tmp_path, tokenizer, initializer_range=0.3)
+    pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_model=short, tokenizer=short, device="cpu"))
+    measure_sample(pair, sample, SEGMENT_LENGTH)
+    assert not pair.shares_weights
+    assert sorted(loads) == sorted(2 * ONCE)
+
+
+def test_revisions_of_one_repository_are_two_models(monkeypatch):
+    """The files would come from the Hub: that each of the three is asked for with its own revision is what counts."""
+    asked = []
+
+    def found(name, revision, *_):
+        asked.append((name, revision))
+        return AutoConfig.for_model("llama")
+
+    monkeypatch.setattr("hf_gateau.models._load_config", found)
+    monkeypatch.setattr("hf_gateau.models._load_tokenizer", found)
+    monkeypatch.setattr("hf_gateau.models.check_same_vocabulary", lambda *_: None)
+    pair = ModelPair(ModelPairConfig(long_model="a/b", short_model="a/b", short_revision="step1000"))
+    assert not pair.shares_weights
+    assert asked == 2 * [("a/b", None), ("a/b", "step1000")]
+    asked.clear()
+    both = {"long_model": "a/b", "short_model": "a/b", "long_revision": "main"}
+    assert ModelPair(ModelPairConfig(**both)).shares_weights
+    assert len(asked) == 2
+    asked.clear()
+    ModelPair(ModelPairConfig(long_model="a/b", short_model="c/d", short_revision="step1000", tokenizer="c/d"))
+    assert asked[2:] == [("c/d", "step1000"), ("a/b", None)]
+
+
+REST = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu"}
+ON_DISK = {**REST, "lm_head": "cpu", "model.layers.1": "disk"}
+
+
+@pytest.mark.parametrize("sibling", ["window", "rope", "checkpoint"])
+def test_device_map_changes_no_number(sibling, rows):
+    """On a CPU alone a disk is the one second place; its layers are hooked as those on a second GPU are."""
+    from hf_gateau import GateauScorer
+    from hf_gateau.quickstart import LONG_MODEL, SHORT_MODEL
+
+    kinds = {
+        "window": {"short_window": 128},
+        "rope": {"short_rope_scale": 0.1},
+        "checkpoint": {"short_model": SHORT_MODEL},
+    }
+    settings = {"long_model": LONG_MODEL, **kinds[sibling], "store": "off"}
+    plain = GateauScorer(**settings, device="cpu")
+    expected = plain(rows[0])
+    for device_map in ("cpu", {**ON_DISK, "model.layers.1": "cpu"}, ON_DISK, json.dumps(ON_DISK)):
+        scorer = GateauScorer(**settings, device_map=device_map)
+        measured = scorer(rows[0])
+        assert scorer.describe() == plain.describe()
+        for name, value in measured.items():
+            same = value if value is None or isinstance(value, str) else pytest.approx(value, rel=1e-6)
+            assert expected[name] == same, name
+    pair = scorer.start().pair
+    with pair.short() as short:
+        for model in (pair.long, short):
+            assert all(parameter.is_meta for parameter in model.model.layers[1].parameters())
+            assert model.device.type == "cpu"
+
+
+def test_device_map_says_where_a_model_begins():
+    def device(device_map):
+        config = ModelPairConfig(long_model="a", device_map=device_map)
+        return ModelPair.device.fget(SimpleNamespace(config=config, rank=0))
+
+    assert device({"": "cpu"}) == device("cpu") == device({"a": "disk", "b": "cpu"}) == torch.device("cpu")
+    assert device({"a": "cpu", "b": "cuda:1", "c": "cuda:0"}) == device("cuda:1") == torch.device("cuda", 1)
+    assert device("balanced") == resolve_device("auto")
+
+
+def test_device_map_is_refused_where_it_cannot_serve(sample, tiny_model, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    def load(device_map, rank=0, **settings):
+        return ModelPair(ModelPairConfig(long_model=tiny_model, device_map=device_map, **settings), rank).long
+
+    with pytest.raises(ValueError, match="leaves the first weights of .* without a device; put its input embeddings"):
+        load({**ON_DISK, "model.embed_tokens": "disk"})
+    with pytest.raises(ValueError, match="this is process 2 of several"):
+        load("auto", rank=1)
+    get_peft_model(load_straight(tiny_model), LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    assert load("auto", long_adapter=str(tmp_path)).device.type == resolve_device("auto").type
+    with pytest.raises(ValueError, match="cannot be put on them; merge it into the model first"):
+        load(ON_DISK, long_adapter=str(tmp_path))
+
+
 def test_peft_adapter_changes_its_model_alone(sample, tiny_model, tmp_path):
     from peft import LoraConfig, get_peft_model
 
@@ -189,7 +317,13 @@ def test_context_window_counts_rope_scaling():
         ({"long_model": "a", "short_window": 0}, "short_window is a number of tokens, got 0"),
         ({"long_model": "a", "short_rope_scale": -1.0}, "short_rope_scale is a factor, got -1"),
         ({"long_model": "a", "load_in_4bit": True, "load_in_8bit": True}, "choose one"),
+        ({"long_model": "a", "short_model": "b.gguf", "load_in_8bit": True}, "cannot quantise 'b.gguf'"),
         ({"long_model": "a", "dtype": "int3"}, "dtype='int3'"),
+        (
+            {"long_model": "a", "device": "cpu", "device_map": "auto"},
+            "device='cpu' and device_map='auto' are both set",
+        ),
+        ({"long_model": "a", "device_map": "{model: 0}"}, "is not JSON"),
         ({"long_model": "a", "short_adapter": "b"}, "belong to a short_model"),
     ],
 )
@@ -212,9 +346,12 @@ def test_quantised_through_bitsandbytes(bits, bound, rows, tokenizer):
     from hf_gateau.quickstart import LONG_MODEL
 
     def measured(**quantisation):
-        config = ModelPairConfig(long_model=LONG_MODEL, short_window=128, device="cpu", **quantisation)
+        config = ModelPairConfig(**{"long_model": LONG_MODEL, "short_window": 128, "device": "cpu", **quantisation})
         return measure_sample(ModelPair(config), build_sample(rows[0], tokenizer), 128)
 
     exact, quantised = measured(), measured(**{f"load_in_{bits}bit": True})
+    assert measured(**{f"load_in_{bits}bit": True, "device": "auto", "device_map": {"": "cpu"}}) == quantised
+    with pytest.raises(ValueError, match="Some modules are dispatched on the CPU or the disk"):
+        measured(**{f"load_in_{bits}bit": True, "device": "auto", "device_map": ON_DISK})
     assert quantised.ppl_long == pytest.approx(exact.ppl_long, rel=bound)
     assert quantised.ppl_long != exact.ppl_long

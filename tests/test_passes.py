@@ -8,7 +8,7 @@ import torch
 from hf_gateau import passes, perplexity, prefill
 from hf_gateau.config import ModelPairConfig
 from hf_gateau.models import ModelPair
-from hf_gateau.packing import MOST_PADDING, Limits, pack
+from hf_gateau.packing import MOST_PADDING, Cut, Limits, pack
 from hf_gateau.passes import MOST_TOGETHER, bunches, measure_samples
 from hf_gateau.samples import Sample
 from hf_gateau.store import MeasureError
@@ -16,7 +16,7 @@ from hf_gateau.store import MeasureError
 from .conftest import ARCHITECTURES, make_model
 
 
-SEGMENT_LENGTH = 16
+CUT = Cut(16)
 
 
 def make_sample(context: int, instruction: int, response: int, seed: int = 0, of: Sample | None = None) -> Sample:
@@ -51,9 +51,9 @@ def test_together_is_as_each_alone(architecture, sibling, tokenizer, tmp_path):
         sibling = {"short_rope_scale": 0.5}  # at 8 some of this model's perplexities have no digits left
     folder = make_model(architecture, tmp_path, tokenizer)
     pair = ModelPair(ModelPairConfig(long_model=folder, device="cpu", **sibling))
-    alone = [measure_samples(pair, [sample], SEGMENT_LENGTH, Limits(1))[0] for sample in SAMPLES]
+    alone = [measure_samples(pair, [sample], CUT, Limits(1))[0] for sample in SAMPLES]
     for limits in (Limits(400), Limits(100_000), Limits(400, piece_tokens=40)):
-        for found, expected in zip(measure_samples(pair, SAMPLES, SEGMENT_LENGTH, limits), alone, strict=True):
+        for found, expected in zip(measure_samples(pair, SAMPLES, CUT, limits), alone, strict=True):
             assert_close(found, expected)
 
 
@@ -73,7 +73,7 @@ def test_a_shared_context_goes_through_once(tiny_model):
     """Three questions of 16, 16 and 2 tokens after 153: tokens of every pass, in the order of the parts."""
     pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_rope_scale=8.0, device="cpu"))
     tokens = passed_tokens(pair.long)
-    measure_samples(pair, [SAMPLES[0], SAMPLES[2], SAMPLES[4]], SEGMENT_LENGTH, Limits(10_000))
+    measure_samples(pair, [SAMPLES[0], SAMPLES[2], SAMPLES[4]], CUT, Limits(10_000))
     long, no_context, short = [153, 16, 16, 2], [2 * 18, 4], [153, 15, 15, 1]
     segments = [9 * 19, 9 * 15, 9 * 15, 9 * 1, 9, 15, 15, 1]
     assert tokens == long + no_context + short + segments
@@ -83,8 +83,20 @@ def test_short_samples_share_passes(tiny_model):
     pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_window=16, device="cpu"))
     tokens = passed_tokens(pair.long)
     samples = [make_sample(48, 4, 3, seed=i) for i in range(10)]
-    measure_samples(pair, samples, SEGMENT_LENGTH, Limits(1_000))
+    measure_samples(pair, samples, CUT, Limits(1_000))
     assert tokens == [10 * 58, 10 * 9, 10 * (3 + 12 + 4 + 2), 30 * 25]
+
+
+def test_every_other_segment(tiny_model):
+    """The last is among them, alone and where a context is shared; nothing else changes."""
+    pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_window=60, device="cpu"))
+    every, other = (measure_samples(pair, SAMPLES, cut, Limits(400)) for cut in (CUT, Cut(16, stride=2)))
+    for whole, half in zip(every, other, strict=True):
+        assert half.segment_ppl[::-1] == pytest.approx(whole.segment_ppl[::-2], rel=2e-5)
+        assert half.segment_attention[::-1] == whole.segment_attention[::-2]
+        assert (half.ppl_long, half.ppl_no_context, half.ppl_short) == pytest.approx(
+            (whole.ppl_long, whole.ppl_no_context, whole.ppl_short), rel=1e-6
+        )
 
 
 def test_a_model_with_a_state_of_its_own_shares_nothing(tiny_model, monkeypatch):
@@ -93,7 +105,7 @@ def test_a_model_with_a_state_of_its_own_shares_nothing(tiny_model, monkeypatch)
     monkeypatch.setattr(pair.long.config, "layer_types", ["full_attention", "linear_attention"], raising=False)
     assert not prefill.can_keep(pair.long)
     monkeypatch.setattr(passes, "Prefill", None)
-    assert len(measure_samples(pair, SAMPLES, SEGMENT_LENGTH, Limits(400))) == len(SAMPLES)
+    assert len(measure_samples(pair, SAMPLES, CUT, Limits(400))) == len(SAMPLES)
 
 
 # Bunches
@@ -161,9 +173,9 @@ def small_device(monkeypatch):
 def test_a_long_context_goes_in_pieces_where_it_does_not_fit(tiny_model, small_device, monkeypatch, caplog):
     monkeypatch.setattr(passes, "LEAST_PIECE_TOKENS", 20)
     pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_rope_scale=8.0, device="cpu"))
-    expected = measure_samples(pair, [FIRST], SEGMENT_LENGTH, Limits(60))
+    expected = measure_samples(pair, [FIRST], CUT, Limits(60))
     small_device["tokens"], limits = 60, Limits(60)
-    [found] = measure_samples(pair, [FIRST], SEGMENT_LENGTH, limits)
+    [found] = measure_samples(pair, [FIRST], CUT, limits)
     assert_close(found, expected[0])
     assert limits.piece_tokens == 37 and "in pieces of 37 tokens" in caplog.text  # 150 / 2 does not fit, 75 / 2 does
 
@@ -172,7 +184,7 @@ def test_what_fits_in_no_way_is_told_and_the_others_are_measured(tiny_model, sma
     monkeypatch.setattr(passes, "LEAST_PIECE_TOKENS", 60)
     pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_window=60, device="cpu"))
     small_device["tokens"], limits = 50, Limits(50)
-    found = measure_samples(pair, SAMPLES[:2], SEGMENT_LENGTH, limits)
+    found = measure_samples(pair, SAMPLES[:2], CUT, limits)
     assert isinstance(found[0], MeasureError) and "out of memory on 169 tokens; lower max_length" in str(found[0])
     small_device["tokens"] = 10**9
-    assert_close(found[1], measure_samples(pair, SAMPLES[1:2], SEGMENT_LENGTH, Limits(50))[0])
+    assert_close(found[1], measure_samples(pair, SAMPLES[1:2], CUT, Limits(50))[0])

@@ -10,6 +10,7 @@ from hf_gateau import GateauScorer
 from hf_gateau.cli import main
 from hf_gateau.config import MeasureConfig, ModelPairConfig
 from hf_gateau.costs import PARTS, LayerShape, ModelShape, RowShape, Way, pass_tokens, row_work
+from hf_gateau.packing import Cut
 from hf_gateau.pilot import MATRIX_SIZE, MemoryModel, Pilot, PilotRow, TimeModel, Timing, nonnegative_least_squares
 from hf_gateau.plan_text import duration, plan_text
 from hf_gateau.planning import Job, largest_fitting, make_plan, num_characters, spread
@@ -17,7 +18,7 @@ from hf_gateau.store import MeasurementStore
 
 
 SHAPE = ModelShape(100_000, 20_000, ((LayerShape(64, 4, None), 2),), sdpa=True, weights_per_chunk=1 << 21)
-WAY = Way(128, 1024, 256, True)
+WAY = Way(Cut(128), 1024, 256, True)
 ROWS = [RowShape(10, 300 * i, 20, 30) for i in range(1, 8)]
 
 

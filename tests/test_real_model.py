@@ -14,7 +14,7 @@ from benchmarks.common import default_model
 from hf_gateau.config import ModelPairConfig
 from hf_gateau.formulas import Rows, cas
 from hf_gateau.models import ModelPair
-from hf_gateau.packing import Limits
+from hf_gateau.packing import Cut, Limits
 from hf_gateau.passes import measure_sample
 from hf_gateau.runtime import CPU_BATCH_TOKENS
 from hf_gateau.samples import build_sample
@@ -59,7 +59,7 @@ def cas_of(segment_ppl, segment_attention) -> float:
 def test_agrees_with_the_straight_way(i, pair, samples, eager):
     sample = samples[i]
     assert sample.response_end == MAX_LENGTH and sample.num_truncated
-    measured = measure_sample(pair, sample, SEGMENT_LENGTH, Limits(CPU_BATCH_TOKENS))
+    measured = measure_sample(pair, sample, Cut(SEGMENT_LENGTH), Limits(CPU_BATCH_TOKENS))
     short_context = sample.context[-(SHORT_WINDOW - len(sample.instruction)) :]
     expected = straight.measure(eager, eager, sample, SEGMENT_LENGTH, short_context=short_context)
     for name in ("ppl_short", "ppl_long", "ppl_no_context", "segment_ppl"):
@@ -70,7 +70,9 @@ def test_agrees_with_the_straight_way(i, pair, samples, eager):
 
 
 def test_batch_size_changes_nothing(pair, samples):
-    one, many = (measure_sample(pair, samples[0], SEGMENT_LENGTH, Limits(batch_tokens)) for batch_tokens in (1, 8192))
+    one, many = (
+        measure_sample(pair, samples[0], Cut(SEGMENT_LENGTH), Limits(batch_tokens)) for batch_tokens in (1, 8192)
+    )
     for name, value in vars(one).items():
         np.testing.assert_allclose(value, getattr(many, name), rtol=1e-6, err_msg=name)
 

@@ -125,7 +125,6 @@ def load_data(script_args, dataset_args, config: ScoredConfig) -> tuple[Any, Any
 
 def load_split(script_args, dataset_args, split: str) -> Any:
     """One split of the data that the arguments name: a mixture of TRL's, a stream, a file, a folder or a Hub id."""
-    from datasets import load_dataset
     from trl import get_dataset
 
     from ..files import load_rows
@@ -134,12 +133,8 @@ def load_split(script_args, dataset_args, split: str) -> Any:
         return get_dataset(dataset_args)[split]
     if script_args.dataset_name is None:
         raise ValueError("No data to select from; give --dataset_name, or `datasets:` in the recipe.")
-    if script_args.dataset_streaming and os.path.isfile(script_args.dataset_name):
-        kind = "parquet" if script_args.dataset_name.endswith(".parquet") else "json"
-        return load_dataset(kind, data_files=script_args.dataset_name, split=split, streaming=True)
-    if script_args.dataset_streaming:
-        return load_dataset(script_args.dataset_name, script_args.dataset_config, split=split, streaming=True)
-    return load_rows(script_args.dataset_name, split=split, name=script_args.dataset_config)
+    settings = {"name": script_args.dataset_config, "streaming": script_args.dataset_streaming}
+    return load_rows(script_args.dataset_name, split=split, **settings)
 
 
 def is_stream(ds) -> bool:
