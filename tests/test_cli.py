@@ -170,6 +170,33 @@ def test_interrupted_and_again(data, rows, pair, tmp_path, monkeypatch, capsys):
     assert MeasurementStore(tmp_path / "s.sqlite").configurations()[0]["num_measured"] == len(rows)
 
 
+def test_json_has_the_figures_of_the_last_lines(data, rows, pair, tmp_path, capsys):
+    with open(data, "a") as stream:
+        stream.write(json.dumps(rows[7]) + "\n" + '{"id": "bad", "messages": null}\n')
+    command = ["score", data, "-o", tmp_path / "m.parquet", "--store", tmp_path / "s.sqlite", *pair]
+    assert run(*command, "--limit", 5) == 0
+    assert "5 of 5 rows measured in 0:00:" in capsys.readouterr().out
+    assert run(*command, "--json") == 0
+    printed = capsys.readouterr()
+    told = json.loads(printed.out)
+    assert (told["rows"], told["measured"], told["known"]) == (14, 7, {"the store": 5, "another row": 1})
+    assert told["not_measured"] == {"messages is null": 1} and told["output"] == str(tmp_path / "m.parquet")
+    assert told["tokens"] == 7 * 700 and 0 < told["measuring_seconds"] < told["seconds"]
+    assert told["tokens_per_second"] == pytest.approx(told["tokens"] / told["measuring_seconds"])
+    assert 0 < told["share_of_matrix_rate"] < 1
+    assert "14 rows; long model" in printed.err and "7/7 rows (and 5 in the store, 1 not measurable)" in printed.err
+    assert run(*command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("13 of 14 rows measured in 0:00:0") and "(0 now, 13 from the store)" in lines[1]
+    assert lines[2] == "  1 not measured: messages is null"
+
+
+def test_json_of_a_stream(data, pair, tmp_path, capsys):
+    assert run("score", data, "-o", tmp_path / "m", "--streaming", "--json", *pair) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["measured"] == told["rows"] == 12 and told["tokens"] == 12 * 700 and not told["known"]
+
+
 def test_store_lists_and_prunes(data, pair, tmp_path, capsys):
     store = tmp_path / "s.sqlite"
     assert run("store", "--store", store) == 0 and "There is no store" in capsys.readouterr().out

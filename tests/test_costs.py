@@ -47,14 +47,19 @@ def grouped_mm(rows, weights, *args, **kwargs) -> int:
     return 2 * rows[0] * weights[1] * weights[2]
 
 
+def uncounted() -> dict:
+    """What torch has no count for, with ours."""
+    aten = torch.ops.aten
+    return {aten._scaled_dot_product_flash_attention_for_cpu: causal_sdpa, aten._grouped_mm: grouped_mm}
+
+
 def counted(pair, sample, segment_length, batch_tokens) -> dict[str, int]:
     """Floating-point operations of each part as torch counts them."""
-    found, aten = {}, torch.ops.aten
-    uncounted = {aten._scaled_dot_product_flash_attention_for_cpu: causal_sdpa, aten._grouped_mm: grouped_mm}
+    found = {}
 
     @contextmanager
     def watch(part):
-        with FlopCounterMode(display=False, custom_mapping=uncounted) as counter:
+        with FlopCounterMode(display=False, custom_mapping=uncounted()) as counter:
             yield
         found[part] = counter.get_total_flops()
 

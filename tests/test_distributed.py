@@ -182,6 +182,54 @@ def test_two_machines_select_the_same_rows_from_shares_of_equal_tokens(tmp_path)
     assert num_rows(FolderStore(tmp_path / "shared")) == 15
 
 
+TOGETHER = """
+import json, sys
+from datasets import Dataset
+from hf_gateau import GateauScorer, measure_together, passes, runtime
+real, bunches, laid_out, build, told = passes.measure_samples, [], [], runtime.build_sample, []
+def counted(pair, samples, *rest):
+    bunches.append([sample.context_key for sample in samples])
+    return real(pair, samples, *rest)
+passes.measure_samples = counted
+runtime.build_sample = lambda row, *rest, **more: laid_out.append(row["id"]) or build(row, *rest, **more)
+ds = Dataset.from_json(sys.argv[1], cache_dir=sys.argv[2])
+out = measure_together(ds, GateauScorer(**json.loads(sys.argv[3])), tell=told.append)
+print(json.dumps({"bunches": bunches, "laid_out": len(laid_out), "out": out.to_dict(), "told": vars(told[0])}))
+"""
+
+
+def test_rows_on_one_context_go_to_one_process_and_none_is_laid_out_again(tmp_path):
+    """Three documents with five questions each, and a row of its own; two processes with one cache between them."""
+    asked = [row["messages"][0]["content"].rpartition("\n\n") for row in planted_rows(8, 5)]
+    answers = [row["messages"][1]["content"] for row in planted_rows(8, 5)]
+    rows = [
+        {"id": f"{d}-{q}", "context": asked[d][0], "instruction": asked[3 + q][2], "response": answers[3 + q]}
+        for q in range(5)
+        for d in (range(4) if q == 0 else range(3))
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = json.dumps({**PAIR, "store": str(tmp_path / "s.sqlite")})
+    addresses = {"WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
+    Dataset.from_json(str(tmp_path / "rows.jsonl"), cache_dir=str(tmp_path / "cache"))
+    command = [sys.executable, "-c", TOGETHER, str(tmp_path / "rows.jsonl"), str(tmp_path / "cache"), settings]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, env=environment(**addresses, RANK=rank), **options) for rank in (0, 1)]
+    ended = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended[0][1][-2000:] + ended[1][1][-2000:]
+    told = [json.loads(out.splitlines()[-1]) for out, _ in ended]
+    bunches = told[0]["bunches"] + told[1]["bunches"]
+    assert sorted(map(len, bunches)) == [1, 5, 5, 5] and all(len(set(bunch)) == 1 for bunch in bunches)
+    assert sum(map(len, told[0]["bunches"])) in (5, 6, 10, 11)
+    assert told[0]["laid_out"] + told[1]["laid_out"] == 2 * len(rows)
+    alone = Dataset.from_list(rows).map(GateauScorer(**PAIR, store=False), batched=True)
+    assert told[0]["out"] == told[1]["out"]
+    assert_same(Dataset.from_dict(told[0]["out"], features=alone.features), alone)
+    assert told[0]["told"]["measured"] == 16 and told[0]["told"] == told[1]["told"] | {
+        name: told[0]["told"][name] for name in ("seconds", "measuring_seconds", "tokens_per_second")
+    }
+    assert not list((tmp_path / "cache").rglob("gateau-survey-*"))
+
+
 ENDS = """
 import os, sys, time
 from hf_gateau import distributed
