@@ -114,8 +114,13 @@ class Job:
         total = {part: np.zeros(len(FEATURES)) for part in PARTS}
         for row, weight in self.rows:
             for part, work in row_work(self.long, self.short, row, self.way).items():
+                work[0] /= self.together(row)  # passes
                 total[part] += weight * work
         return total
+
+    def together(self, row: RowShape) -> int:
+        """Rows of this length that share passes in a run; the pilot measures each by itself."""
+        return min(max(1, self.way.batch_tokens // row.length), sum(weight for _, weight in self.rows))
 
     def longest(self) -> RowShape:
         return max((row for row, _ in self.rows), key=lambda row: row.length)
@@ -135,7 +140,8 @@ class Job:
 
     def peak(self, memory) -> float:
         """Most bytes above the loaded models that any row takes."""
-        return max(memory(pass_tokens(row, self.way)) for row, _ in self.rows)
+        passes = ((pass_tokens(row, self.way), self.together(row)) for row, _ in self.rows)
+        return max(memory({part: n * together for part, n in tokens.items()}) for tokens, together in passes)
 
 
 def make_plan(

@@ -49,7 +49,11 @@ class Runtime:
             "measuring_version": MEASURING_VERSION,
             **self.pair.describe(),
             "segment_length": config.segment_length,
-            **{name: value for name in APPROXIMATIONS if (value := getattr(config, name)) != getattr(MeasureConfig, name)},
+            **{
+                name: value
+                for name in APPROXIMATIONS
+                if (value := getattr(config, name)) != getattr(MeasureConfig, name)
+            },
         }
         # A model is known by its fingerprint: the same weights in another place give the same key.
         nameless = {
