@@ -233,3 +233,18 @@ def test_advice_names_what_saves(rows, settings, tiny_model):
 
 def test_duration():
     assert duration(3.21) == "3.2 s" and duration(75) == "0:01:15" and duration(90_061) == "25:01:01"
+
+
+def test_questions_on_one_document_cost_less(rows, settings):
+    """Four questions on each of two contexts, some rows apart, against as many rows by themselves."""
+    shared = []
+    for i in range(8):
+        document = rows[i % 2]["messages"][0]["content"].rpartition("\n\n")[0]
+        question = rows[i]["messages"][0]["content"].rpartition("\n\n")[2]
+        turns = [{"role": "user", "content": f"{document}\n\n{question} {i}"}, rows[i]["messages"][1]]
+        shared.append({"messages": turns})
+    alone, together = (plan_of(part, settings, pilot_seconds=0.2) for part in (rows[:8], shared))
+    assert together["rows"]["to_measure"] == alone["rows"]["to_measure"] == 8
+    assert together["tokens"]["length"] == pytest.approx(alone["tokens"]["length"], rel=0.2)
+    assert together["flops"]["long"] < 0.4 * alone["flops"]["long"]
+    assert together["flops"]["segments"] < 0.8 * alone["flops"]["segments"]
