@@ -170,7 +170,7 @@ def make_plan(
         price_per_hour (`float`, *optional*): of one device.
 
     Returns:
-        `dict` with `rows`, `tokens`, `store`, and unless there is nothing to measure `pilot`, `flops`, `seconds` (wall)
+        `dict` with `rows`, `tokens`, `store`, and unless there is nothing to measure `pilot`, `batches`, `flops`, `seconds` (wall)
         and `cpu_seconds` of each part, `rates`, `memory` (bytes), `cost` and `cheaper`.
 
     Raises:
@@ -244,6 +244,7 @@ def _predict(pilot: Pilot, counted: Counted, job: Job, loading: dict, num_device
             "dtype": pilot.runtime.pair.dtype,
             "matrix_flops_per_second": rate,
         },
+        "batches": {"batch_tokens": pilot.runtime.limits.batch_tokens, "seconds": pilot.batches},
         "flops": {part: flops(x) for part, x in work.items()} | {"total": total},
         "seconds": seconds["wall"],
         "cpu_seconds": seconds["cpu"],
