@@ -6,6 +6,7 @@ Each setting is planned in one process and measured in another, on the same rows
 rows, wall and CPU, and of loading the models, CPU; memory is the most that was resident while rows were measured. Settings:
 
 - **tiny, checkpoint / window**: the quickstart's pair on its 200 planted rows
+- **tiny, short rows**: the same with a window, on 2,000 planted rows cut to 100 words
 - **SmolLM2, window / checkpoint**: SmolLM2-135M on real text, rows of 200 to 1,500 tokens; the checkpoint is itself
 """
 
@@ -21,7 +22,7 @@ from . import common
 
 LENGTHS, RESPONSE = (200, 350, 500, 700, 1000, 1500), 40  # tokens of real rows, and of their responses
 CHARACTERS = 4  # of English prose to a token, about
-SETTINGS = ("tiny, checkpoint", "tiny, window", "SmolLM2, window", "SmolLM2, checkpoint")
+SETTINGS = ("tiny, checkpoint", "tiny, window", "tiny, short rows", "SmolLM2, window", "SmolLM2, checkpoint")
 COLUMNS = ("rows, wall s", "rows, CPU s", "loading, CPU s", "memory, GiB")
 HEADER = f"| setting | rows | pilot s | {' | '.join(COLUMNS)} |"
 ABOUT = "Predicted / measured = ratio.\n"
@@ -33,13 +34,25 @@ def rows_and_settings(setting: str):
 
     from hf_gateau.quickstart import LONG_MODEL, PLANTED, SHORT_MODEL
 
-    tiny, window = setting.startswith("tiny"), setting.endswith("window")
+    tiny, window = setting.startswith("tiny"), not setting.endswith("checkpoint")
     long = LONG_MODEL if tiny else common.default_model()
     sibling = {"short_window": 256} if window else {"short_model": SHORT_MODEL if tiny else long}
     settings = {"long_model": long, **sibling, "segment_length": 64 if tiny else 128, "store": "off", "device": "cpu"}
+    if setting == "tiny, short rows":
+        return Dataset.from_list(short_rows(2_000)), settings | {"short_window": 32}
     if tiny:
         return load_dataset("json", data_files=PLANTED, split="train"), settings
     return Dataset.from_list(real_rows(common.read_text(None))), settings
+
+
+def short_rows(num_rows: int) -> list[dict]:
+    """Planted rows with the last hundred words of their context and question."""
+    from hf_gateau.quickstart.world import planted_rows
+
+    rows = planted_rows(num_rows, 5)
+    for row in rows:
+        row["messages"][0]["content"] = " ".join(row["messages"][0]["content"].split(" ")[-100:])
+    return rows
 
 
 def real_rows(text: str) -> list[dict[str, str]]:

@@ -29,6 +29,8 @@ from .samples import Sample
 ATTENTION_NAME = "gateau"
 # Elements of one chunk of attention weights: 8 MiB in float32, which caches hold; on a GPU 512 MiB, which keep it busy.
 WEIGHTS_PER_CHUNK, WEIGHTS_PER_CHUNK_GPU = 1 << 21, 1 << 27
+# Where SDPA's fast kernels can be told that rows follow a past of keys; elsewhere they are told by a mask, in chunks.
+KERNELS_KNOW_PAST = ("cuda",)
 
 
 class ResponseAttention:
@@ -153,8 +155,8 @@ class _Layer:
             return [forward(*rows)[0] for rows in self.chunks(self.start, end)]
         if self.start == 0:
             return [sdpa_attention_forward(self.module, *self._slices(0, end, 0), None, **self.kw)[0]]
-        if self.query.device.type == "cuda":
-            mask = causal_lower_right(end - self.start, end)  # SDPA's fast kernels know it, unlike a mask of numbers
+        if self.query.device.type in KERNELS_KNOW_PAST:
+            mask = causal_lower_right(end - self.start, end)
             return [sdpa_attention_forward(self.module, *self._slices(self.start, end, 0), mask, **self.kw)[0]]
         return [self.sdpa(*rows)[0] for rows in self.chunks(self.start, end)]
 

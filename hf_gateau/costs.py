@@ -55,12 +55,18 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class RowShape:
-    """The tokens of one row."""
+    """The tokens of one row.
+
+    Attributes:
+        prefix, context, instruction, response (`int`): of each span.
+        follows (`bool`): whether a row on the same context is measured with it, whose prefix and context it does not repeat.
+    """
 
     prefix: int
     context: int
     instruction: int
     response: int
+    follows: bool = False
 
     @property
     def length(self) -> int:
@@ -96,11 +102,12 @@ class Way:
 
 
 class Forward(NamedTuple):
-    """`count` forward passes over `batch` sequences of `tokens` tokens."""
+    """`count` forward passes over `batch` sequences of `tokens` tokens, after `past` tokens whose keys are kept."""
 
     count: int
     batch: int
     tokens: int
+    past: int = 0
 
 
 def forwards(row: RowShape, way: Way) -> dict[str, list[Forward]]:
@@ -109,17 +116,23 @@ def forwards(row: RowShape, way: Way) -> dict[str, list[Forward]]:
     seen = row.context
     if way.short_window is not None:
         seen = min(seen, max(0, way.short_window - row.instruction))
-    passes = {"long": [Forward(1, 1, row.length)], "no_context": [Forward(1, 1, fixed)]}
+    past = row.prefix + row.context if row.follows else 0
+    passes = {"long": [Forward(1, 1, row.length - past, past)], "no_context": [Forward(1, 1, fixed)]}
     if not (way.self_paired and seen == row.context):
-        passes["short"] = [Forward(1, 1, fixed + seen)]
+        sees_all = way.short_window is None
+        passes["short"] = [Forward(1, 1, fixed + seen - past, past) if sees_all else Forward(1, 1, fixed + seen)]
     return passes | {"segments": _segment_forwards(row, way, fixed)}
 
 
 def _segment_forwards(row: RowShape, way: Way, fixed: int) -> list[Forward]:
     num_full, rest = divmod(row.context, way.cut.length)
     lengths = way.cut([fixed + way.cut.length] * num_full + [fixed + rest] * (rest > 0))
-    shapes = Counter((len(batch), lengths[batch[0]]) for batch in pack(lengths, way.batch_tokens))
-    return [Forward(count, *shape) for shape, count in shapes.items()]
+    tail = row.instruction + row.response - 1
+    found = []
+    for (size, length), count in Counter((len(x), lengths[x[0]]) for x in pack(lengths, way.batch_tokens)).items():
+        past = length - tail if row.follows else 0
+        found.append(Forward(count, size, length - past, past))
+    return found
 
 
 def num_segments(row: RowShape, way: Way) -> int:
@@ -138,23 +151,30 @@ def row_work(long: ModelShape, short: ModelShape, row: RowShape, way: Way) -> di
     for part, found in forwards(row, way).items():
         model = short if part == "short" else long
         split = row.length - row.response if part == "long" else None
-        each = [x.count * forward_work(model, x.batch, x.tokens, row.response, split) for x in found]
+        each = [x.count * forward_work(model, x.batch, x.tokens, row.response, split, x.past) for x in found]
         work[part] = sum(each, np.zeros(len(FEATURES)))
     return work
 
 
-def forward_work(model: ModelShape, batch: int, tokens: int, num_logits: int, split: int | None = None) -> np.ndarray:
+def forward_work(
+    model: ModelShape, batch: int, tokens: int, num_logits: int, split: int | None = None, past: int = 0
+) -> np.ndarray:
     """The work of one forward pass: an array of `FEATURES`.
 
     Args:
         num_logits (`int`): rows of logits in each sequence.
-        split (`int`, *optional*): first row whose attention weights are collected; None: none are.
+        split (`int`, *optional*): first row, from the first token, whose attention weights are collected; None: none are.
+        past (`int`): tokens before those of the pass, whose keys are kept.
     """
     attention = weights = 0
-    start = tokens if split is None else split
+    end = past + tokens
+    start = end if split is None else split
     for layer, count in model.layers:
-        attention += 4 * count * layer.width * batch * _pairs(model, layer, batch, tokens, start)
-        weights += 4 * count * layer.width * batch * _chunked_pairs(model, layer, batch, start, tokens, tokens)
+        pairs = (
+            _chunked_pairs(model, layer, batch, past, start, end) if past else _pairs(model, layer, batch, end, start)
+        )
+        attention += 4 * count * layer.width * batch * pairs
+        weights += 4 * count * layer.width * batch * _chunked_pairs(model, layer, batch, start, end, end)
     linear, head = 2 * batch * tokens * model.linear, 2 * batch * num_logits * model.head
     return np.array([1, linear, attention, weights, head], float)
 

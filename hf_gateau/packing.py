@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+MOST_TOGETHER = 16  # samples on one context whose numbers are in memory alone until all are measured
 MOST_PADDING = 1 / 8  # share of a sequence that may be padding: less is cheaper than another pass
 
 

@@ -14,7 +14,7 @@ from math import isfinite
 import torch
 
 from .attention import ResponseAttention
-from .packing import Cut, Limits, pack
+from .packing import MOST_TOGETHER, Cut, Limits, pack
 from .perplexity import batch_nlls, perplexity, response_nlls
 from .prefill import Prefill, can_keep
 from .samples import Sample
@@ -25,7 +25,6 @@ from .store import MeasureError, Measurement
 logger = logging.getLogger(__name__)
 
 LEAST_PIECE_TOKENS = 1_024  # a context is not cut into smaller pieces
-MOST_TOGETHER = 16  # samples on one context whose numbers are in memory alone until all are measured
 
 
 def bunches(samples: Sequence[Sample], limits: Limits) -> list[list[int]]:

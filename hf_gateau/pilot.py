@@ -185,6 +185,7 @@ class Pilot:
     """Measures some rows, those of least work first, for at most about `budget` seconds; the first is always measured.
 
     Attributes:
+        batches (`dict[int, float]`): seconds of the longest row's segments by `batch_tokens`, where there was time to try.
         rows (`list[PilotRow]`): those that were measured. rounds (`int`): how often.
         seconds (`float`): what the pilot took. failures (`list[str]`): why rows were not measured.
         time (`dict[str, TimeModel]`): by name of `TIMES`. memory (`MemoryModel`): above `loaded` bytes.
@@ -204,6 +205,7 @@ class Pilot:
         if not self.rows:
             raise ValueError(f"The pilot could measure no row: {self.failures[0]}.")
         self.rounds = self._more_rounds(started + budget)
+        self.batches = self._try_batches(started + budget)
         self.seconds = time.monotonic() - started
         self.time = {name: self._fit_time(i) for i, name in enumerate(TIMES)}
 
@@ -240,6 +242,26 @@ class Pilot:
             for row, timings in zip(self.rows, self.timings, strict=True):
                 timings.append(self._measure(row))
         return ROUNDS
+
+    def _try_batches(self, deadline: float) -> dict[int, float]:
+        from .packing import Limits
+        from .segments import segment_nlls
+
+        pair, cut, usual = self.runtime.pair, self.runtime.cut, self.runtime.limits.batch_tokens
+        sample, seconds = self.rows[-1].sample, {}
+        usual_seconds = next(t.seconds[0] for t in self.timings[-1][-1] if t.part == "segments")
+        for batch_tokens in (usual, usual // 2, 2 * usual, 4 * usual):
+            if batch_tokens < 1 or time.monotonic() + 2 * usual_seconds > deadline:
+                continue
+            limits, times = Limits(batch_tokens), []
+            for _ in range(2):
+                started = time.monotonic()
+                segment_nlls(pair.long, [sample], cut, limits)
+                synchronise(self.device)
+                times.append(time.monotonic() - started)
+            if limits.batch_tokens == batch_tokens:  # it fitted into memory
+                seconds[batch_tokens] = min(times)
+        return dict(sorted(seconds.items()))
 
     def _measure(self, row: PilotRow) -> list[Timing]:
         from .passes import measure_sample

@@ -5,6 +5,7 @@ from typing import Any
 
 
 GIB = 1 << 30
+WORTH_SAYING = 0.05  # share of the time that other batches must save
 NAMES = {
     "loading": "loading the models",
     "laying_out": "rows to tokens",
@@ -21,7 +22,18 @@ def plan_text(plan: dict[str, Any]) -> str:
     lines = list(_rows(plan))
     if "seconds" not in plan:
         return "\n".join([*lines, "Nothing is left to measure."])
-    return "\n".join([*lines, "", *_times(plan), "", *_memory(plan["memory"]), *_cost(plan), *_cheaper(plan)])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            *_times(plan),
+            "",
+            *_memory(plan["memory"]),
+            *_batches(plan["batches"]),
+            *_cost(plan),
+            *_cheaper(plan),
+        ]
+    )
 
 
 def duration(seconds: float) -> str:
@@ -92,6 +104,19 @@ def _memory(memory: dict[str, Any]) -> Iterator[str]:
         yield "  NO ROW WILL FIT: take a smaller model, a smaller dtype, or a device with more memory"
     else:
         yield f"  THE LONGEST ROWS WILL NOT FIT: --max_length {memory['longest_fitting']} would"
+
+
+def _batches(batches: dict[str, Any]) -> Iterator[str]:
+    seconds, usual = batches["seconds"], batches["batch_tokens"]
+    if len(seconds) < 2 or usual not in seconds:
+        return
+    tried = ", ".join(f"{n:,} tokens {x / seconds[usual]:.2f}" for n, x in seconds.items())
+    best = min(seconds, key=seconds.get)
+    saved = 1 - seconds[best] / seconds[usual]
+    advice = (
+        f"--batch_tokens {best} saves {saved:.0%} of it" if saved > WORTH_SAYING else "the usual is as good as any"
+    )
+    yield f"Time of segments by the size of their batches: {tried}; {advice}"
 
 
 def _cost(plan: dict[str, Any]) -> Iterator[str]:

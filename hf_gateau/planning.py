@@ -14,6 +14,7 @@ import numpy as np
 from .batches import READ_COLUMNS
 from .config import DEFAULT_SHORT_WINDOW, MeasureConfig, ModelPairConfig
 from .costs import FEATURES, PARTS, ModelShape, RowShape, Way, flops, model_shape, num_segments, pass_tokens, row_work
+from .packing import MOST_TOGETHER
 from .pilot import MEMORY_SHARE, TIMES, Pilot, PilotRow, load_and_warm_up, matrix_rate
 from .runtime import Runtime
 from .samples import Sample
@@ -30,6 +31,7 @@ class Counted:
     Attributes:
         num_rows, num_laid_out (`int`): rows of the data, and rows that were laid out as tokens.
         pending: (sample, weight) of the rows to measure.
+        followers: places in `pending` of rows whose context an earlier one has, with which they are measured.
         in_store, repeated (`int`): rows that need no measuring: the store has them, or they say what another row says.
         not_measurable: how many rows there are for each reason.
         seconds (`dict`): what laying out all rows takes, wall and CPU.
@@ -38,6 +40,7 @@ class Counted:
     num_rows: int
     num_laid_out: int = 0
     pending: list[tuple[Sample, int]] = field(default_factory=list)
+    followers: set[int] = field(default_factory=set)
     in_store: int = 0
     repeated: int = 0
     not_measurable: Counter = field(default_factory=Counter)
@@ -75,7 +78,7 @@ def count_rows(runtime, ds, sample_rows: int) -> Counted:
         weights = spread(
             [num_characters(row) for row in tqdm(readable, desc="Reading rows", leave=False)], sample_rows
         )
-    counted, seen = Counted(len(ds), len(weights)), set()
+    counted, seen = Counted(len(ds), len(weights)), Counter()
     started = time.perf_counter(), time.process_time()
     rows = tqdm(runtime.survey(ds.select(list(weights))), total=len(weights), desc="Laying out", leave=False)
     for (sample, is_kept), weight in zip(rows, weights.values(), strict=True):
@@ -85,7 +88,7 @@ def count_rows(runtime, ds, sample_rows: int) -> Counted:
     return counted
 
 
-def _count(runtime, counted: Counted, seen: set, sample: Sample | str, is_kept: bool, weight: int) -> None:
+def _count(runtime, counted: Counted, seen: Counter, sample: Sample | str, is_kept: bool, weight: int) -> None:
     if isinstance(sample, str):
         counted.not_measurable[sample] += weight
     elif runtime.store is not None and sample.key in seen:
@@ -93,8 +96,10 @@ def _count(runtime, counted: Counted, seen: set, sample: Sample | str, is_kept: 
     elif is_kept:
         counted.in_store += weight
     else:
+        if seen[sample.context_key] % MOST_TOGETHER and sample.instruction:
+            counted.followers.add(len(counted.pending))
         counted.pending.append((sample, weight))
-        seen.add(sample.key)
+        seen.update((sample.key, sample.context_key))
 
 
 # Prediction
@@ -114,8 +119,13 @@ class Job:
         total = {part: np.zeros(len(FEATURES)) for part in PARTS}
         for row, weight in self.rows:
             for part, work in row_work(self.long, self.short, row, self.way).items():
+                work[0] /= self.together(row)  # passes
                 total[part] += weight * work
         return total
+
+    def together(self, row: RowShape) -> int:
+        """Rows of this length that share passes in a run; the pilot measures each by itself."""
+        return min(max(1, self.way.batch_tokens // row.length), sum(weight for _, weight in self.rows))
 
     def longest(self) -> RowShape:
         return max((row for row, _ in self.rows), key=lambda row: row.length)
@@ -135,7 +145,8 @@ class Job:
 
     def peak(self, memory) -> float:
         """Most bytes above the loaded models that any row takes."""
-        return max(memory(pass_tokens(row, self.way)) for row, _ in self.rows)
+        passes = ((pass_tokens(row, self.way), self.together(row)) for row, _ in self.rows)
+        return max(memory({part: n * together for part, n in tokens.items()}) for tokens, together in passes)
 
 
 def make_plan(
@@ -159,7 +170,7 @@ def make_plan(
         price_per_hour (`float`, *optional*): of one device.
 
     Returns:
-        `dict` with `rows`, `tokens`, `store`, and unless there is nothing to measure `pilot`, `flops`, `seconds` (wall)
+        `dict` with `rows`, `tokens`, `store`, and unless there is nothing to measure `pilot`, `batches`, `flops`, `seconds` (wall)
         and `cpu_seconds` of each part, `rates`, `memory` (bytes), `cost` and `cheaper`.
 
     Raises:
@@ -180,8 +191,12 @@ def make_plan(
     loading = {name: a + b for name, a, b in zip(TIMES, opening, loading, strict=True)}
     with runtime.pair.short() as short:
         shapes = model_shape(runtime.pair.long), model_shape(short)
-    job = Job(tuple((RowShape.of(sample), weight) for sample, weight in counted.pending), *shapes, way)
-    pilot = _run_pilot(runtime, counted, job, pilot_seconds)
+    rows = [(RowShape.of(sample), weight) for sample, weight in counted.pending]
+    alone = Job(tuple(rows), *shapes, way)
+    for i in counted.followers:
+        rows[i] = replace(rows[i][0], follows=True), rows[i][1]
+    job = replace(alone, rows=tuple(rows))
+    pilot = _run_pilot(runtime, counted, alone, pilot_seconds)
     return plan | _predict(pilot, counted, job, loading, num_devices, price_per_hour)
 
 
@@ -229,6 +244,7 @@ def _predict(pilot: Pilot, counted: Counted, job: Job, loading: dict, num_device
             "dtype": pilot.runtime.pair.dtype,
             "matrix_flops_per_second": rate,
         },
+        "batches": {"batch_tokens": pilot.runtime.limits.batch_tokens, "seconds": pilot.batches},
         "flops": {part: flops(x) for part, x in work.items()} | {"total": total},
         "seconds": seconds["wall"],
         "cpu_seconds": seconds["cpu"],

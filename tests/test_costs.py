@@ -1,6 +1,7 @@
 """Arithmetic of costs against torch's own count of floating-point operations, and by hand."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from hf_gateau.costs import (
 )
 from hf_gateau.models import ModelPair
 from hf_gateau.packing import Cut, Limits
-from hf_gateau.passes import measure_sample
+from hf_gateau.passes import measure_samples
 from hf_gateau.samples import Sample
 
 from .conftest import make_model
@@ -63,7 +64,8 @@ def counted(pair, sample, segment_length, batch_tokens) -> dict[str, int]:
             yield
         found[part] = counter.get_total_flops()
 
-    measure_sample(pair, sample, Cut(segment_length), Limits(batch_tokens), watch)
+    samples = sample if isinstance(sample, list) else [sample]
+    measure_samples(pair, samples, Cut(segment_length), Limits(batch_tokens), watch)
     return found
 
 
@@ -97,6 +99,19 @@ def test_a_short_checkpoint_of_another_size(tiny_model, tokenizer, tmp_path):
     assert computed(pair, ROW, Way(Cut(64), 300, None, False)) == pytest.approx(
         counted(pair, SAMPLE, 64, 300), rel=0.01
     )
+
+
+@pytest.mark.parametrize("sibling", [{"short_window": 100}, {"short_rope_scale": 8.0}])
+def test_a_row_that_follows_against_torch(sibling, tiny_model):
+    """Another question on a context: what it adds to the work. The first question goes another way too, which adds a little."""
+    pair = ModelPair(ModelPairConfig(long_model=tiny_model, device="cpu", **sibling))
+    way = Way(Cut(64), 300, sibling.get("short_window"), pair.is_self_paired)
+    other = replace(SAMPLE, input_ids=SAMPLE.input_ids[:265] + SAMPLE.input_ids[:65])
+    one = counted(pair, SAMPLE, 64, 300)
+    two = counted(pair, [SAMPLE, other, other], 64, 300)
+    expected = {part: (two[part] - one[part]) / 2 for part in one}
+    found = computed(pair, replace(ROW, follows=True), way)
+    assert {part: found[part] for part in expected} == pytest.approx(expected, rel=0.06)
 
 
 def test_fewer_segments(tiny_model):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hf_gateau import passes, perplexity, prefill
+from hf_gateau import attention, passes, perplexity, prefill
 from hf_gateau.config import ModelPairConfig
 from hf_gateau.models import ModelPair
 from hf_gateau.packing import MOST_PADDING, Cut, Limits, pack
@@ -55,6 +55,19 @@ def test_together_is_as_each_alone(architecture, sibling, tokenizer, tmp_path):
     for limits in (Limits(400), Limits(100_000), Limits(400, piece_tokens=40)):
         for found, expected in zip(measure_samples(pair, SAMPLES, CUT, limits), alone, strict=True):
             assert_close(found, expected)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt_neox"])
+def test_rows_after_a_past_as_a_gpu_computes_them(architecture, tokenizer, tmp_path, monkeypatch):
+    """The mask that fast kernels know says the same as ours; on a CPU torch writes it out."""
+    folder = make_model(architecture, tmp_path, tokenizer)
+    pair = ModelPair(ModelPairConfig(long_model=folder, short_window=60, device="cpu"))
+    limits = Limits(400, piece_tokens=40)
+    expected = measure_samples(pair, SAMPLES, CUT, limits)
+    monkeypatch.setattr(attention, "KERNELS_KNOW_PAST", ("cpu",))
+    monkeypatch.setattr(attention, "WEIGHTS_PER_CHUNK", 1)
+    for found, want in zip(measure_samples(pair, SAMPLES, CUT, limits), expected, strict=True):
+        assert_close(found, want)
 
 
 def passed_tokens(model) -> list[int]:

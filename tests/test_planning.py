@@ -191,7 +191,7 @@ def test_json_and_price(rows, settings, tmp_path, capsys):
     assert main(["plan", str(data), *arguments(settings), *more]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert set(plan) == {
-        *("rows", "tokens", "segments", "store", "pilot", "flops", "seconds", "cpu_seconds"),
+        *("rows", "tokens", "segments", "store", "pilot", "batches", "flops", "seconds", "cpu_seconds"),
         *("rates", "memory", "cost", "cheaper"),
     }
     assert set(plan["seconds"]) == {"loading", "laying_out", *PARTS, "total"} == set(plan["cpu_seconds"])
@@ -200,6 +200,10 @@ def test_json_and_price(rows, settings, tmp_path, capsys):
     assert cost["device_hours"] == pytest.approx(4 * plan["seconds"]["total"] / 3600)
     assert cost["total"] == pytest.approx(3 * cost["device_hours"])
     assert plan["memory"]["fits"] and plan["memory"]["longest_fitting"] == plan["tokens"]["longest"]
+    batches = plan["batches"]
+    assert batches["batch_tokens"] == 1024 and set(batches["seconds"]) <= {512, 1024, 2048, 4096}
+    text = plan_text(plan | {"batches": {"batch_tokens": 1024, "seconds": {512: 3.0, 1024: 2.0, 2048: 1.0}}})
+    assert "512 tokens 1.50, 1,024 tokens 1.00, 2,048 tokens 0.50; --batch_tokens 2048 saves 50% of it" in text
     text = plan_text(plan)
     assert "12 rows, all laid out as tokens" in text and "at 3 an hour each" in text and "total" in text
     assert "segments alone" in text and "NOT FIT" not in text
@@ -233,3 +237,18 @@ def test_advice_names_what_saves(rows, settings, tiny_model):
 
 def test_duration():
     assert duration(3.21) == "3.2 s" and duration(75) == "0:01:15" and duration(90_061) == "25:01:01"
+
+
+def test_questions_on_one_document_cost_less(rows, settings):
+    """Four questions on each of two contexts, some rows apart, against as many rows by themselves."""
+    shared = []
+    for i in range(8):
+        document = rows[i % 2]["messages"][0]["content"].rpartition("\n\n")[0]
+        question = rows[i]["messages"][0]["content"].rpartition("\n\n")[2]
+        turns = [{"role": "user", "content": f"{document}\n\n{question} {i}"}, rows[i]["messages"][1]]
+        shared.append({"messages": turns})
+    alone, together = (plan_of(part, settings, pilot_seconds=0.2) for part in (rows[:8], shared))
+    assert together["rows"]["to_measure"] == alone["rows"]["to_measure"] == 8
+    assert together["tokens"]["length"] == pytest.approx(alone["tokens"]["length"], rel=0.2)
+    assert together["flops"]["long"] < 0.4 * alone["flops"]["long"]
+    assert together["flops"]["segments"] < 0.8 * alone["flops"]["segments"]
