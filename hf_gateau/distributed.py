@@ -253,7 +253,7 @@ def _measure_share(
         return failed
     runtime.meter.start()
     by_work = rows[np.argsort(work.tokens[rows], kind="stable")]
-    flops = runtime.meter.costs.total(work.shapes(by_work), work.are_first[by_work].tolist())
+    flops = runtime.meter.costs.total(work.shapes(by_work))
     name = "Measuring" if team.size == 1 else f"Measuring, process {team.rank + 1} of {team.size}"
     read = readable(ds)
     with View(runtime.meter, work.tokens[rows], flops, name, also, shown=team.is_main) as view:

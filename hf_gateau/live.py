@@ -8,12 +8,12 @@ operations that are left, for a row of twice the tokens takes more than twice th
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
 
-from .costs import RowShape, Way, flops, forward_work, model_shape, row_work
+from .costs import RowShape, Way, flops, model_shape, row_work
 from .pilot import matrix_rate
 from .plan_text import clock
 from .records import commonest
@@ -39,25 +39,16 @@ class RowCosts:
         window = pair.config.short_window
         self.way = Way(runtime.cut, runtime.limits.batch_tokens, window, pair.is_self_paired)
 
-    def __call__(self, row: RowShape, is_first: bool = True) -> float:
-        """Operations of a row; `is_first`: of those on its context that are measured together."""
-        total = sum(map(flops, row_work(self.long, self.short, row, self.way).values()))
-        return total if is_first or not self.shares or not row.instruction else total - self._shared(row)
+    def __call__(self, row: RowShape) -> float:
+        """Operations of a row; of one that follows another on its context, those of its own tokens alone."""
+        follows = row.follows and self.shares and row.instruction > 0
+        return sum(map(flops, row_work(self.long, self.short, replace(row, follows=follows), self.way).values()))
 
-    def _shared(self, row: RowShape) -> float:
-        """What goes before the instruction: the context, and each of its segments alone."""
-        cut, models = self.way.cut, [self.long] + [self.short] * (self.way.short_window is None)
-        num_full, rest = divmod(row.context, cut.length)
-        starts = [(model, row.context, 1) for model in models]
-        lengths = Counter(cut([cut.length] * num_full + [rest] * (rest > 0)))
-        starts += [(self.long, length, count) for length, count in lengths.items()]
-        return sum(count * flops(forward_work(model, 1, row.prefix + n, 0)) for model, n, count in starts)
-
-    def total(self, rows: Sequence[RowShape], are_first: Sequence[bool]) -> float:
+    def total(self, rows: Sequence[RowShape]) -> float:
         """Operations of many rows, given in the order of their work."""
         step = max(1, len(rows) // MOST_RECKONED)
-        chosen = range(step // 2, len(rows), step)
-        return sum(self(rows[i], are_first[i]) for i in chosen) * len(rows) / max(1, len(chosen))
+        chosen = rows[step // 2 :: step]
+        return sum(map(self, chosen)) * len(rows) / max(1, len(chosen))
 
 
 @lru_cache
@@ -99,7 +90,7 @@ class Meter:
         """Samples that were measured together, what was found for each, and the time that it took."""
         contexts = set()
         for sample, measured in zip(samples, found, strict=True):
-            operations = self.costs(RowShape.of(sample), sample.context_key not in contexts)
+            operations = self.costs(replace(RowShape.of(sample), follows=sample.context_key in contexts))
             contexts.add(sample.context_key)
             self.tried += operations
             if isinstance(measured, Measurement):

@@ -14,6 +14,7 @@ import numpy as np
 from .batches import COLUMNS, READ_COLUMNS, BatchShape
 from .costs import RowShape
 from .measure import GateauScorer
+from .packing import MOST_TOGETHER
 from .runtime import ABOUT, ROWS_LAID_OUT, about
 from .store import StoreError
 
@@ -131,8 +132,6 @@ class Work:
     @classmethod
     def of(cls, table: Dataset, kept: np.ndarray) -> Work:
         """What a survey leaves to do; the same in every process."""
-        from .passes import MOST_TOGETHER
-
         keys = _strings(table, "key")
         pending = np.flatnonzero((keys != b"") & ~kept)
         chosen = np.sort(pending[np.unique(keys[pending], return_index=True)[1]])
@@ -161,7 +160,8 @@ class Work:
     def shapes(self, rows: np.ndarray) -> list[RowShape]:
         """The tokens of some rows."""
         instruction = self.tokens - self.prefix - self.context - self.response
-        columns = (x[rows].tolist() for x in (self.prefix, self.context, instruction, self.response))
+        spans = (self.prefix, self.context, instruction, self.response, ~self.are_first)
+        columns = (x[rows].tolist() for x in spans)
         return [RowShape(*lengths) for lengths in zip(*columns, strict=True)]
 
     def parts(self, bunches: Sequence[int], most_tokens: int) -> Iterator[list[int]]:

@@ -49,8 +49,8 @@ def test_operations_of_many_rows_from_a_part_of_them(tiny_model):
     costs = Meter(make_runtime(tiny_model, short_window=60)).costs
     lengths = np.sort(np.random.default_rng(0).integers(50, 800, 5_000)).tolist()
     rows = [RowShape(3, n, 5, 7) for n in lengths]
-    assert costs.total(rows, [True] * len(rows)) == pytest.approx(sum(map(costs, rows)), rel=0.002)
-    assert costs.total(rows[:3], [True] * 3) == pytest.approx(sum(map(costs, rows[:3]))) and costs.total([], []) == 0
+    assert costs.total(rows) == pytest.approx(sum(map(costs, rows)), rel=0.002)
+    assert costs.total(rows[:3]) == pytest.approx(sum(map(costs, rows[:3]))) and costs.total([]) == 0
 
 
 def test_time_left_is_by_work_and_not_by_rows(capsys):

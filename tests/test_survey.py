@@ -6,7 +6,8 @@ from datasets import Dataset, Features, Value, load_dataset
 
 from hf_gateau import GateauScorer, measure_together, passes, runtime
 from hf_gateau.batches import COLUMNS
-from hf_gateau.passes import MOST_TOGETHER
+from hf_gateau.costs import RowShape
+from hf_gateau.packing import MOST_TOGETHER
 from hf_gateau.records import attach_record, find_record
 from hf_gateau.store import MeasurementStore, StoreError
 from hf_gateau.survey import ABOUT, Work, are_kept, measured_rows, survey_rows
@@ -155,7 +156,7 @@ def test_work_in_bunches_counts_a_shared_context_once():
     assert [work.places[work.rows([b])].tolist() for b in (1, 2)] == [[17, 18], [1]]
     assert list(work.parts([0, 1, 2], 250)) == [[0, *range(2, 17)], [17, 18, 1]]
     row = work.shapes(np.array([18]))[0]
-    assert (row.prefix, row.context, row.instruction, row.response) == (2, 40, 3, 5)
+    assert row == RowShape(2, 40, 3, 5, follows=False) and work.shapes(np.array([1]))[0].follows
 
 
 def test_work_is_one_row_of_each_key_that_is_not_kept():
