@@ -107,7 +107,7 @@ def _memory(memory: dict[str, Any]) -> Iterator[str]:
 
 
 def _batches(batches: dict[str, Any]) -> Iterator[str]:
-    seconds, usual = batches["seconds"], batches["batch_tokens"]
+    seconds, usual = {int(n): x for n, x in batches["seconds"].items()}, batches["batch_tokens"]
     if len(seconds) < 2 or usual not in seconds:
         return
     tried = ", ".join(f"{n:,} tokens {x / seconds[usual]:.2f}" for n, x in seconds.items())

@@ -244,7 +244,7 @@ def _predict(pilot: Pilot, counted: Counted, job: Job, loading: dict, num_device
             "dtype": pilot.runtime.pair.dtype,
             "matrix_flops_per_second": rate,
         },
-        "batches": {"batch_tokens": pilot.runtime.limits.batch_tokens, "seconds": pilot.batches},
+        "batches": {"batch_tokens": pilot.runtime.limits.batch_tokens, "seconds": {str(n): x for n, x in pilot.batches.items()}},
         "flops": {part: flops(x) for part, x in work.items()} | {"total": total},
         "seconds": seconds["wall"],
         "cpu_seconds": seconds["cpu"],

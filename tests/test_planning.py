@@ -201,8 +201,8 @@ def test_json_and_price(rows, settings, tmp_path, capsys):
     assert cost["total"] == pytest.approx(3 * cost["device_hours"])
     assert plan["memory"]["fits"] and plan["memory"]["longest_fitting"] == plan["tokens"]["longest"]
     batches = plan["batches"]
-    assert batches["batch_tokens"] == 1024 and set(batches["seconds"]) <= {512, 1024, 2048, 4096}
-    text = plan_text(plan | {"batches": {"batch_tokens": 1024, "seconds": {512: 3.0, 1024: 2.0, 2048: 1.0}}})
+    assert batches["batch_tokens"] == 1024 and set(batches["seconds"]) <= {"512", "1024", "2048", "4096"}
+    text = plan_text(plan | {"batches": {"batch_tokens": 1024, "seconds": {"512": 3.0, "1024": 2.0, "2048": 1.0}}})
     assert "512 tokens 1.50, 1,024 tokens 1.00, 2,048 tokens 0.50; --batch_tokens 2048 saves 50% of it" in text
     text = plan_text(plan)
     assert "12 rows, all laid out as tokens" in text and "at 3 an hour each" in text and "total" in text
