@@ -29,7 +29,7 @@ STEPS = ("rank", "push", "push again, unchanged", "push again, other alpha", "lo
 
 def rows_of(num_rows: int, num_tokens: int, seed: int = 0):
     """Measured rows: texts of about `num_tokens` tokens, random measurements of that many segments."""
-    from hf_gateau.samples import content_hash
+    from hf_gateau.conversations import content_hash
 
     rng = np.random.default_rng(seed)
     words = np.array(["".join(rng.choice(list("etaoinshrdlu"), rng.integers(1, 7))) for _ in range(WORDS)])

@@ -12,9 +12,10 @@ from typing import Any
 
 from .batches import COLUMNS, READ_COLUMNS
 from .config import MeasureConfig, ModelPairConfig
+from .conversations import SampleError, content_hash
 from .folder_store import open_store
 from .packing import Cut, Limits
-from .samples import Sample, SampleError, build_sample, content_hash, truncate_response
+from .samples import Sample, build_sample, truncate_response
 from .store import MeasureError, Measurement, resolve_store_path
 
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .config import SelectConfig, set_fields
+from .conversations import CONTENT_COLUMNS, content_hash
 from .ranking import rank_order, ranking_record
 from .records import attach_record, column_of, commonest, find_record, origin_of
-from .samples import CONTENT_COLUMNS, content_hash
 
 
 if TYPE_CHECKING:

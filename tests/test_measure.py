@@ -13,7 +13,7 @@ from datasets.fingerprint import Hasher
 
 from hf_gateau import GateauScorer, gateau_score
 from hf_gateau.batches import COLUMNS
-from hf_gateau.samples import SampleError
+from hf_gateau.conversations import SampleError
 from hf_gateau.store import MeasureError, MeasurementStore
 
 from .conftest import assert_same

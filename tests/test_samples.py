@@ -5,7 +5,8 @@ from importlib.resources import files
 
 import pytest
 
-from hf_gateau.samples import MARKER, SampleError, build_sample, last_paragraph
+from hf_gateau.conversations import MARKER, SampleError, last_paragraph
+from hf_gateau.samples import build_sample
 
 
 CONTEXT = (

@@ -1,4 +1,4 @@
-"""Which tokens get loss, against oracles that know nothing of how `samples.py` finds them.
+"""Which tokens get loss, against oracles that know nothing of how `labels.py` finds them.
 
 First oracle: each template written out by hand as pieces of text, loss or no loss; together they are the rendered
 conversation, and a token gets loss where the piece that holds its last character does. Second: TRL's own training
@@ -10,7 +10,8 @@ import random
 
 import pytest
 
-from hf_gateau.samples import IGNORED, SampleError, assistant_spans, tokenize_for_training
+from hf_gateau.conversations import SampleError
+from hf_gateau.labels import IGNORED, assistant_spans, tokenize_for_training
 from tests.test_samples import ANSWER, CHATML, CONTEXT, QUESTION, train_bpe, trl_template, turns
 
 
