@@ -80,6 +80,14 @@ def tokenizer():
     return build_tokenizer()
 
 
+@pytest.fixture(scope="module", params=["byte-level", "sentencepiece"])
+def bpe(request):
+    """Tokenizers that cut text within words; a test gives one its chat template."""
+    from .chats import train_bpe
+
+    return train_bpe(request.param == "byte-level", bos=request.param == "sentencepiece")
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, tokenizer) -> str:
     """A random Llama with the planted world's tokenizer."""

@@ -12,7 +12,8 @@ import pytest
 
 from hf_gateau.conversations import SampleError
 from hf_gateau.labels import IGNORED, assistant_spans, tokenize_for_training
-from tests.test_samples import ANSWER, CHATML, CONTEXT, QUESTION, train_bpe, trl_template, turns
+
+from .chats import ANSWER, CHATML, CONTEXT, QUESTION, trl_template, turns
 
 
 SPLIT = (
@@ -133,11 +134,6 @@ def conversations(num_rows: int, seed: int, system: bool) -> list[list[dict]]:
         contents += [text_of(rng)] if i % 5 == 0 else []  # ends in a user turn, which has no loss
         rows.append(turns(*contents, system=text_of(rng) if system and rng.random() < 0.5 else None)["messages"])
     return rows
-
-
-@pytest.fixture(scope="module", params=["byte-level", "sentencepiece"])
-def bpe(request):
-    return train_bpe(request.param == "byte-level", bos=request.param == "sentencepiece")
 
 
 # Loss is on every assistant turn, whole
