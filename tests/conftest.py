@@ -94,6 +94,17 @@ def tiny_model(tmp_path_factory, tokenizer) -> str:
     return make_model("llama", tmp_path_factory.mktemp("llama"), tokenizer)
 
 
+SETTINGS = {"short_window": 200, "segment_length": 64, "max_length": 700, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny_model):
+    """Measures with `tiny_model`, by `SETTINGS`, and keeps nothing."""
+    from hf_gateau import GateauScorer
+
+    return GateauScorer(long_model=tiny_model, store=False, **SETTINGS)
+
+
 @pytest.fixture(scope="session")
 def rows() -> list[dict]:
     """Twelve planted rows in LongAlign's form."""
