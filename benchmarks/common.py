@@ -90,6 +90,21 @@ def available_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+# Reports
+
+
+def add_output_argument(parser: argparse.ArgumentParser) -> None:
+    """The option that `tell` takes."""
+    parser.add_argument("--output", help="Markdown file to write besides printing")
+
+
+def tell(report: str, output: str | None) -> None:
+    """Print a report, and write it into a file where one is named."""
+    print(report)
+    if output:
+        Path(output).write_text(report + "\n", encoding="utf-8")
+
+
 # Models and samples
 
 

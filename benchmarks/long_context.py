@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument(
         "--straight_up_to", type=int, default=65_536, help="longest context for the straight way; 0: none"
     )
-    parser.add_argument("--output", help="Markdown file to write besides printing")
+    common.add_output_argument(parser)
     args = parser.parse_args()
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     model = random_model(args.shape, dtype, device)

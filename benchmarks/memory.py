@@ -12,7 +12,6 @@ import argparse
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 from . import common
 
@@ -74,7 +73,7 @@ def main() -> None:
     common.add_sample_arguments(parser)
     parser.add_argument("--context", type=int, default=8192, help="tokens of context")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="what to measure")
-    parser.add_argument("--output", help="Markdown file to write besides printing")
+    common.add_output_argument(parser)
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -86,9 +85,7 @@ def main() -> None:
         "| --- | ---: | ---: |",
         *(row(way, in_own_process(way)) for way in args.ways),
     ]
-    print("\n".join(lines))
-    if args.output:
-        Path(args.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    common.tell("\n".join(lines), args.output)
 
 
 if __name__ == "__main__":

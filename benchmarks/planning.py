@@ -15,7 +15,6 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from . import common
 
@@ -119,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
     parser.add_argument("--pilot-seconds", type=float, default=60.0, help="as in hf-gateau plan")
-    parser.add_argument("--output", help="Markdown file to write besides printing")
+    common.add_output_argument(parser)
     parser.add_argument("--child", choices=("plan", "run"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -130,9 +129,7 @@ def main() -> None:
         results = [in_own_process(setting, what, args.pilot_seconds) for what in ("plan", "run")]
         lines.append(row(setting, *results))
         print(lines[-1], flush=True)  # progress, in case the run is cut short
-    print("\n".join(lines))
-    if args.output:
-        Path(args.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    common.tell("\n".join(lines), args.output)
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--short-window", type=int, default=512, help="tokens that the windowed sibling sees")
     parser.add_argument("--segment-length", type=int, default=128, help="tokens in a segment")
     parser.add_argument("--device", default="cpu", help="'auto', 'cpu', 'cuda', ...")
-    parser.add_argument("--output", help="Markdown file to write besides printing")
+    common.add_output_argument(parser)
     args = parser.parse_args()
     if not Path(args.data).is_file():
         parser.error(f"--data {args.data} is no file; give a .jsonl file")
@@ -244,9 +244,7 @@ def main() -> None:
         ABOUT,
         table(rows),
     ]
-    print("\n".join(lines))
-    if args.output:
-        Path(args.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    common.tell("\n".join(lines), args.output)
 
 
 if __name__ == "__main__":

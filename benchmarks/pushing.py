@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .common import hardware, peak_anonymous_mib
+from .common import add_output_argument, hardware, peak_anonymous_mib, tell
 
 
 SEGMENT_LENGTH, WORDS, BOOK_WORDS = 128, 20_000, 2_000_000
@@ -29,7 +29,7 @@ STEPS = ("rank", "push", "push again, unchanged", "push again, other alpha", "lo
 
 def rows_of(num_rows: int, num_tokens: int, seed: int = 0):
     """Measured rows: texts of about `num_tokens` tokens, random measurements of that many segments."""
-    from hf_gateau.samples import content_hash
+    from hf_gateau.conversations import content_hash
 
     rng = np.random.default_rng(seed)
     words = np.array(["".join(rng.choice(list("etaoinshrdlu"), rng.integers(1, 7))) for _ in range(WORDS)])
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--tokens", type=int, default=65_536, help="tokens of a row, four characters each")
     parser.add_argument("--folder", help="where to work; about 12 times the texts' size. Default: a temporary folder")
-    parser.add_argument("--output", help="Markdown file to write besides printing")
+    add_output_argument(parser)
     parser.add_argument("--child", choices=STEPS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -132,9 +132,7 @@ def main() -> None:
                 if found:
                     numbers = [found["seconds"], sent / 2**20, found["anonymous"]]
                     lines.append(f"| {step} | " + " | ".join(f"{number:,.0f}" for number in numbers) + " |")
-    print("\n".join(lines))
-    if args.output:
-        Path(args.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    tell("\n".join(lines), args.output)
 
 
 if __name__ == "__main__":

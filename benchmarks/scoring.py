@@ -34,7 +34,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -377,7 +376,7 @@ def parse_arguments() -> argparse.Namespace:
         default=[1024],
         help="contexts to time the released way at (minutes)",
     )
-    parser.add_argument("--output", help="Markdown file to write besides printing")
+    common.add_output_argument(parser)
     return parser.parse_args()
 
 
@@ -396,9 +395,8 @@ def main() -> None:
         print("| " + " | ".join(contexts[-1].row(False)) + " |", flush=True)  # progress, in case the run is cut short
     report = common.torch_header(args.dtype, args.model or common.default_model())
     report += "\n" + table(contexts, [rate for context in contexts for rate in context.rates], args.repeats)
-    print("\n" + report)
-    if args.output:
-        Path(args.output).write_text(report + "\n", encoding="utf-8")
+    print()
+    common.tell(report, args.output)
 
 
 if __name__ == "__main__":

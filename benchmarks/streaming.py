@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .common import hardware
+from .common import add_output_argument, hardware, tell
 
 
 WAYS = {"map": [], "streaming": ["--streaming"]}
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=960, help="of a row's context")
     parser.add_argument("--way", choices=WAYS, nargs="+", default=list(WAYS), help="one of them, or both in turn")
     parser.add_argument("--folder", help="where to work. Default: a temporary folder")
-    parser.add_argument("--output", help="Markdown file to write besides printing")
+    add_output_argument(parser)
     args = parser.parse_args()
     if not Path("/proc/self/status").exists():
         parser.error("this system has no /proc to read memory from")
@@ -147,9 +147,7 @@ def main() -> None:
             write_rows(Path(name) / "rows", args.rows, args.tokens)
             title = " ".join(["hf-gateau score", *WAYS[way]])
             lines += ["", f"`{title}`:", "", *table(score(Path(name), way, args.rows), args.rows)]
-    print("\n".join(lines))
-    if args.output:
-        Path(args.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    tell("\n".join(lines), args.output)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ turns. A batch of several ranks takes as long as its longest row: that counts as
 import argparse
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -139,15 +138,14 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=8, help="rows that all ranks take at once")
     parser.add_argument("--few-rows", type=int, default=32, help="rows of the epoch that is timed")
     parser.add_argument("--scale", type=int, default=64, help="how much shorter the timed rows are than LongAlign's")
-    parser.add_argument("--output", help="Markdown file to write besides printing")
+    common.add_output_argument(parser)
     args = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         header = common.torch_header("float32", args.model or common.default_model())
         report = "\n".join([header, *weighting(args, folder), "", *sorting(args, folder)])
-    print("\n" + report)
-    if args.output:
-        Path(args.output).write_text(report + "\n", encoding="utf-8")
+    print()
+    common.tell(report, args.output)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .samples import CONTENT_COLUMNS
+from .conversations import CONTENT_COLUMNS
 
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .config import MixConfig
-from .samples import SampleError, read_turns, tokenize_for_training
+from .conversations import SampleError, read_turns
+from .labels import tokenize_for_training
 
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .conversations import CONTENT_COLUMNS
 from .drawing import Figure, to_svg
 from .figures import figures
 from .ranking import rank_order, ranking_record
 from .records import column_of, commonest
 from .report import in_words, merge_segments, sample_texts, segment_measures, shortened
-from .samples import CONTENT_COLUMNS
 from .templates import render
 
 

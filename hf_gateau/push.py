@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from .cards import escape, merge_readme, public_name, readme_metadata
 from .config import SelectConfig
+from .conversations import CONTENT_COLUMNS
 from .dataset_card import DEFAULT, dataset_card, folder_of
 from .files import SIDECAR
 from .folder_store import known_measuring
@@ -29,7 +30,6 @@ from .pull import record_at
 from .ranking import DegenerateRankingWarning, rank, ranking_record
 from .records import attach_record, find_record, origin_of
 from .redaction import redact
-from .samples import CONTENT_COLUMNS
 from .scored import ScoredRecord, changed_rows, compact, gateau_columns, rows_digest, split_record
 from .selection import select_rows, selection_record
 

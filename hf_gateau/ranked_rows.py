@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .ranking import ranking_record
+from .ranking import check_ranked, ranking_record
 from .report import shortened
 
 
@@ -82,10 +82,7 @@ def read_ranked(ds: Dataset, source_column: str | None) -> RankedRows:
 
     if not isinstance(ds, datasets.Dataset):
         raise TypeError(f"Figures are of one ranked Dataset, got {type(ds).__name__}; give one split, as a Dataset.")
-    if "gateau_rank" not in ds.column_names:
-        raise ValueError(
-            f"The rows are not ranked: no column gateau_rank among {ds.column_names}. Call rank(ds) first."
-        )
+    check_ranked(ds)
     names = [name for name in (f"gateau_{name}" for name in NUMBERS) if name in ds.column_names]
     keys = ["gateau_key"] if "gateau_key" in ds.column_names else []
     frame = ds.select_columns(names + keys).with_format("pandas")[:]

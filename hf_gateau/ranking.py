@@ -294,6 +294,18 @@ def rank_order(ranks: list[int | None]) -> list[int]:
     return [i for _, i in sorted((rank, i) for i, rank in enumerate(ranks) if rank is not None)]
 
 
+def check_ranked(ds: Dataset) -> None:
+    """Let only rows pass that `rank` has seen.
+
+    Raises:
+        ValueError: there is no column `gateau_rank`.
+    """
+    if "gateau_rank" not in ds.column_names:
+        raise ValueError(
+            f"The rows are not ranked: no column gateau_rank among {ds.column_names}. Call rank(ds) first."
+        )
+
+
 def ranking_record(data: Any) -> dict | None:
     """The settings, counts and warnings that `rank` left with the data; a dict of them by split for a DatasetDict.
 

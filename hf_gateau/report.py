@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .conversations import last_paragraph, read_turns
+
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -164,8 +166,6 @@ def in_words(name: str, values: list[float]) -> str:
 
 def sample_texts(row: dict[str, Any]) -> tuple[str, str, str]:
     """Context, instruction and response of a row in any of the forms that can be measured; empty where there is none."""
-    from .samples import last_paragraph, read_turns
-
     if not (turns := read_turns(row)):
         return tuple(row.get(name) or "" for name in ("context", "instruction", "response"))
     *earlier, question, answer = ["", *(turn["content"] or "" for turn in turns)]

@@ -12,10 +12,11 @@ from typing import Any
 
 from .batches import COLUMNS, READ_COLUMNS
 from .config import MeasureConfig, ModelPairConfig
+from .conversations import SampleError, content_hash
 from .folder_store import open_store
 from .live import Meter, View
 from .packing import Cut, Limits
-from .samples import Sample, SampleError, build_sample, content_hash, truncate_response
+from .samples import Sample, build_sample, truncate_response
 from .store import MeasureError, Measurement, resolve_store_path
 
 

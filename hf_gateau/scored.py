@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .batches import COLUMNS
+from .conversations import CONTENT_COLUMNS, content_hash
 from .ranking import ARROW_TYPES, DERIVED_COLUMNS
 from .records import column_of, commonest
-from .samples import CONTENT_COLUMNS, content_hash
 
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .config import SelectConfig, set_fields
-from .ranking import rank_order, ranking_record
+from .conversations import CONTENT_COLUMNS, content_hash
+from .ranking import check_ranked, rank_order, ranking_record
 from .records import attach_record, column_of, commonest, find_record, origin_of
-from .samples import CONTENT_COLUMNS, content_hash
 
 
 if TYPE_CHECKING:
@@ -144,10 +144,7 @@ def select_rows(ds: Any, config: SelectConfig) -> Any:
         return _select_from_stream(ds, config)
     if not isinstance(ds, datasets.Dataset):
         raise TypeError(f"select needs a Dataset, DatasetDict or IterableDataset, got {type(ds).__name__}.")
-    if "gateau_rank" not in ds.column_names:
-        raise ValueError(
-            f"The rows are not ranked: no column gateau_rank among {ds.column_names}. Call rank(ds) first."
-        )
+    check_ranked(ds)
     columns = _Columns(ds, config)
     kept = _kept(columns, config)
     if not kept:

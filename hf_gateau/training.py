@@ -18,9 +18,10 @@ from trl import SFTConfig, SFTTrainer
 
 from .callbacks import GateauSelector
 from .config import TrainConfig
+from .conversations import SampleError
+from .labels import IGNORED, tokenize_for_training
 from .model_card import write_model_card
 from .redaction import clear_secrets
-from .samples import IGNORED, SampleError, tokenize_for_training
 
 
 logger = logging.getLogger(__name__)

@@ -80,10 +80,29 @@ def tokenizer():
     return build_tokenizer()
 
 
+@pytest.fixture(scope="module", params=["byte-level", "sentencepiece"])
+def bpe(request):
+    """Tokenizers that cut text within words; a test gives one its chat template."""
+    from .chats import train_bpe
+
+    return train_bpe(request.param == "byte-level", bos=request.param == "sentencepiece")
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, tokenizer) -> str:
     """A random Llama with the planted world's tokenizer."""
     return make_model("llama", tmp_path_factory.mktemp("llama"), tokenizer)
+
+
+SETTINGS = {"short_window": 200, "segment_length": 64, "max_length": 700, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny_model):
+    """Measures with `tiny_model`, by `SETTINGS`, and keeps nothing."""
+    from hf_gateau import GateauScorer
+
+    return GateauScorer(long_model=tiny_model, store=False, **SETTINGS)
 
 
 @pytest.fixture(scope="session")

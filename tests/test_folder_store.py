@@ -1,6 +1,5 @@
 """A store that is a folder does what the SQLite one does, for processes that share nothing but a disk."""
 
-import multiprocessing
 import os
 import pickle
 import signal
@@ -14,7 +13,7 @@ from hf_gateau import GateauScorer, folder_store
 from hf_gateau.folder_store import FolderStore, known_description, open_store
 from hf_gateau.store import STORE_VARIABLE, MeasurementStore, StoreError, resolve_store_path
 
-from .test_store import measurement
+from .test_store import measurement, run_together
 
 
 @pytest.fixture()
@@ -104,13 +103,7 @@ def write_many(path, start):
 
 
 def test_many_processes_share_the_folder(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=write_many, args=(tmp_path / "s", start)) for start in (0, 30, 60)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    run_together(write_many, [(tmp_path / "s", start) for start in (0, 30, 60)])
     store = FolderStore(tmp_path / "s")
     assert len(files(store)) == 3
     assert store.get("config", map(str, range(120))) == {str(i): measurement(i) for i in range(120)}
@@ -118,10 +111,8 @@ def test_many_processes_share_the_folder(tmp_path):
 
 def test_forked_child_writes_a_file_of_its_own(store):
     store.put("config", "a", measurement(1))
-    child = multiprocessing.get_context("fork").Process(target=store.put, args=("config", "b", measurement(2)))
-    child.start()
-    child.join()
-    assert child.exitcode == 0 and len(files(store)) == 2
+    run_together(store.put, [("config", "b", measurement(2))], method="fork")
+    assert len(files(store)) == 2
     assert store.get("config", ["a", "b"]) == {"a": measurement(1), "b": measurement(2)}
 
 

@@ -13,18 +13,10 @@ from datasets.fingerprint import Hasher
 
 from hf_gateau import GateauScorer, gateau_score
 from hf_gateau.batches import COLUMNS
-from hf_gateau.samples import SampleError
+from hf_gateau.conversations import SampleError
 from hf_gateau.store import MeasureError, MeasurementStore
 
-from .conftest import assert_same
-
-
-SETTINGS = {"short_window": 200, "segment_length": 64, "max_length": 700, "device": "cpu"}
-
-
-@pytest.fixture(scope="module")
-def scorer(tiny_model) -> GateauScorer:
-    return GateauScorer(long_model=tiny_model, store=False, **SETTINGS)
+from .conftest import SETTINGS, assert_same
 
 
 @pytest.fixture(scope="module")

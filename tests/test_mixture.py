@@ -6,9 +6,10 @@ import pytest
 from datasets import Dataset
 
 from hf_gateau.config import MixConfig
+from hf_gateau.conversations import SampleError
+from hf_gateau.labels import tokenize_for_training
 from hf_gateau.mixture import LONG, SHORT, SOURCE_COLUMN, load_short, mix, to_messages
 from hf_gateau.quickstart.world import planted_rows
-from hf_gateau.samples import SampleError, tokenize_for_training
 from hf_gateau.selection import select, selection_record
 
 

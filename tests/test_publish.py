@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import re
-import sys
 import zipfile
 from pathlib import Path
 
@@ -16,9 +15,9 @@ import yaml
 from hf_gateau.quickstart import LONG_MODEL, PLANTED, SEGMENT_LENGTH, SHORT_WINDOW
 from tests.hub_client import ROOT, Client, ClientError, cli
 from tests.hub_server import HubServer, check_card
+from tests.installed import TRL, with_hook
 
 
-TRL = Path(sys.executable).with_name("trl")
 TOKEN = "hf_" + "abcdefghij" * 4
 NUM_ROWS = 40
 SOURCE, SCORED, BASE = "acme/planted", "tester/planted-gateau", "acme/tiny-base"
@@ -28,15 +27,6 @@ SECRET = "some-long-secret-of-mine-0123"  # in the environment of every client, 
 # The tiny recipe without its data, and shorter: 4 rows, 2 a step
 SHORT_RUN = ["--recipe", "../short.yaml", "--save_steps", "1", "--num_train_epochs", "1", "--gateau_fraction", "0.1"]
 TO_THE_HUB = ["--push_to_hub", "true", "--hub_strategy", "every_save", "--hub_always_push", "true"]
-
-
-def hook_is_installed() -> bool:
-    from importlib.metadata import entry_points
-
-    return TRL.exists() and any(x.name == "hf_gateau" for x in entry_points(group="torch.backends"))
-
-
-with_hook = pytest.mark.skipif(not hook_is_installed(), reason="the package is not installed: pip install .")
 
 
 # ---- in the clients' processes

@@ -11,15 +11,7 @@ from hf_gateau.records import attach_record, find_record
 from hf_gateau.reuse import known_places, reuse_scores
 from hf_gateau.scored import compact, rows_digest
 
-from .conftest import make_model
-
-
-SETTINGS = {"short_window": 200, "segment_length": 64, "max_length": 700, "device": "cpu"}
-
-
-@pytest.fixture(scope="module")
-def scorer(tiny_model) -> GateauScorer:
-    return GateauScorer(long_model=tiny_model, store=False, **SETTINGS)
+from .conftest import SETTINGS, make_model
 
 
 @pytest.fixture(scope="module")

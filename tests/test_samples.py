@@ -1,37 +1,17 @@
 """Token spans: their concatenation is what SFTTrainer sees, and each token is counted once, in the right span."""
 
-import string
-from importlib.resources import files
-
 import pytest
 
-from hf_gateau.samples import MARKER, SampleError, build_sample, last_paragraph
+from hf_gateau.conversations import SampleError
+from hf_gateau.samples import build_sample
+
+from .chats import ANSWER, CHATML, CONTEXT, LLAMA_2, QUESTION, trl_template, turns
 
 
-CONTEXT = (
-    "The harbour of Aveiro smells of salt.\n\nIts boats — painted — return at 06:15, 🙂 and not earlier.  \n\tEnd."
-)
-QUESTION = "When do the boats return?"
-ANSWER = "They return at 06:15."
-LLAMA_2 = (
-    "{% for m in messages %}{% if m.role == 'system' %}{{ '<<SYS>>' + m.content + '<</SYS>>\n' }}"
-    "{% elif m.role == 'user' %}{{ bos_token + '[INST] ' + m.content.strip() + ' [/INST]' }}"
-    "{% else %}{{ ' ' + m.content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
-)
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 MISTRAL = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + '[/INST]' }}"
     "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
 )
-
-
-def trl_template(name: str) -> str:
-    return (files("trl") / "chat_templates" / f"{name}.jinja").read_text()
-
-
 TEMPLATES = {
     "llama-2": LLAMA_2,
     "chatml": CHATML,
@@ -43,45 +23,6 @@ TEMPLATES = {
     "gemma": trl_template("gemma"),
     "phi-3": trl_template("phi3"),
 }
-
-
-def train_bpe(byte_level: bool, bos: bool):
-    """A BPE tokenizer trained on a few lines: byte-level as GPT-2's, or with SentencePiece's ▁, as Llama-2's."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE(unk_token=None if byte_level else "<unk>", byte_fallback=not byte_level))
-    if byte_level:
-        tokenizer.pre_tokenizer, tokenizer.decoder = (
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-            decoders.ByteLevel(),
-        )
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-    else:
-        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-        alphabet = list(string.printable)
-    specials = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
-    texts = [CONTEXT, QUESTION, ANSWER, LLAMA_2, "### Input:\n\n### Instruction:\n### Response:\n user assistant"] * 5
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-
-
-@pytest.fixture(scope="module", params=["byte-level", "sentencepiece"])
-def bpe(request):
-    return train_bpe(request.param == "byte-level", bos=request.param == "sentencepiece")
-
-
-def turns(*contents, system=None) -> dict:
-    roles = ["user", "assistant"] * len(contents)
-    messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=False)]
-    return {"messages": ([{"role": "system", "content": system}] if system else []) + messages}
-
-
 ROW = turns(CONTEXT + "\n\n" + QUESTION, ANSWER)
 
 
@@ -226,21 +167,6 @@ def test_find_context_names_the_context(bpe):
         build_sample(row, bpe, find_context=lambda text: text.index("nowhere"))
 
 
-@pytest.mark.parametrize(
-    "text, instruction",
-    [
-        ("a\n\nb", "b"),
-        ("a\n\nb\n\nc\n\n", "c"),  # ends in a blank line: the document is not dropped
-        ("a\n \t\nb", "b"),
-        ("a\n\n\n\nb\nc", "b\nc"),
-        ("\n\n a \n\n b ", "b"),
-    ],
-)
-def test_last_paragraph(text, instruction):
-    start, end = last_paragraph(text)
-    assert start == 0 and text[end:].strip() == instruction and text[:end].strip().startswith("a")
-
-
 def test_left_truncation_takes_from_the_context_alone(bpe):
     bpe.chat_template = CHATML
     whole = build_sample(ROW, bpe)
@@ -259,43 +185,6 @@ def test_key_tells_borders_apart(bpe):
     whole = build_sample(ROW, bpe)
     other = build_sample(ROW, bpe, find_context=lambda text: (0, text.index("\n\n")))
     assert whole.input_ids == other.input_ids and whole.key != other.key
-
-
-USER, ASSISTANT = {"role": "user", "content": "a\n\nb"}, {"role": "assistant", "content": "c"}
-
-
-@pytest.mark.parametrize(
-    "row, reason",
-    [
-        ({}, "neither messages nor the column"),
-        ({"messages": None}, "messages is null"),
-        ({"context": "a", "response": "b"}, "instruction"),
-        ({"context": "a", "instruction": None, "response": "b"}, "instruction is null"),
-        ({"context": " ", "instruction": "b", "response": "c"}, "context is empty"),
-        ({"context": "a", "instruction": "b", "response": 5}, "response is a int, not a string"),
-        ({"messages": "hello"}, "messages is a str"),
-        ({"messages": []}, "0 turn"),
-        ({"messages": [USER]}, "1 turn"),
-        ({"messages": [USER, "c"]}, "turn 1 is a str"),
-        ({"messages": [USER, {"role": "assistant"}]}, "turn 1 has no content"),
-        ({"messages": [USER, {"content": "c"}]}, "turn 1 has no role"),
-        ({"messages": [USER, {"role": "robot", "content": "c"}]}, "role 'robot'"),
-        ({"messages": [USER, {"role": "assistant", "content": None}]}, "turn 1 (assistant) is null"),
-        ({"messages": [USER, {"role": "assistant", "content": ["c"]}]}, "is a list, not a string"),
-        ({"messages": [USER, {"role": "assistant", "content": " \n"}]}, "turn 1 (assistant) is empty"),
-        ({"messages": [{"role": "user", "content": "b"}, ASSISTANT]}, "one paragraph"),
-        ({"messages": [ASSISTANT, USER]}, "last turn is the user's"),
-        ({"messages": [USER, ASSISTANT, ASSISTANT]}, "not the user's"),
-        ({"messages": [{"role": "user", "content": "a\n\n\ud800"}, ASSISTANT]}, "lone surrogate"),
-        ({"messages": [{"role": "user", "content": f"a\n\n{MARKER}"}, ASSISTANT]}, "private-use marker"),
-        ({"messages": [USER, ASSISTANT], "context": "elsewhere"}, "found in 0 turns"),
-    ],
-)
-def test_unusable_rows_say_why(row, reason, bpe):
-    bpe.chat_template = CHATML
-    with pytest.raises(SampleError) as error:
-        build_sample(row, bpe)
-    assert reason in str(error.value)
 
 
 def test_template_that_refuses_or_rewrites_is_a_reason(bpe):

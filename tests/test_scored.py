@@ -10,8 +10,8 @@ import pytest
 from datasets import Dataset, Features, List, Value, concatenate_datasets, load_dataset
 
 from hf_gateau.batches import COLUMNS
+from hf_gateau.conversations import content_hash
 from hf_gateau.ranking import DERIVED_COLUMNS
-from hf_gateau.samples import content_hash
 from hf_gateau.scored import (
     SCHEMA_VERSION,
     ScoredRecord,

@@ -10,9 +10,9 @@ from datasets import Dataset, DatasetDict, load_from_disk
 
 from hf_gateau.cli import main
 from hf_gateau.config import SelectConfig
+from hf_gateau.conversations import SampleError, content_hash, read_turns
 from hf_gateau.files import load_rows, read_sidecar, save_rows
 from hf_gateau.ranking import rank, ranking_record
-from hf_gateau.samples import SampleError, content_hash, read_turns
 from hf_gateau.selection import BELOW_THE_CUT, SelectionRecord, select, selection_record
 
 

@@ -18,19 +18,11 @@ from hf_gateau.scripts.arguments import make_parser, recipes_folder
 from hf_gateau.scripts.launch import launch
 from hf_gateau.scripts.sft import main
 
+from .installed import TRL, with_hook
 
-TRL = Path(sys.executable).with_name("trl")
+
 RECIPE = str(recipes_folder() / "tiny-cpu.yaml")
 NUM_ROWS = 40
-
-
-def hook_is_installed() -> bool:
-    from importlib.metadata import entry_points
-
-    return TRL.exists() and any(x.name == "hf_gateau" for x in entry_points(group="torch.backends"))
-
-
-with_hook = pytest.mark.skipif(not hook_is_installed(), reason="the package is not installed: pip install .")
 
 
 @pytest.fixture(scope="module")

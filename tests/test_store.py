@@ -48,6 +48,16 @@ def test_prune_deletes_what_it_is_told_and_no_more(tmp_path):
     assert store.get("two", ["a"]) == {"a": measurement(1)}
 
 
+def run_together(function, arguments: list[tuple], method: str = "spawn") -> None:
+    """Call a function in processes of their own, one for each tuple of arguments; none may fail."""
+    processes = [multiprocessing.get_context(method).Process(target=function, args=each) for each in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * len(arguments)
+
+
 def write_many(path, start):
     store = MeasurementStore(path)
     for i in range(start, start + 60):
@@ -56,23 +66,15 @@ def write_many(path, start):
 
 def test_many_processes_share_the_file(tmp_path):
     path = tmp_path / "s.sqlite"
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=write_many, args=(path, start)) for start in (0, 30, 60)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    run_together(write_many, [(path, start) for start in (0, 30, 60)])
     store = MeasurementStore(path)
     assert store.get("config", map(str, range(120))) == {str(i): measurement(i) for i in range(120)}
 
 
 def test_forked_child_opens_its_own_connection(tmp_path):
     store = MeasurementStore(tmp_path / "s.sqlite")
-    child = multiprocessing.get_context("fork").Process(target=store.put, args=("config", "a", measurement(1)))
-    child.start()
-    child.join()
-    assert child.exitcode == 0 and store.get("config", ["a"]) == {"a": measurement(1)}
+    run_together(store.put, [("config", "a", measurement(1))], method="fork")
+    assert store.get("config", ["a"]) == {"a": measurement(1)}
 
 
 def test_killed_writer_loses_nothing_that_was_committed(tmp_path):

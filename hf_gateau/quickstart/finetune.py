@@ -101,7 +101,7 @@ def _exact_match(model, rows: list[dict]) -> dict[str, float]:
     """Share of rows, by kind, whose whole answer the model gives: each token is its first choice after the ones before."""
     import torch
 
-    from ..samples import IGNORED, tokenize_for_training
+    from ..labels import IGNORED, tokenize_for_training
     from .world import build_tokenizer
 
     tokenizer, right = build_tokenizer(), defaultdict(list)

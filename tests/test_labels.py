@@ -1,4 +1,4 @@
-"""Which tokens get loss, against oracles that know nothing of how `samples.py` finds them.
+"""Which tokens get loss, against oracles that know nothing of how `labels.py` finds them.
 
 First oracle: each template written out by hand as pieces of text, loss or no loss; together they are the rendered
 conversation, and a token gets loss where the piece that holds its last character does. Second: TRL's own training
@@ -10,8 +10,10 @@ import random
 
 import pytest
 
-from hf_gateau.samples import IGNORED, SampleError, assistant_spans, tokenize_for_training
-from tests.test_samples import ANSWER, CHATML, CONTEXT, QUESTION, train_bpe, trl_template, turns
+from hf_gateau.conversations import SampleError
+from hf_gateau.labels import IGNORED, assistant_spans, tokenize_for_training
+
+from .chats import ANSWER, CHATML, CONTEXT, QUESTION, trl_template, turns
 
 
 SPLIT = (
@@ -132,11 +134,6 @@ def conversations(num_rows: int, seed: int, system: bool) -> list[list[dict]]:
         contents += [text_of(rng)] if i % 5 == 0 else []  # ends in a user turn, which has no loss
         rows.append(turns(*contents, system=text_of(rng) if system and rng.random() < 0.5 else None)["messages"])
     return rows
-
-
-@pytest.fixture(scope="module", params=["byte-level", "sentencepiece"])
-def bpe(request):
-    return train_bpe(request.param == "byte-level", bos=request.param == "sentencepiece")
 
 
 # Loss is on every assistant turn, whole
