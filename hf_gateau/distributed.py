@@ -248,18 +248,17 @@ def _measure_share(
     ds: Dataset, work: Work, share: list[int], runtime: Runtime, team: _Team, also: str
 ) -> dict[str, str]:
     """Measure some bunches of rows into the store; returns the reasons of those that failed, by key."""
-    failed, rows = {}, work.rows(share)
+    rows = work.rows(share)
     if not len(rows):
-        return failed
+        return {}
     runtime.meter.start()
     by_work = rows[np.argsort(work.tokens[rows], kind="stable")]
     flops = runtime.meter.costs.total(work.shapes(by_work))
     name = "Measuring" if team.size == 1 else f"Measuring, process {team.rank + 1} of {team.size}"
     read = readable(ds)
     with View(runtime.meter, work.tokens[rows], flops, name, also, shown=team.is_main) as view:
-        for places in work.parts(share, runtime.limits.batch_tokens):
-            failed |= runtime.measure_into_store(rows_of(read[places]), view)
-    return failed
+        parts = (rows_of(read[places]) for places in work.parts(share, runtime.limits.batch_tokens))
+        return runtime.measure_into_store(parts, view)
 
 
 def _wait_for(runtime, keys: set[str]) -> None:

@@ -131,4 +131,5 @@ def _cheaper(plan: dict[str, Any]) -> Iterator[str]:
     if plan["cheaper"]:
         yield "Cheaper, by the same reckoning (each changes what is measured):"
     for way in plan["cheaper"]:
-        yield f"  {way['change']}: {duration(way['seconds'])}, {way['saves']:.0%} less"
+        agreement = f"; order of rows {way['agreement']:.2f} alike on real rows" if way["agreement"] else ""
+        yield f"  {way['change']}: {duration(way['seconds'])}, {way['saves']:.0%} less{agreement}"

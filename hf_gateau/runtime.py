@@ -7,6 +7,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from math import exp, log
 from typing import Any
 
@@ -27,7 +28,7 @@ MEASURING_VERSION = 1
 APPROXIMATIONS = ("segment_stride", "response_head")  # settings that are part of a key where they are not the paper's
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1_024, 65_536
 ROWS_LAID_OUT = 20  # at a time, where no model runs: each may be 65,536 tokens
-TOKENS_LAID_OUT = 1 << 21  # at a time, where one does: 80 MB
+TOKENS_LAID_OUT = 1 << 20  # at a time, where one does, and as many ahead: 40 MB each
 # The short sibling is broken by length, not short of information, when seeing more makes it this much worse (nats).
 BREAKS_ON_LENGTH_NATS, BREAKS_ON_LENGTH_ROWS = log(2), 8
 
@@ -81,16 +82,18 @@ class Runtime:
         with _Progress(len(rows), self.rank) as progress:
             return [
                 self._columns(row, sample, found)
-                for part in self._laid_out(rows)
+                for part in ahead(self._laid_out(rows))
                 for row, sample in self._measured(part, found, progress)
             ]
 
-    def measure_into_store(self, rows: Iterable[Mapping], view: View) -> dict[str, str]:
-        """Measure rows that can be laid out; returns the reasons of those that failed, by key."""
-        found: dict[str, Measurement | str] = {}
-        for part in self._laid_out(rows):
+    def measure_into_store(self, parts: Iterable[Iterable[Mapping]], view: View) -> dict[str, str]:
+        """Measure rows that can be laid out, so many in memory as a part has; returns why some failed, by key."""
+        failed: dict[str, str] = {}
+        for part in ahead([(row, self.lay_out(row)) for row in rows] for rows in parts):
+            found: dict[str, Measurement | str] = {}
             self._measured(part, found, view)
-        return {key: measured for key, measured in found.items() if isinstance(measured, str)}
+            failed |= {key: measured for key, measured in found.items() if isinstance(measured, str)}
+        return failed
 
     def _laid_out(self, rows: Iterable[Mapping]) -> Iterator[list[tuple[Mapping, Sample | str]]]:
         """Rows with their token spans, as many at a time as may be in memory."""
@@ -205,6 +208,16 @@ def about(row: Mapping, sample: Sample | str) -> dict[str, Any]:
         "gateau_num_response_tokens": len(sample.response),
         "gateau_truncated": sample.num_truncated > 0,
     }
+
+
+def ahead(parts: Iterator) -> Iterator:
+    """The same parts, each made by another thread while the one before is measured: rows become tokens beside the device."""
+    with ThreadPoolExecutor(1, thread_name_prefix="rows-to-tokens") as thread:
+        end = object()
+        waiting = thread.submit(next, parts, end)
+        while (part := waiting.result()) is not end:
+            waiting = thread.submit(next, parts, end)
+            yield part
 
 
 class _LengthCheck:

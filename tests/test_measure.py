@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -402,3 +403,26 @@ def test_a_pair_is_opened_once(rows, tiny_model, monkeypatch):
     scorer.default_rank = 3
     assert scorer(rows[0])["gateau_error"] is None
     assert opened == [1] and scorer.start().pair.rank == 3
+
+
+def test_rows_are_laid_out_beside_measuring_one_part_ahead():
+    """In another thread, no more than one part ahead; an error comes where its part would."""
+    from hf_gateau.runtime import ahead
+
+    made, threads = [], set()
+
+    def parts():
+        for i in range(5):
+            if i == 3:
+                raise SampleError("bad")
+            made.append(i)
+            threads.add(threading.current_thread())
+            yield i
+
+    taken = ahead(parts())
+    for i in range(3):
+        assert next(taken) == i and len(made) <= i + 2
+    with pytest.raises(SampleError, match="bad"):
+        next(taken)
+    assert threading.current_thread() not in threads and len(threads) == 1
+    assert list(ahead(iter([]))) == []
