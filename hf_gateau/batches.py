@@ -10,6 +10,7 @@ from .conversations import CONTENT_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from datasets import Dataset, Features
 
 # Name -> type of every column that measuring adds, in order.
 COLUMNS = {
@@ -29,6 +30,24 @@ COLUMNS = {
 
 # All that measuring looks at; other columns of a batch are not even decoded.
 READ_COLUMNS = ("id", *CONTENT_COLUMNS)
+
+
+def readable(ds: Dataset) -> Dataset:
+    """The columns that measuring looks at, as Python values."""
+    columns = [name for name in READ_COLUMNS if name in ds.column_names] or ds.column_names
+    return ds.select_columns(columns).with_format(None)
+
+
+def rows_of(batch: dict[str, list]) -> list[dict[str, Any]]:
+    """The rows of a batch of columns."""
+    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+def column_features() -> Features:
+    """The types of `COLUMNS`, as `datasets` names them."""
+    from datasets import Features, List, Value
+
+    return Features({x: List(Value("float64")) if kind == "list" else Value(kind) for x, kind in COLUMNS.items()})
 
 
 class BatchShape:

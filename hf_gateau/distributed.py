@@ -19,12 +19,13 @@ from uuid import uuid4
 
 import numpy as np
 
+from .batches import readable, rows_of
 from .folder_store import FolderStore
 from .live import Meter, Reading, Summary, View, errors_of
 from .measure import GateauScorer
 from .runtime import Runtime
 from .store import StoreError
-from .survey import KEYS_PER_LOOK, Work, are_kept, measured_rows, readable, rows_of, survey_rows
+from .survey import KEYS_PER_LOOK, Work, are_kept, measured_rows, survey_rows
 
 
 if TYPE_CHECKING:

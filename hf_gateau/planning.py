@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .batches import READ_COLUMNS
+from .batches import readable
 from .config import DEFAULT_SHORT_WINDOW, MeasureConfig, ModelPairConfig
 from .costs import FEATURES, PARTS, ModelShape, RowShape, Way, flops, model_shape, num_segments, pass_tokens, row_work
 from .packing import MOST_TOGETHER
@@ -78,10 +78,8 @@ def count_rows(runtime, ds, sample_rows: int) -> Counted:
 
     weights = dict.fromkeys(range(len(ds)), 1)
     if sample_rows < len(ds):
-        readable = ds.select_columns([name for name in READ_COLUMNS if name in ds.column_names]).with_format(None)
-        weights = spread(
-            [num_characters(row) for row in tqdm(readable, desc="Reading rows", leave=False)], sample_rows
-        )
+        rows = tqdm(readable(ds), desc="Reading rows", leave=False)
+        weights = spread([num_characters(row) for row in rows], sample_rows)
     counted, seen = Counted(len(ds), len(weights)), Counter()
     started = time.perf_counter(), time.process_time()
     rows = tqdm(runtime.survey(ds.select(list(weights))), total=len(weights), desc="Laying out", leave=False)

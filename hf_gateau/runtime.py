@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from math import exp, log
 from typing import Any
 
-from .batches import COLUMNS, READ_COLUMNS
+from .batches import COLUMNS, readable, rows_of
 from .config import MeasureConfig, ModelPairConfig
 from .conversations import SampleError, content_hash
 from .folder_store import open_store
@@ -143,10 +143,8 @@ class Runtime:
 
     def survey(self, ds) -> Iterator[tuple[Sample | str, bool]]:
         """See `GateauScorer.survey`."""
-        columns = [name for name in READ_COLUMNS if name in ds.column_names] or ds.column_names
-        for batch in ds.select_columns(columns).with_format(None).iter(ROWS_LAID_OUT):
-            rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-            laid_out = [self.lay_out(row) for row in rows]
+        for batch in readable(ds).iter(ROWS_LAID_OUT):
+            laid_out = [self.lay_out(row) for row in rows_of(batch)]
             keys = [sample.key for sample in laid_out if isinstance(sample, Sample)]
             found = self.store.get(self.config_key, keys) if self.store is not None else {}
             for sample in laid_out:

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .batches import COLUMNS
+from .batches import column_features
 from .config import ScoredConfig
 from .distributed import measure_together
 from .files import is_file_name
@@ -114,13 +114,12 @@ def score_stream(
 
 def _measured_features(ds: IterableDataset) -> Features:
     """The types of a stream's columns and of those that measuring adds."""
-    from datasets import Features, List, Value
+    from datasets import Features
 
     own = ds.features
     if own is None:  # not every reader tells before it has read
         own = Features.from_arrow_schema(next(ds.with_format("arrow").iter(ROWS_OF_A_STREAM)).schema)
-    new = {name: List(Value("float64")) if kind == "list" else Value(kind) for name, kind in COLUMNS.items()}
-    return Features({**own, **new})
+    return Features({**own, **column_features()})
 
 
 def print_summary(summary: Summary, as_json: bool) -> None:

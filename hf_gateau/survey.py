@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .batches import COLUMNS, READ_COLUMNS, BatchShape
+from .batches import COLUMNS, BatchShape, column_features, readable, rows_of
 from .costs import RowShape
 from .measure import GateauScorer
 from .packing import MOST_TOGETHER
@@ -24,17 +24,6 @@ if TYPE_CHECKING:
 
 KEYS_PER_LOOK = 500
 KEY_TYPE = "S32"
-
-
-def readable(ds: Dataset) -> Dataset:
-    """The columns that measuring looks at, as Python values."""
-    columns = [name for name in READ_COLUMNS if name in ds.column_names] or ds.column_names
-    return ds.select_columns(columns).with_format(None)
-
-
-def rows_of(batch: dict[str, list]) -> list[dict[str, Any]]:
-    """The rows of a batch of columns."""
-    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
 
 
 def survey_rows(ds: Dataset, scorer: GateauScorer) -> Dataset:
@@ -71,13 +60,12 @@ def are_kept(table: Dataset, runtime) -> np.ndarray:
 def measured_rows(ds: Dataset, table: Dataset, scorer: GateauScorer) -> Dataset:
     """The dataset with the columns of its survey and of the store; as `ds.map(scorer)` makes it, but that no row is laid out
     and no text written again."""
-    from datasets import Features, List, Value, concatenate_datasets
+    from datasets import concatenate_datasets
     from datasets.fingerprint import Hasher
 
     runtime = scorer.start()
-    kinds = {name: List(Value("float64")) if kind == "list" else Value(kind) for name, kind in COLUMNS.items()}
     fingerprint = Hasher.hash((table._fingerprint, runtime.config_key, sorted(runtime.failed.items())))
-    options = {"batched": True, "new_fingerprint": fingerprint, "features": Features(kinds), "desc": "Rows"}
+    options = {"batched": True, "new_fingerprint": fingerprint, "features": column_features(), "desc": "Rows"}
     columns = table.map(partial(_columns, runtime=runtime), remove_columns=table.column_names, **options)
     info = ds.info.copy()
     info.features = None  # those of the parts
