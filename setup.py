@@ -37,6 +37,9 @@ setup(
         "gguf": ["gguf>=0.17"],
         "quant": ["bitsandbytes>=0.46"],
         "ray": ["ray[data]>=2.51"],
+        "judge": ["openai>=1.60"],
+        "eval": ["lm-eval[longbench,ruler]>=0.4.13", "jieba>=0.42", "rouge>=1.0.1"],
+        "embed": ["sentence-transformers>=5.0", "scikit-learn>=1.4"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.5",

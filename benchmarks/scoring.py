@@ -3,7 +3,7 @@
     python -m benchmarks.scoring --contexts 1024 2048 4096 8192 --output scoring.md
 
 All ways take the same sample in one process, on the CPU, one after the other in each repeat, so that drift hits all
-alike. Medians over the repeats are printed.
+alike. Medians over the repeats are printed. The allocator is set as `hf-gateau score` sets it, for all ways.
 
 - **ours**: `measure_samples` of one, with a short checkpoint (the same weights, in a pass of their own over everything: the
   paper's setting), and with a windowed sibling (the same model on its last `--short-window` tokens).
@@ -42,6 +42,7 @@ from hf_gateau.packing import Cut, Limits
 from hf_gateau.passes import measure_samples
 from hf_gateau.runtime import CPU_BATCH_TOKENS
 from hf_gateau.samples import Sample
+from hf_gateau.scoring import keep_freed_memory
 
 from . import common
 
@@ -382,6 +383,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
+    keep_freed_memory()
     pairs, text, contexts = common.load_pairs(args), common.read_text(args.text), []
     rate, shape = GemmRate(pairs[0].long), (args.instruction, args.response)
     warm_up = common.text_sample(pairs[0].tokenizer, text, 2 * args.segment_length, 20, 20)

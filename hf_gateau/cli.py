@@ -3,6 +3,7 @@
 Every argument can also stand in a YAML file given with `--config`; the command line wins over it.
 """
 
+import importlib
 import logging
 import os
 import re
@@ -404,6 +405,9 @@ POSITIONALS = {
     "data": "A .jsonl (also .gz, .zst) or .parquet file, a pattern of such files in quotes ('data/*.parquet'), a folder "
     "(of such files, or save_to_disk's), or a Hub id.",
     "repo_id": "Dataset on the Hub, OWNER/NAME.",
+    "model": "Folder or Hub id of a model.",
+    "grid": "YAML file of experiments.",
+    "documents": "Texts: a .txt, .jsonl or .parquet file, a folder of such files, or a Hub id.",
 }
 # name -> (function, what it takes: positional arguments by name, then dataclasses)
 COMMANDS = {
@@ -422,6 +426,8 @@ COMMANDS = {
     "report": (report, ("data", DataArguments, ReportArguments, RankConfig)),
     "store": (store, (StoreArguments,)),
 }
+# name -> module with `command`, a function like those above, and `TAKES`, what it takes
+COMMAND_MODULES: dict[str, str] = {}
 
 
 def _load(data: str, rows: DataArguments, streaming: bool = False):
@@ -436,10 +442,18 @@ def _load(data: str, rows: DataArguments, streaming: bool = False):
     return ds
 
 
+def _command(name: str) -> tuple:
+    """A command's function, and what it takes."""
+    if name in COMMANDS:
+        return COMMANDS[name]
+    module = importlib.import_module(f".{COMMAND_MODULES[name]}", __package__)
+    return module.command, module.TAKES
+
+
 def _parse(command: str, arguments: list[str]) -> list:
     from trl import TrlParser
 
-    function, takes = COMMANDS[command]
+    function, takes = _command(command)
     classes = [kind for kind in takes if kind not in POSITIONALS]
     parser = TrlParser(classes, prog=f"{PROGRAM} {command}", description=" ".join(function.__doc__.split()))
     parser.add_argument("--config", help="YAML file with any of these arguments; the command line wins over it.")
@@ -454,8 +468,8 @@ def _parse(command: str, arguments: list[str]) -> list:
 
 def _usage() -> str:
     lines = [f"usage: {PROGRAM} COMMAND ...   ({PROGRAM} COMMAND --help says more)", ""]
-    for name, (function, _) in COMMANDS.items():
-        first = re.split(r"[.:] ", " ".join(function.__doc__.split()))[0].rstrip(".")
+    for name in (*COMMANDS, *COMMAND_MODULES):
+        first = re.split(r"[.:] ", " ".join(_command(name)[0].__doc__.split()))[0].rstrip(".")
         lines.append(f"  {name:<12}{first}")
     return "\n".join(lines)
 
@@ -469,7 +483,7 @@ def main(arguments: list[str] | None = None) -> int:
     if command in ("-h", "--help", "--version"):
         print(__version__ if command == "--version" else _usage())
         return 0
-    if command not in COMMANDS:
+    if command not in (*COMMANDS, *COMMAND_MODULES):
         print(f"{PROGRAM}: there is no command {command!r}\n\n{_usage()}", file=sys.stderr)
         return 2
     if not sys.stderr.isatty():  # a file keeps every line of a bar; read when tqdm is imported
@@ -480,7 +494,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if command == "sft":  # its arguments are TRL's and accelerate's too
             return sft(arguments[1:])
-        COMMANDS[command][0](*_parse(command, arguments[1:]))
+        _command(command)[0](*_parse(command, arguments[1:]))
     except KeyboardInterrupt:
         print(
             "\nInterrupted. Rows measured so far are in the store; the same command goes on from there.",

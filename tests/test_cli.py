@@ -9,7 +9,7 @@ from datasets import Dataset, load_dataset
 
 from hf_gateau import GateauScorer, rank
 from hf_gateau.batches import COLUMNS
-from hf_gateau.cli import COMMANDS, main
+from hf_gateau.cli import COMMAND_MODULES, COMMANDS, _command, main
 from hf_gateau.files import UNREADABLE, load_rows, read_sidecar
 
 
@@ -212,13 +212,13 @@ def test_store_lists_and_prunes(data, pair, tmp_path, capsys):
     assert "12 measurements deleted" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [x for x in COMMANDS if x != "sft"])
+@pytest.mark.parametrize("command", [x for x in (*COMMANDS, *COMMAND_MODULES) if x != "sft"])
 def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit) as end:
         run(command, "--help")
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert " ".join(shown.split()).count(" ".join(COMMANDS[command][0].__doc__.split())[:60]) == 1
+    assert " ".join(shown.split()).count(" ".join(_command(command)[0].__doc__.split())[:60]) == 1
 
 
 def test_help_of_sft_has_trls_arguments_and_ours(capsys):
@@ -231,7 +231,7 @@ def test_help_of_sft_has_trls_arguments_and_ours(capsys):
 def test_usage_lists_every_command(capsys):
     assert run() == 0
     shown = capsys.readouterr().out
-    assert all(f"\n  {command} " in shown for command in COMMANDS)
+    assert all(f"\n  {command} " in shown for command in (*COMMANDS, *COMMAND_MODULES))
 
 
 def test_import_is_light():
