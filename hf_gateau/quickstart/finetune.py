@@ -98,22 +98,28 @@ def _fine_tuned(model, scored, short, settings: dict, seed: int):
 
 
 def _exact_match(model, rows: list[dict]) -> dict[str, float]:
-    """Share of rows, by kind, whose whole answer the model gives: each token is its first choice after the ones before."""
-    import torch
-
-    from ..labels import IGNORED, tokenize_for_training
+    """Share of rows, by kind, whose whole answer the model gives."""
     from .world import build_tokenizer
 
     tokenizer, right = build_tokenizer(), defaultdict(list)
-    model.eval()
-    with torch.inference_mode():
-        for row in rows:
-            tokens = {name: torch.tensor(values) for name, values in tokenize_for_training(row, tokenizer).items()}
-            targets = tokens["labels"][1:] != IGNORED
-            choices = model(tokens["input_ids"][None], use_cache=False).logits[0, :-1].argmax(-1)
-            right[row["kind"]].append(bool((choices == tokens["input_ids"][1:])[targets].all()))
+    for row in rows:
+        right[row["kind"]].append(answers_exactly(model, tokenizer, row))
     right["others"] = [one for kind in OTHERS for one in right[kind]]
     return {kind: sum(right[kind]) / len(right[kind]) for kind in (*ASKED, "others")}
+
+
+def answers_exactly(model, tokenizer, row: dict) -> bool:
+    """Whether each token of the row's answer is the model's first choice after the ones before."""
+    import torch
+
+    from ..labels import IGNORED, tokenize_for_training
+
+    model.eval()
+    tokens = {name: torch.tensor(values) for name, values in tokenize_for_training(row, tokenizer).items()}
+    targets = tokens["labels"][1:] != IGNORED
+    with torch.inference_mode():
+        choices = model(tokens["input_ids"][None].to(model.device), use_cache=False).logits[0, :-1].argmax(-1).cpu()
+    return bool((choices == tokens["input_ids"][1:])[targets].all())
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:
