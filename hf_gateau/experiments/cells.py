@@ -38,6 +38,8 @@ from .sources import digest, import_function, load_source, model_of, rows_of
 
 # What a cell trains with where the grid says nothing: no files but the model, no reports.
 TRAINING_DEFAULTS = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+DRAWN = ("random", "car")  # methods that draw at random: anew at every seed
+SEED = "{seed}"  # in a name or an option of short data: the cell's seed
 COUNTED_ROWS = 100  # about so many rows become tokens, to say what all have; measured rows are counted already
 
 
@@ -104,7 +106,10 @@ class _Planner:
         self.model = model_of(grid.model, folder)
         self.model_key = model_fingerprint(self.model, grid.training.get("model_revision"))
         self.tokenizer = _tokenizer(self.model, grid.training)
-        self.short: dict[str, _Short | None] = {x.name: _short(x, folder, self.tokenizer) for x in grid.settings}
+        self.shorts: dict[str, _Short | None] = {}
+        for setting in grid.settings:
+            for seed in grid.seeds:
+                self.short(setting, seed)
         self.ranked: tuple[str, Any] = ("", None)  # the last one: cells come method by method
         self.selected: dict[str, dict[str, Any]] = {}
         self._is_checked = False
@@ -121,17 +126,25 @@ class _Planner:
                     "measure the rows with `hf-gateau score`, or leave the method out."
                 )
 
+    def short(self, setting: Setting, seed: int) -> _Short | None:
+        """The short rows of a setting, read once; of each seed its own, where the grid says `{seed}` of them."""
+        mixing = _with_seed(setting.mixing, seed)
+        key = digest([setting.name, str(mixing)])
+        if key not in self.shorts:
+            self.shorts[key] = _short(setting.name, mixing, self.folder, self.tokenizer)
+        return self.shorts[key]
+
     def job(self, cell: Cell) -> Job:
         method, setting = self.methods[cell.method], self.settings[cell.setting]
         ranking = _ranking(method, setting, cell.seed)
         data, gateau = self.sources[method.measured], {}
         if method.method == NO_LONG:
-            data, gateau = self._without_long(setting), {"fraction": 1.0}
+            data, gateau = self._without_long(setting, cell.seed), {"fraction": 1.0}
         else:
             fraction = 1.0 if cell.fraction is None else cell.fraction
             gateau = set_fields(ranking) | {"fraction": fraction, **method.selecting}
         selection = self._selection(data, ranking, gateau, method)
-        short = None if method.method == NO_LONG else self.short[setting.name]
+        short = None if method.method == NO_LONG else self.short(setting, cell.seed)
         selection = selection | {
             "is_short": method.method == NO_LONG,
             "num_short": short.num_rows if short else 0,
@@ -158,9 +171,9 @@ class _Planner:
             self._is_checked = True
         return Job(key, str(folder), [cell], recipe, selection, self.tasks, self.grid.launch, self.grid.keep_models)
 
-    def _without_long(self, setting: Setting) -> Source:
+    def _without_long(self, setting: Setting, seed: int) -> Source:
         """The short rows as data of which everything is kept, in their order: training needs rows that have one."""
-        short = self.short[setting.name]
+        short = self.short(setting, seed)
         if short is None or short.config.short_token_share is not None:
             raise ValueError(
                 f"Setting {setting.name!r} mixes in no short data, or a share of all tokens, so the method {NO_LONG!r} has "
@@ -210,7 +223,7 @@ def _ranking(method: Method, setting: Setting, seed: int) -> RankConfig:
         kind = method.method if method.method in RANK_METHODS else "random"  # an order is needed; everything is kept
         return RankConfig(method=kind)
     given = {"method": method.method, **setting.ranking, **method.ranking}
-    if method.method == "random":
+    if method.method in DRAWN:
         given = {"rank_seed": seed} | given
     return RankConfig(**given)
 
@@ -309,23 +322,32 @@ class _Short:
     num_tokens: int
 
 
-def _short(setting: Setting, folder: Path, tokenizer) -> _Short | None:
-    mixing = dict(setting.mixing)
+def _with_seed(value: Any, seed: int) -> Any:
+    """A setting's short data with the seed in place of `{seed}`, as a number where nothing stands around it."""
+    if isinstance(value, Source):
+        changed = {x.name: _with_seed(getattr(value, x.name), seed) for x in fields(Source)}
+        return Source(**changed)
+    if isinstance(value, dict):
+        return {name: _with_seed(x, seed) for name, x in value.items()}
+    if isinstance(value, str):
+        return seed if value == SEED else value.replace(SEED, str(seed))
+    return value
+
+
+def _short(name: str, mixing: dict[str, Any], folder: Path, tokenizer) -> _Short | None:
     if mixing.get("short_data") is None:
         return None
-    if isinstance(mixing["short_data"], Source):
-        source = rows_of(mixing["short_data"], folder, f"setting {setting.name!r}: short_data")
-        mixing |= {"short_split": source.split} if source.split else {}
-        mixing |= {"short_name": source.config} if source.config else {}
-        mixing["short_data"] = source.name
-    else:
-        mixing["short_data"] = rows_of(Source(mixing["short_data"]), folder, "short_data").name
+    given = mixing["short_data"]
+    source = rows_of(given if isinstance(given, Source) else Source(given), folder, f"setting {name!r}: short_data")
+    mixing |= {"short_split": source.split} if source.split else {}
+    mixing |= {"short_name": source.config} if source.config else {}
+    mixing["short_data"] = source.name
     config = MixConfig(**mixing)
     rows = load_short(config)
     if config.short_token_share is None:
         rows = rows.select(range(round((config.short_fraction or 1.0) * len(rows))))
     if not len(rows):
-        raise ValueError(f"Setting {setting.name!r} takes no row of its short data; raise short_fraction.")
+        raise ValueError(f"Setting {name!r} takes no row of its short data; raise short_fraction.")
     hashes = [content_hash(row) for row in rows]
     return _Short(config, len(rows), digest([hashes, config.short_token_share], 12), _num_tokens(rows, tokenizer))
 
