@@ -203,8 +203,16 @@ def score(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArgum
     from .files import check_output, save_rows, sidecar_of
     from .measure import GateauScorer
     from .records import attach_record
-    from .scoring import check_streaming, measured_rows, plan_line, print_summary, score_stream
+    from .scoring import (
+        check_streaming,
+        keep_freed_memory,
+        measured_rows,
+        plan_line,
+        print_summary,
+        score_stream,
+    )
 
+    keep_freed_memory()
     check_output(out.output)
     if work.streaming:
         check_streaming(out.output, work.num_proc, known.scored_dataset)
@@ -251,7 +259,9 @@ def plan(data: str, rows: DataArguments, how: PlanArguments, pair, measure) -> N
 
     from .plan_text import plan_text
     from .planning import make_plan
+    from .scoring import keep_freed_memory
 
+    keep_freed_memory()  # as `score` does, whose time is to be told
     settings = {name: value for name, value in vars(how).items() if name != "json"}
     planned = make_plan(_load(data, rows), pair, measure, **settings)
     print(json.dumps(planned) if how.json else plan_text(planned))
