@@ -84,12 +84,16 @@ def test_preferences_differ_in_the_answer_alone():
         assert pair["chosen"][0] == pair["rejected"][0] and pair["chosen"][1] != pair["rejected"][1]
 
 
-def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
-    made = []
-    for name in ("_make_embedder", "_make_base", "_make_reward_model", "_make_stranger"):
-        monkeypatch.setattr(reproduce, name, lambda path, name=name: (made.append(name), path.mkdir()))
-    reproduce.prepare(str(tmp_path))
-    (tmp_path / "base").rmdir()
-    reproduce.prepare(str(tmp_path))
-    assert Counter(made) == {"_make_embedder": 1, "_make_base": 2, "_make_reward_model": 1, "_make_stranger": 1}
-    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == reproduce.NUM_ROWS
+def test_unknown_sibling_is_refused():
+    with pytest.raises(ValueError, match="sibling='twin' is not known; use one of 'homologous'"):
+        reproduce.measured_rows("twin")
+
+
+def test_windowed_rows_are_measured():
+    measured = reproduce.measured_rows("windowed", num_rows=20)
+    assert measured["gateau_error"] == [None] * 20
+    far = [kind == "far_two" for kind in measured["kind"]]
+    ratio = [a / b for a, b in zip(measured["gateau_ppl_short"], measured["gateau_ppl_long"], strict=True)]
+    assert min(r for r, f in zip(ratio, far, strict=True) if f) > max(
+        r for r, k in zip(ratio, measured["kind"], strict=True) if k in ("near", "context_free")
+    )

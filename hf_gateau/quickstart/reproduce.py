@@ -1,80 +1,107 @@
-"""What `recipes/reproduce-tiny.yaml` needs beside the shipped pair: rows, models, and questions to ask of what was trained.
+"""What `recipes/reproduce-tiny.yaml` trains on and asks: made here, on a CPU, from the quickstart's pair and the planted world.
 
-`prepare` makes, in two to three minutes on a CPU:
-
-    rows.jsonl, short.jsonl   rows of the harder planted world, and short instruction data to mix in
-    base                      the long model, made to forget how to look far back (as in `finetune.py`): what is trained
-    stranger                  a short-window model from another pre-training: the ablation "non-homologous"
-    reward                    a reward model that tells right answers from noise, for CaR
-    embedder                  the long model's mean hidden state as a sentence embedding, for CaR
-
-`evaluate` asks a trained model fresh questions: which share of each kind it answers exactly.
+A grid names these functions: `measured_rows` and `short_data` give rows, `base_model` the model that every cell begins from,
+`evaluate` asks what was trained. CaR needs a reward model and sentence embeddings; both are made of the tiny long model.
 """
 
 from __future__ import annotations
 
-import json
+import random
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import LONG_MODEL
+from . import LONG_MODEL, SEGMENT_LENGTH, SHORT_MODEL, harder
+from .world import LAST_NAMES, PLAIN_WORDS, build_tokenizer, pick, short_rows
 
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from ..evaluation.results import TaskResult
+    from ..evaluation.tasks import Work
 
 NUM_ROWS, ROWS_SEED = 400, 21
 NUM_SHORT_ROWS, SHORT_SEED = 100, 22
 NUM_QUESTIONS, QUESTIONS_SEED = 200, 23
 NUM_PREFERENCES, PREFERENCES_SEED = 320, 24
 STRANGER_SEED = 100
+PAPER_ROPE_SCALE = 200.0
+WINDOW = 128
+# name -> settings of the short sibling; the long model is the same in all
+SIBLINGS: dict[str, dict[str, Any]] = {
+    "homologous": {"short_model": SHORT_MODEL},
+    "rope_extended": {"short_model": SHORT_MODEL, "short_rope_scale": PAPER_ROPE_SCALE},
+    "non_homologous": {},
+    "windowed": {"short_model": None, "short_window": WINDOW},
+}
 
 
-def prepare(folder: str) -> None:
-    """Make everything that the recipe names and that is not there yet.
+def measured_rows(sibling: str = "homologous", num_rows: int = NUM_ROWS) -> Dataset:
+    """Rows of the harder planted world, measured; with `homologous` also what IFD and CaR need.
+
+    Args:
+        sibling: one of `SIBLINGS`; `non_homologous` is a short-window model from another pre-training, made first.
 
     Raises:
-        ImportError: sentence-transformers is not installed.
+        ValueError: there is no such sibling.
+        RuntimeError: sentence-transformers is not installed.
     """
-    from . import harder
-    from .world import short_rows
+    from datasets import Dataset
 
-    place = Path(folder)
-    makers = {
-        "rows.jsonl": lambda path: _write_rows(path, harder.planted_rows(NUM_ROWS, ROWS_SEED)),
-        "short.jsonl": lambda path: _write_rows(path, short_rows(NUM_SHORT_ROWS, SHORT_SEED)),
-        "embedder": _make_embedder,
-        "base": _make_base,
-        "reward": _make_reward_model,
-        "stranger": _make_stranger,
-    }
-    place.mkdir(parents=True, exist_ok=True)
-    for name, make in makers.items():
-        if not (place / name).exists():
-            partial = place / f".{name}"
-            make(partial)
-            partial.rename(place / name)
+    from ..measure import GateauScorer
 
-
-def _write_rows(path: Path, rows: list[dict]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if sibling not in SIBLINGS:
+        raise ValueError(f"sibling={sibling!r} is not known; use one of {', '.join(map(repr, SIBLINGS))}.")
+    ds = Dataset.from_list(harder.planted_rows(num_rows, ROWS_SEED))
+    with tempfile.TemporaryDirectory() as folder:
+        settings = SIBLINGS[sibling]
+        if sibling == "non_homologous":
+            settings = {"short_model": _make_stranger(Path(folder) / "stranger")}
+        scorers: list[Any] = [
+            GateauScorer(long_model=LONG_MODEL, segment_length=SEGMENT_LENGTH, device="cpu", store=False, **settings)
+        ]
+        if sibling == "homologous":
+            scorers += _method_scorers(Path(folder))
+        for scorer in scorers:
+            ds = ds.map(scorer, batched=True, load_from_cache_file=False, desc=type(scorer).__name__)
+    return ds
 
 
-def _save(model, path: Path) -> None:
-    from .world import build_tokenizer
+def _method_scorers(folder: Path) -> list[Any]:
+    """What IFD and CaR need: PPL(y), rewards, embeddings."""
+    from ..embeddings import EmbeddingScorer
+    from ..responses import ResponseScorer
+    from ..rewards import RewardScorer
 
-    model.save_pretrained(path)
-    build_tokenizer().save_pretrained(path)
+    common = {"device": "cpu", "store": False}
+    return [
+        ResponseScorer(LONG_MODEL, **common),
+        RewardScorer(_make_reward_model(folder / "reward"), **common),
+        EmbeddingScorer(_make_embedder(folder / "embedder"), **common),
+    ]
 
 
-def _make_base(path: Path) -> None:
+def short_data(num_rows: int = NUM_SHORT_ROWS) -> list[dict]:
+    """Short instruction data to mix in."""
+    return short_rows(num_rows, SHORT_SEED)
+
+
+def base_model(folder: str) -> None:
+    """Save the long model, made to forget how to look far back (as in `finetune.py`): what every cell begins from."""
     from .finetune import forgetful
 
-    _save(forgetful(), path)
+    _save(forgetful(), Path(folder))
 
 
-def _make_stranger(path: Path) -> None:
-    """The short sibling's shape and training with another width, another start and other documents."""
+def _save(model, path: Path) -> str:
+    model.save_pretrained(path)
+    build_tokenizer().save_pretrained(path)
+    return str(path)
+
+
+def _make_stranger(path: Path) -> str:
+    """The short sibling's length and training with another width, another start and other documents."""
     import torch
     from transformers import LlamaForCausalLM
 
@@ -86,16 +113,14 @@ def _make_stranger(path: Path) -> None:
     model = LlamaForCausalLM(config)
     plant_induction_circuit(model, seed=STRANGER_SEED)
     train(model, SHORT_STAGES, learning_rate=2e-3, seed=STRANGER_SEED)
-    _save(model, path)
+    return _save(model, path)
 
 
-def _make_reward_model(path: Path) -> None:
+def _make_reward_model(path: Path) -> str:
     """TRL's `RewardTrainer` on pairs of a right answer and noise to one question."""
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification
     from trl import RewardConfig, RewardTrainer
-
-    from .world import build_tokenizer
 
     tokenizer = build_tokenizer()
     model = AutoModelForSequenceClassification.from_pretrained(LONG_MODEL, num_labels=1, dtype="float32")
@@ -117,16 +142,11 @@ def _make_reward_model(path: Path) -> None:
     pairs = Dataset.from_list(preferences(NUM_PREFERENCES, PREFERENCES_SEED))
     trainer = RewardTrainer(model, args, train_dataset=pairs, processing_class=tokenizer)
     trainer.train()
-    _save(trainer.model, path)
+    return _save(trainer.model, path)
 
 
 def preferences(num_pairs: int, seed: int) -> list[dict[str, Any]]:
     """Conversations with a right answer, `chosen`, and with noise instead, `rejected`, half of it fluent."""
-    import random
-
-    from . import harder
-    from .world import LAST_NAMES, PLAIN_WORDS, pick
-
     rng, pairs = random.Random(seed), []
     for place, row in enumerate(harder.questions(num_pairs, seed)):
         user, assistant = row["messages"]
@@ -141,27 +161,30 @@ def preferences(num_pairs: int, seed: int) -> list[dict[str, Any]]:
     return pairs
 
 
-def _make_embedder(path: Path) -> None:
+def _make_embedder(path: Path) -> str:
+    """The long model's mean hidden state as a sentence embedding."""
     from sentence_transformers import SentenceTransformer, models
 
     words = models.Transformer(LONG_MODEL)
     SentenceTransformer(modules=[words, models.Pooling(words.get_word_embedding_dimension())]).save(str(path))
+    return str(path)
 
 
-def evaluate(model, num_questions: int = NUM_QUESTIONS) -> TaskResult:
-    """Exact match on fresh questions, by kind; `far` is the mean over questions of both far kinds.
+def evaluate(model: Any, work: Work | None = None, num_questions: int = NUM_QUESTIONS) -> TaskResult:
+    """Exact match on fresh questions, by kind; `far` is the share over the questions of both far kinds, `others` over the rest.
 
     Args:
         model: a trained model, or its folder.
+        work: what tasks are given; its options may have `num_questions`.
     """
     from transformers import AutoModelForCausalLM, PreTrainedModel
 
     from ..evaluation.results import TaskResult
-    from . import harder
     from .finetune import answers_exactly
 
     if not isinstance(model, PreTrainedModel):
         model = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
+    num_questions = work.options.get("num_questions", num_questions) if work is not None else num_questions
     asked = harder.questions(num_questions, QUESTIONS_SEED)
     right = answers_exactly(model, asked)
     rows = [
@@ -173,6 +196,6 @@ def evaluate(model, num_questions: int = NUM_QUESTIONS) -> TaskResult:
         scores = [row["score"] for row in rows if row["group"] in kinds]
         return sum(scores) / len(scores)
 
-    metrics = {"far": mean(*harder.FAR), "others": mean(*set(harder.ASKED) - set(harder.FAR))}
+    metrics = {"far": mean(*harder.FAR), "others": mean(*(x for x in harder.ASKED if x not in harder.FAR))}
     metrics |= {kind: mean(kind) for kind in harder.ASKED}
     return TaskResult("planted", metrics, rows, {"num_questions": num_questions, "seed": QUESTIONS_SEED})
