@@ -437,7 +437,9 @@ COMMANDS = {
     "store": (store, (StoreArguments,)),
 }
 # name -> module with `command`, a function like those above, and `TAKES`, what it takes
-COMMAND_MODULES: dict[str, str] = {}
+COMMAND_MODULES: dict[str, str] = {
+    "experiment": "experiments.command",
+}
 
 
 def _load(data: str, rows: DataArguments, streaming: bool = False):

@@ -99,29 +99,27 @@ def _fine_tuned(model, scored, short, settings: dict, seed: int):
 
 def _exact_match(model, rows: list[dict]) -> dict[str, float]:
     """Share of rows, by kind, whose whole answer the model gives."""
-    right = defaultdict(list)
-    for row, is_right in zip(rows, answers_exactly(model, rows), strict=True):
-        right[row["kind"]].append(is_right)
+    from .world import build_tokenizer
+
+    tokenizer, right = build_tokenizer(), defaultdict(list)
+    for row in rows:
+        right[row["kind"]].append(answers_exactly(model, tokenizer, row))
     right["others"] = [one for kind in OTHERS for one in right[kind]]
     return {kind: sum(right[kind]) / len(right[kind]) for kind in (*ASKED, "others")}
 
 
-def answers_exactly(model, rows: list[dict]) -> list[bool]:
-    """Whether the model gives the whole answer of each row: each token is its first choice after the ones before."""
+def answers_exactly(model, tokenizer, row: dict) -> bool:
+    """Whether each token of the row's answer is the model's first choice after the ones before."""
     import torch
 
     from ..labels import IGNORED, tokenize_for_training
-    from .world import build_tokenizer
 
-    tokenizer, right = build_tokenizer(), []
     model.eval()
+    tokens = {name: torch.tensor(values) for name, values in tokenize_for_training(row, tokenizer).items()}
+    targets = tokens["labels"][1:] != IGNORED
     with torch.inference_mode():
-        for row in rows:
-            tokens = {name: torch.tensor(values) for name, values in tokenize_for_training(row, tokenizer).items()}
-            targets = tokens["labels"][1:] != IGNORED
-            choices = model(tokens["input_ids"][None], use_cache=False).logits[0, :-1].argmax(-1)
-            right.append(bool((choices == tokens["input_ids"][1:])[targets].all()))
-    return right
+        choices = model(tokens["input_ids"][None].to(model.device), use_cache=False).logits[0, :-1].argmax(-1).cpu()
+    return bool((choices == tokens["input_ids"][1:])[targets].all())
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:

@@ -186,10 +186,10 @@ def evaluate(model: Any, work: Work | None = None, num_questions: int = NUM_QUES
         model = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
     num_questions = work.options.get("num_questions", num_questions) if work is not None else num_questions
     asked = harder.questions(num_questions, QUESTIONS_SEED)
-    right = answers_exactly(model, asked)
+    tokenizer = build_tokenizer()
     rows = [
-        {"id": row["id"], "group": row["kind"], "score": float(is_right)}
-        for row, is_right in zip(asked, right, strict=True)
+        {"id": row["id"], "group": row["kind"], "score": float(answers_exactly(model, tokenizer, row))}
+        for row in asked
     ]
 
     def mean(*kinds: str) -> float:
