@@ -20,7 +20,14 @@ DEFAULT_SHORT_WINDOW = 4096
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ON_ERROR = ("skip", "raise")
-RANK_METHODS = ("gateau", "perplexity", "ifd", "random", "longest")
+# GATEAU without one of its parts -> the part, and what stands in its place
+ABLATIONS = {
+    "without_hmg": ("hmp", "none"),
+    "without_cam": ("cas", "none"),
+    "without_norm": ("hmp", "difference"),
+}
+BASELINES = ("perplexity", "ifd", "ifd_context", "car", "random", "longest", "full", "no_long")
+RANK_METHODS = ("gateau", *ABLATIONS, *BASELINES)
 RANK_MODES = ("robust", "paper", "released")
 HMP_VARIANTS = ("softmax", "minmax", "difference", "log_difference", "rank", "none")
 CAS_VARIANTS = ("paper", "raw", "pearson", "spearman", "gain", "gain_far", "gain_distance", "none")
@@ -266,14 +273,16 @@ class RankConfig:
     method: str = field(
         default="gateau",
         metadata={
-            "help": "What to rank by: 'gateau' (Eq. 6), 'perplexity' (highest long-model perplexity first), 'ifd' "
-            "(perplexity with the context over perplexity without, highest first), 'longest' or 'random'."
+            "help": "What to rank by: 'gateau' (Eq. 6) or it 'without_hmg', 'without_cam' or 'without_norm'; 'perplexity' "
+            "(highest long-model perplexity first); 'ifd' (Cherry Selection: perplexity of the response after its prompt over "
+            "that of the response alone, highest first); 'ifd_context' (with the context over without it); 'car' (the best "
+            "reward of each cluster, then by reward); 'longest'; 'random'; 'full' (every row, as they come); 'no_long' (none)."
         },
     )
     mode: str = field(
         default="robust",
         metadata={
-            "help": "Named settings of method 'gateau': 'robust' (log-perplexity difference, combined on ranks), "
+            "help": "Named settings of GATEAU and its ablations: 'robust' (log-perplexity difference, combined on ranks), "
             "'paper' (the equations to the letter) or 'released' (the public code)."
         },
     )
@@ -297,7 +306,33 @@ class RankConfig:
         metadata={"help": f"How HMP and CAS are combined, instead of the mode's way: {', '.join(COMBINE_VARIANTS)}."},
     )
     # Not `seed`: transformers' TrainingArguments has one, and one parser cannot hold two options of a name.
-    rank_seed: int = field(default=0, metadata={"help": "Seed of method 'random' (the argument `seed` of `rank`)."})
+    rank_seed: int = field(
+        default=0, metadata={"help": "Seed of methods 'random' and 'car' (the argument `seed` of `rank`)."}
+    )
+    ifd_below_one: bool = field(
+        default=False,
+        metadata={
+            "help": "Methods 'ifd' and 'ifd_context' give no rank to rows of 1 or more, whose prompt does not help: so does "
+            "the original."
+        },
+    )
+    reward_column: str = field(
+        default="gateau_reward", metadata={"help": "Method 'car': the column of rewards, high is good."}
+    )
+    car_clusters: int | None = field(
+        default=None,
+        metadata={"help": "Method 'car': clusters, k. Default: the root of half the number of rows, as in CaR."},
+    )
+    car_per_cluster: int = field(
+        default=1, metadata={"help": "Method 'car': rows that come first of each cluster, n2 of the paper."}
+    )
+    car_best: int = field(
+        default=1000,
+        metadata={
+            "help": "Method 'car': n1 of the paper, rows of highest reward that it adds. It changes no rank: the ranking's "
+            "record says how many rows n1 and n2 make together, for --top_k."
+        },
+    )
 
     def __post_init__(self):
         _check_choice("method", self.method, RANK_METHODS)
@@ -307,10 +342,20 @@ class RankConfig:
                 _check_choice(name, getattr(self, name), choices)
         if not 0.0 <= self.alpha <= 1.0:  # refuses NaN too
             raise ValueError(f"alpha={self.alpha!r} is not between 0 and 1; use e.g. 0.8, the paper's value.")
-        if self.hmp == "none" and self.cas == "none":
+        part, instead = ABLATIONS.get(self.method, (None, None))
+        if part is not None and getattr(self, part) not in (None, instead):
+            raise ValueError(
+                f"method={self.method!r} is {part}={instead!r}, and {part}={getattr(self, part)!r} is given too; leave it out."
+            )
+        left = {"hmp": self.hmp, "cas": self.cas} | ({part: instead} if part is not None else {})
+        if left["hmp"] == "none" and left["cas"] == "none":
             raise ValueError("hmp='none' with cas='none' leaves nothing to rank by; keep one of the two terms.")
         if not isinstance(self.rank_seed, Integral):
             raise ValueError(f"The seed must be a whole number, got {self.rank_seed!r}; use e.g. 0.")
+        for name in ("car_clusters", "car_per_cluster", "car_best"):
+            value, least = getattr(self, name), 0 if name == "car_best" else 1
+            if value is not None and not (isinstance(value, Integral) and value >= least):
+                raise ValueError(f"{name}={value!r} is not a whole number of {least} or more.")
 
     def arguments(self) -> dict[str, Any]:
         """The same as arguments of `rank`, where the seed has its short name."""
