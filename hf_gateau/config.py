@@ -363,6 +363,82 @@ class RankConfig:
 
 
 @dataclass
+class MethodModelsConfig:
+    """Models that some methods need beside the pair, for columns that the data do not have.
+
+    Raises:
+        ValueError: a setting without the model that it belongs to.
+    """
+
+    reward_model: str | None = field(
+        default=None,
+        metadata={"help": "Method 'car': reward model, a sequence classifier of one label. Hub id or folder."},
+    )
+    reward_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the reward model."})
+    reward_max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Longest conversation that the reward model is given, in tokens; longer ones lose context from the left. "
+            "Default: what it was made for."
+        },
+    )
+    embedding_model: str | None = field(
+        default=None, metadata={"help": "Method 'car': sentence-transformers model. Hub id or folder."}
+    )
+    embedding_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the embedding model."}
+    )
+    embed_context: bool = field(
+        default=False,
+        metadata={
+            "help": "Put the context between instruction and response, for an embedding model that sees it all."
+        },
+    )
+    response_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Method 'ifd': the long model, which measures the response alone. Default: the one that measured the "
+            "rows, by their record."
+        },
+    )
+    response_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the response model."}
+    )
+
+    def __post_init__(self):
+        for model in ("reward_model", "embedding_model", "response_model"):
+            if (
+                getattr(self, model) is None
+                and getattr(self, revision := f"{model.split('_')[0]}_revision") is not None
+            ):
+                raise ValueError(f"{revision} came without {model}; name the model, or leave it out.")
+        if self.reward_max_length is not None and self.reward_max_length < 2:
+            raise ValueError(f"reward_max_length is a number of tokens, got {self.reward_max_length}; give 2 or more.")
+
+
+def _like(config: type, name: str) -> Any:
+    """A field with the default and the help of another dataclass's."""
+    other = config.__dataclass_fields__[name]
+    return field(default=other.default, metadata=dict(other.metadata))
+
+
+@dataclass
+class RunConfig:
+    """How models are run that measure columns for a method: fields of `ModelPairConfig` and `MeasureConfig`."""
+
+    dtype: str = _like(ModelPairConfig, "dtype")
+    device: str = _like(ModelPairConfig, "device")
+    trust_remote_code: bool = _like(ModelPairConfig, "trust_remote_code")
+    batch_tokens: int | None = _like(MeasureConfig, "batch_tokens")
+    find_context: str | None = _like(MeasureConfig, "find_context")
+    store: str | None = _like(MeasureConfig, "store")
+
+    def __post_init__(self):
+        _check_choice("dtype", self.dtype, DTYPES)
+        MeasureConfig(batch_tokens=self.batch_tokens, find_context=self.find_context)
+
+
+@dataclass
 class SelectConfig:
     """Which ranked rows are kept. Exactly one of `fraction`, `top_k`, `min_score`, `max_tokens`; a fraction of 0.1 where
     none is given, as in the paper.

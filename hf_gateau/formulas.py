@@ -368,9 +368,7 @@ METHODS: dict[str, Method] = {
         car,
         settings=("reward_column", "car_clusters", "car_per_cluster", "car_best"),
     ),
-    "longest": Method(
-        "longest context first", longest, ("gateau_num_context_tokens", "gateau_num_response_tokens")
-    ),
+    "longest": Method("longest context first", longest, ("gateau_num_context_tokens", "gateau_num_response_tokens")),
     "random": Method("random order", random_score),
     "full": Method("all rows, in the order they came", full),
     "no_long": Method("no long row at all", full),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import __version__
+from .batches import VALUE_COLUMNS
 from .config import RankConfig
 from .formulas import (
     CAS,
@@ -152,7 +153,9 @@ def _read(data: Dataset | pd.DataFrame, config: RankConfig) -> dict[str, Any]:
     if missing := [name for name in needed if name not in have]:
         how = [HOW_TO_MEASURE[name] for name in missing if name in HOW_TO_MEASURE]
         if len(how) < len(missing):
-            how.append("measure with `ds.map(gateau_score, batched=True)`, or take a method, hmp or cas that does without")
+            how.append(
+                "measure with `ds.map(gateau_score, batched=True)`, or take a method, hmp or cas that does without"
+            )
         raise ValueError(
             f"rank(method={config.method!r}) needs the column(s) {', '.join(missing)}; the data have {have}: "
             f"{'; '.join(how)}."
@@ -342,6 +345,12 @@ def _attach(data: Dataset | pd.DataFrame, derived: dict[str, np.ndarray], record
     return out
 
 
+def _measured_by(data: Dataset | pd.DataFrame, column: str) -> dict[str, Any] | None:
+    """The record of what measured a column, where that is another model than the pair."""
+    kind = column.removeprefix("gateau_")
+    return find_record(data, kind) if column in VALUE_COLUMNS and not _is_frame(data) else None
+
+
 def rank_order(ranks: list[int | None]) -> list[int]:
     """Positions of the rows that have a rank, the best first; from the column `gateau_rank`."""
     return [i for _, i in sorted((rank, i) for i, rank in enumerate(ranks) if rank is not None)]
@@ -448,6 +457,9 @@ def rank(
             logger.warning(
                 "The rows were measured in different ways, which may not compare: %s", record["measuring_configs"]
             )
+        measured_by = {name: _measured_by(part, name) for name in needed_columns(config)}
+        if any(measured_by.values()):
+            record["measured_by"] = {name: known for name, known in measured_by.items() if known is not None}
         for message in messages:
             warnings.warn(f"{split}: {message}" if split else message, DegenerateRankingWarning, stacklevel=2)
         done[split] = _attach(part, derived, record)
