@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
 
@@ -440,8 +440,8 @@ class RunConfig:
 
 @dataclass
 class SelectConfig:
-    """Which ranked rows are kept. Exactly one of `fraction`, `top_k`, `min_score`, `max_tokens`; a fraction of 0.1 where
-    none is given, as in the paper.
+    """Which ranked rows are kept. Exactly one of `fraction`, `top_k`, `min_score`, `max_tokens`; where none is given a fraction
+    of 0.1, as in the paper, or all rows if they were ranked by method 'full'.
 
     Raises:
         ValueError: a field is out of range, or two fields contradict each other.
@@ -449,7 +449,9 @@ class SelectConfig:
 
     fraction: float | None = field(
         default=None,
-        metadata={"help": "Keep this share of the ranked rows, the best. Default: 0.1, unless another is given."},
+        metadata={
+            "help": "Keep this share of the ranked rows, the best. Default: 0.1 (of method 'full': 1), unless another is given."
+        },
     )
     top_k: int | None = field(default=None, metadata={"help": "Keep this many of the best rows."})
     min_score: float | None = field(
@@ -481,8 +483,6 @@ class SelectConfig:
         given = [name for name, value in limits.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are all given; choose one of {', '.join(limits)}.")
-        if not given:
-            self.fraction = PAPER_FRACTION
         if self.fraction is not None and not 0.0 < self.fraction <= 1.0:
             raise ValueError(f"fraction={self.fraction!r} is not above 0 and at most 1; use e.g. 0.1, the best tenth.")
         for name in ("top_k", "max_tokens"):
@@ -499,8 +499,14 @@ class SelectConfig:
             raise ValueError(f"strata_edges={self.strata_edges!r} is not ascending; give e.g. [8192, 16384, 32768].")
         if self.min_share is not None and not 0.0 <= self.min_share <= 1.0:
             raise ValueError(f"min_share={self.min_share!r} is not between 0 and 1; use e.g. 0.05.")
-        if self.strata is not None and self.min_share is None and self.fraction is None and self.top_k is None:
+        if self.strata is not None and self.min_share is None and given and not {"fraction", "top_k"} & set(given):
             raise ValueError("With min_score or max_tokens, strata need a min_share; give e.g. min_share=0.05.")
+
+    def resolved(self, method: str | None) -> SelectConfig:
+        """The same with the default limit in its place, for rows that were ranked by a method (None: not known)."""
+        if any(getattr(self, name) is not None for name in ("fraction", "top_k", "min_score", "max_tokens")):
+            return self
+        return replace(self, fraction=1.0 if method == "full" else PAPER_FRACTION)
 
 
 @dataclass

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from .config import DTYPES
@@ -11,6 +14,7 @@ from .conversations import FindContext, SampleError, checked_turns, last_paragra
 from .value_scorer import ValueScorer
 
 
+MODULE_FILES = ("modules.json", "sentence_bert_config.json")  # of a sentence-transformers model
 CHARACTERS_PER_TOKEN = 4  # about; batches are made by it
 TEXT = "Instruction: {instruction} Response: {response}"
 TEXT_WITH_CONTEXT = "Instruction: {instruction} Input: {context} Response: {response}"
@@ -91,11 +95,9 @@ class EmbeddingScorer(ValueScorer):
         )
 
     def describe_model(self) -> dict[str, Any]:
-        from .models import model_fingerprint
-
         return {
             "model": self.settings["model"],
-            "fingerprint": model_fingerprint(self.settings["model"], self.settings["revision"]),
+            "fingerprint": _fingerprint(self.settings["model"], self.settings["revision"]),
             "dtype": self.dtype,
             "text": TEXT_WITH_CONTEXT if self.settings["embed_context"] else TEXT,
         }
@@ -118,6 +120,18 @@ class EmbeddingScorer(ValueScorer):
     def measure(self, items: Sequence[str]) -> list[list[float]]:
         found = self.model.encode(list(items), batch_size=len(items), show_progress_bar=False)
         return [embedding.tolist() for embedding in found.astype("float32")]
+
+
+def _fingerprint(name: str, revision: str | None) -> str:
+    """`model_fingerprint`, of a local model's modules too, which lie in folders of their own, and of their settings."""
+    from .models import model_fingerprint
+
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        return model_fingerprint(name, revision)
+    parts = [model_fingerprint(str(folder)) for folder in (path, *sorted(x for x in path.iterdir() if x.is_dir()))]
+    parts += [(path / file).read_text("utf-8") for file in MODULE_FILES if (path / file).is_file()]
+    return "sha256:" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def parts_of_row(row: Mapping[str, Any], find_context: FindContext = last_paragraph) -> dict[str, str]:

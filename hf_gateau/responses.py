@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .config import ModelPairConfig
 from .conversations import FindContext, SampleError
@@ -12,6 +13,10 @@ from .packing import Limits
 from .perplexity import perplexity, response_nlls
 from .samples import build_sample, truncate_response
 from .value_scorer import ValueScorer
+
+
+if TYPE_CHECKING:
+    from .measure import GateauScorer
 
 
 class ResponseScorer(ValueScorer):
@@ -58,6 +63,13 @@ class ResponseScorer(ValueScorer):
     ):
         super().__init__(**{name: x for name, x in locals().items() if name not in ("self", "__class__")})
         self._pair_config()  # wrong settings are told now
+
+    @classmethod
+    def settings_of(cls, scorer: GateauScorer) -> dict[str, Any]:
+        """Arguments for a `ResponseScorer` with the long model of a `GateauScorer`, run as there."""
+        pair, how = vars(scorer.pair_config), vars(scorer.measure_config)
+        found = {name: (pair | how)[name] for name in inspect.signature(cls).parameters if name in (pair | how)}
+        return found | {name: pair[f"long_{name}"] for name in ("model", "revision", "adapter")}
 
     def _pair_config(self) -> ModelPairConfig:
         own = ("model", "revision", "adapter", "response_head", "find_context", "batch_tokens", "store")

@@ -34,7 +34,9 @@ def missing_values(config: RankConfig, columns: list[str]) -> list[str]:
     return [name for name in needed_columns(config) if name in VALUE_COLUMNS and name not in columns]
 
 
-def measure_missing(ds: Dataset, config: RankConfig, models: MethodModelsConfig, run: RunConfig) -> Dataset:
+def measure_missing(
+    ds: Dataset, config: RankConfig, models: MethodModelsConfig, run: RunConfig, long: dict[str, Any] | None = None
+) -> Dataset:
     """Rows with the columns that a method needs beyond those of `gateau_score`; what is there is left as it is.
 
     Every process of a launch calls this: the main one measures, the others take what it has kept.
@@ -42,14 +44,15 @@ def measure_missing(ds: Dataset, config: RankConfig, models: MethodModelsConfig,
     Args:
         ds (`Dataset`): rows with their texts.
         config: which method.
-        models: what to measure with. Without a `response_model`, the long model on record is taken.
+        models: what to measure with. Without a `response_model`, `long` is taken, or else the long model on record.
         run: device, dtype, store and the like.
+        long (`dict`, *optional*): arguments of the `ResponseScorer` with the long model of the pair at hand.
 
     Raises:
         ValueError: no model is named that could measure a column, or the one on record is no more what it was.
         OSError: a model is not found.
     """
-    scorers = [_scorer(ds, name, models, run) for name in missing_values(config, ds.column_names)]
+    scorers = [_scorer(ds, name, models, run, long) for name in missing_values(config, ds.column_names)]
     for scorer in scorers:  # wrong models are told before the first is run
         _ = scorer.config_key
     for scorer in scorers:
@@ -70,7 +73,9 @@ def record_kind(column: str) -> str:
     return column.removeprefix("gateau_")
 
 
-def _scorer(ds: Dataset, column: str, models: MethodModelsConfig, run: RunConfig) -> ValueScorer:
+def _scorer(
+    ds: Dataset, column: str, models: MethodModelsConfig, run: RunConfig, long: dict[str, Any] | None
+) -> ValueScorer:
     how = vars(run)
     texts = {name: value for name, value in how.items() if name != "find_context"}
     if column == REWARD and models.reward_model is not None:
@@ -79,6 +84,8 @@ def _scorer(ds: Dataset, column: str, models: MethodModelsConfig, run: RunConfig
     if column == EMBEDDING and models.embedding_model is not None:
         settings = {"revision": models.embedding_revision, "embed_context": models.embed_context}
         return EmbeddingScorer(models.embedding_model, **settings, **how)
+    if column == RESPONSE and models.response_model is None and long is not None:
+        return ResponseScorer(**long)
     if column == RESPONSE:
         return _response_scorer(ds, models, how)
     raise ValueError(
