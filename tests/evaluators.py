@@ -16,8 +16,7 @@ def weights(model: str, work) -> TaskResult:
     """
     from safetensors.torch import load_file
 
-    options = work.options.get("weights", {})
-    folder = Path(model).parent.name
+    folder, options = Path(model).parent.name, work.options
     plan = json.loads(Path(options["plan"]).read_text()) if "plan" in options else {}
     if plan.get("fail") and plan["fail"] in folder:
         raise ValueError("no answer came")

@@ -23,7 +23,7 @@ from hf_gateau.experiments.running import BUSY, DONE, is_finished, run_job
 from hf_gateau.experiments.tables import _questions_behind, table_specs
 from hf_gateau.experiments.workers import run_jobs
 from hf_gateau.files import save_rows
-from hf_gateau.quickstart.grid import measured
+from hf_gateau.quickstart.reproduce import measured_rows
 
 
 STEPS = "steps; model and gateau_selection.json"  # in a cell's log, once a training
@@ -32,7 +32,7 @@ STEPS = "steps; model and gateau_selection.json"  # in a cell's log, once a trai
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("rows") / "measured.parquet"
-    save_rows(measured(num_rows=20), str(path), {})
+    save_rows(measured_rows("windowed", num_rows=20), str(path), {})
     return str(path)
 
 
@@ -93,7 +93,7 @@ def test_corner_from_end_to_end(grid, tmp_path, capsys):
     selection = json.loads((everything / "selection.json").read_text())
     assert (selection["num_kept"], selection["num_short"], len(selection["ids"])) == (20, 3, 20)
     alone = json.loads((next(out.glob("cells/no_long*")) / "selection.json").read_text())
-    assert (alone["num_kept"], alone["num_short"], alone["is_short"]) == (3, 0, True)
+    assert (alone["num_kept"], alone["num_short"], alone["ids"]) == (0, 3, [])
     page = (out / "README.md").read_text()
     assert "2 of 2 trainings are finished, 0 failed." in page and "short_fraction: 0.5" in page
     for picture in page.split("](figures/")[1:]:
@@ -218,8 +218,8 @@ def test_cells_and_seeds_of_short_data(grid, tmp_path):
     planned = read_grid(grid)
     jobs = plan_jobs(planned, tmp_path)
     assert len(cells_of(planned)) == len(jobs) == 6
-    short = {x.cells[0].seed: x.selection["fingerprint"] for x in jobs if x.selection["is_short"]}
-    assert short[1] != short[2] and all(x.recipe["gateau"]["fraction"] in (0.2, 1.0) for x in jobs)
+    short = {x.cells[0].seed: x.selection["short"] for x in jobs if x.cells[0].method == "none"}
+    assert short[1] != short[2] and "fraction" not in jobs[2].recipe["gateau"]
     assert jobs[0].recipe["gateau"]["alpha"] == 0.7 and jobs[0].recipe["seed"] == 1
 
 

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..config import RANK_METHODS, MixConfig, RankConfig, SelectConfig, set_fields
+from ..config import MixConfig, RankConfig, SelectConfig, set_fields
 from ..conversations import SampleError, content_hash
 from ..formulas import needed_columns
 from ..labels import tokenize_for_training
-from ..mixture import load_short, mix
+from ..mixture import load_short
 from ..models import model_fingerprint
 from ..ranking import DegenerateRankingWarning, rank
 from ..records import column_of
@@ -136,23 +136,21 @@ class _Planner:
 
     def job(self, cell: Cell) -> Job:
         method, setting = self.methods[cell.method], self.settings[cell.setting]
-        ranking = _ranking(method, setting, cell.seed)
-        data, gateau = self.sources[method.measured], {}
-        if method.method == NO_LONG:
-            data, gateau = self._without_long(setting, cell.seed), {"fraction": 1.0}
-        else:
-            fraction = 1.0 if cell.fraction is None else cell.fraction
-            gateau = set_fields(ranking) | {"fraction": fraction, **method.selecting}
-        selection = self._selection(data, ranking, gateau, method)
-        short = None if method.method == NO_LONG else self.short(setting, cell.seed)
-        selection = selection | {
-            "is_short": method.method == NO_LONG,
+        ranking, short = _ranking(method, setting, cell.seed), self.short(setting, cell.seed)
+        if method.method == NO_LONG and (short is None or short.config.short_token_share is not None):
+            raise ValueError(
+                f"Setting {setting.name!r} mixes in no short data, or a share of all tokens, so the method {NO_LONG!r} has "
+                "nothing to train on; give `short_data` (with `short_fraction`), or leave the method out."
+            )
+        gateau = set_fields(ranking) | method.selecting
+        gateau |= {} if cell.fraction is None else {"fraction": cell.fraction}
+        selection = self._selection(method.measured, ranking, gateau) | {
             "num_short": short.num_rows if short else 0,
             "short": short and short.digest,
             "num_short_tokens": short.num_tokens if short else 0,
         }
-        if short is not None:
-            gateau |= set_fields(short.config)
+        gateau |= set_fields(short.config) if short else {}
+        data = self.sources[method.measured]
         training = self.trl | _budget(cell.budget, self.trl) | {"seed": cell.seed}
         key = digest(
             {
@@ -171,38 +169,16 @@ class _Planner:
             self._is_checked = True
         return Job(key, str(folder), [cell], recipe, selection, self.tasks, self.grid.launch, self.grid.keep_models)
 
-    def _without_long(self, setting: Setting, seed: int) -> Source:
-        """The short rows as data of which everything is kept, in their order: training needs rows that have one."""
-        short = self.short(setting, seed)
-        if short is None or short.config.short_token_share is not None:
-            raise ValueError(
-                f"Setting {setting.name!r} mixes in no short data, or a share of all tokens, so the method {NO_LONG!r} has "
-                "nothing to train on; give `short_data` (with `short_fraction`), or leave the method out."
-            )
-        path = self.folder / "made" / f"short-{short.digest}.parquet"
-        if not path.exists():
-            from ..files import save_rows
-
-            empty = load_short(short.config).select([])
-            rows, _ = mix(empty, load_short(short.config), fraction=short.config.short_fraction)
-            rows = rows.add_column("gateau_rank", list(range(1, len(rows) + 1)))
-            rows = rows.add_column("gateau_score", [0.0] * len(rows))
-            save_rows(rows, str(path), {})
-        return Source(str(path))
-
-    def _selection(self, data: Source, ranking: RankConfig, gateau: dict, method: Method) -> dict[str, Any]:
+    def _selection(self, measured: str, ranking: RankConfig, gateau: dict[str, Any]) -> dict[str, Any]:
         """The record of a selection, made once for all settings and budgets that come to the same one."""
-        key = digest([data.name, data.split, data.config, gateau])
+        key = digest([measured, gateau])
         if key not in self.selected:
-            if method.method == NO_LONG:
-                ds = load_source(data)
-            else:
-                ds = self._ranked(method.measured, ranking)
+            ds = self._ranked(measured, ranking)
             given = {x.name: gateau[x.name] for x in fields(SelectConfig) if x.name in gateau}
-            kept = select_rows(ds, SelectConfig(**given))
+            kept = select_rows(ds, SelectConfig(**given), may_be_empty=True)
             record: SelectionRecord = selection_record(kept)
             column = next((name for name in ("id", "gateau_key") if name in kept.column_names), None)
-            ids = column_of(kept, column) if column else []
+            ids = column_of(kept, column) if column and len(kept) else []
             counted = record.num_tokens_kept
             num_tokens = _num_tokens(kept, self.tokenizer) if counted is None else counted
             self.selected[key] = asdict(record) | {"ids": ids, "num_tokens": num_tokens}
@@ -220,8 +196,7 @@ class _Planner:
 def _ranking(method: Method, setting: Setting, seed: int) -> RankConfig:
     """How the rows of a cell are put in order; what the method says wins over what the setting says."""
     if not method.has_fractions:
-        kind = method.method if method.method in RANK_METHODS else "random"  # an order is needed; everything is kept
-        return RankConfig(method=kind)
+        return RankConfig(method=method.method)
     given = {"method": method.method, **setting.ranking, **method.ranking}
     if method.method in DRAWN:
         given = {"rank_seed": seed} | given

@@ -52,6 +52,7 @@ def command(grid: str, how: ExperimentArguments) -> None:
     hf-gateau experiment recipes/reproduce-tiny.yaml -o results --num_workers 2"""
     from pathlib import Path
 
+    from ..scoring import keep_freed_memory
     from ..scripts.arguments import find_recipe
     from .cells import plan_jobs
     from .estimates import dry_run_text
@@ -73,6 +74,7 @@ def command(grid: str, how: ExperimentArguments) -> None:
         f"{len(jobs)} trainings, {sum(len(x.cells) for x in jobs)} cells; {len(jobs) - len(pending)} are there.",
         flush=True,
     )
+    keep_freed_memory()
     num_failed = sum(outcome != DONE for outcome in _with_bar(pending, how.num_workers))
     path = write_summary(planned, jobs, specs, folder, file, how.num_workers)
     print(f"Tables, figures and settings: {path}")

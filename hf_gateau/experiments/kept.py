@@ -29,8 +29,9 @@ def write_card(job: Job, results: dict[str, TaskResult]) -> Path:
 
 
 def _about(job: Job) -> str:
-    long = "no long rows" if job.selection["is_short"] else f"{job.selection['num_kept']:,} long rows"
-    rows = [["long rows", inline(long)], ["short rows", inline(f"{job.selection['num_short']:,}")]]
+    rows = [
+        [f"{kind} rows", f"{job.selection[name]:,}"] for kind, name in (("long", "num_kept"), ("short", "num_short"))
+    ]
     return f"Trained by `hf-gateau experiment`: {inline(job.label)}.\n\n" + table(["", ""], rows)
 
 
