@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ..drawing import Figure
 from ..evaluation.results import TaskResult
 from .grid import Cell
 from .statistics import Estimate
-from .tables import Line, Results, Table
+from .tables import Line, Results, Table, reference_of
 
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MARKERS, STYLES = "os^Dvx*P", ("-", "--", ":", "-.")
 HEIGHT_A_LINE, MARGIN = 0.26, 1.3  # inches
 FEWEST_AXES = 3  # of a radar
+MOST_SHAPES = 5  # methods in a figure, besides the reference
 MOST_COLUMNS = 4  # of a table with more, the first alone is drawn
 
 
@@ -82,11 +83,19 @@ def fraction_figures(made: Table) -> Iterator[Figure]:
                 if line.fraction is not None and line.entries[column].value is not None:
                     curves.setdefault(line.method, []).append((line.fraction, line.entries[column].value))
             curves = {name: sorted(points, key=lambda x: x[0]) for name, points in curves.items() if len(points) > 1}
-            if curves:
-                yield _curves(made, setting, budget, column, curves)
+            for number, some in enumerate(_few(curves, made.spec.against), 1):
+                yield _curves(made, setting, budget, column, some, number)
 
 
-def _curves(made: Table, setting: str, budget: str, column: str, curves: dict[str, list]) -> Figure:
+def _few(shapes: dict[str, Any], against: str | None) -> Iterator[dict[str, Any]]:
+    """The methods, a few a figure, the reference in each."""
+    others = [name for name in shapes if name != against]
+    fixed = [name for name in shapes if name == against]
+    for start in range(0, max(len(others), min(1, len(fixed))), MOST_SHAPES):
+        yield {name: shapes[name] for name in [*others[start : start + MOST_SHAPES], *fixed]}
+
+
+def _curves(made: Table, setting: str, budget: str, column: str, curves: dict[str, list], number: int) -> Figure:
     rows = [(name, x, y.mean, y.low, y.high) for name, points in curves.items() for x, y in points]
 
     def draw(ax: Axes) -> None:
@@ -107,7 +116,7 @@ def _curves(made: Table, setting: str, budget: str, column: str, curves: dict[st
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
 
     return Figure(
-        _slug(made.spec.name, setting, budget, column, "fractions"),
+        _slug(made.spec.name, setting, budget, column, "fractions", str(number)),
         f"{column} by share: {setting}",
         f"{column} of each method by the share of long rows that is kept, {setting}, {budget}.",
         (("method", "fraction", column, "low", "high"), rows),
@@ -202,13 +211,11 @@ def radar_figures(results: Results) -> Iterator[Figure]:
                             float(np.mean([x.metrics.get(group, np.nan) for x in found])) for group in groups
                         ]
                 shapes = {name: values for name, values in shapes.items() if not np.isnan(values).any()}
-                if shapes:
-                    yield _radar(task, setting.name, budget, grid.fractions[0], groups, shapes)
+                for number, some in enumerate(_few(shapes, reference_of(grid)), 1):
+                    yield _radar(f"{task}, {setting.name}, {budget}, {number}", grid.fractions[0], groups, some)
 
 
-def _radar(
-    task: str, setting: str, budget: str, fraction: float, groups: list[str], shapes: dict[str, list[float]]
-) -> Figure:
+def _radar(title: str, fraction: float, groups: list[str], shapes: dict[str, list[float]]) -> Figure:
     def draw(ax: Axes) -> None:
         canvas, place = ax.figure, ax.get_subplotspec()
         ax.remove()
@@ -227,9 +234,9 @@ def _radar(
         polar.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, fontsize=8)
 
     return Figure(
-        _slug(task, setting, budget, "radar"),
-        f"{task} by group: {setting}",
-        f"Mean over seeds of each group of {task}, {setting}, {budget}, at {100 * fraction:g}% of the long rows.",
+        _slug(*title.split(", "), "radar"),
+        f"By group: {title}",
+        f"Mean over seeds of each group, {title}, at {100 * fraction:g}% of the long rows.",
         (("method", *groups), [(name, *values) for name, values in shapes.items()]),
         draw,
         4.2,

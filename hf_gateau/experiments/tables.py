@@ -351,8 +351,10 @@ def _questions_behind(result: TaskResult, figure: str) -> dict[str, tuple[str, f
 
 
 def _candidates(rows: list[dict], figure: str, task: str) -> Iterator[list[dict]]:
-    """Rows that a figure may be of: a group's, those of LongBench's kind, those with the figure's name in some column, all."""
+    """Rows that a figure may be of: a group's, those of groups whose names begin with its name, those of LongBench's kind,
+    those with its name in some column, all."""
     yield [row for row in rows if row["group"] == figure]
+    yield [row for row in rows if row["group"].startswith(f"{figure}_")]
     if task == "longbench":
         from ..evaluation.harness import LONGBENCH
 

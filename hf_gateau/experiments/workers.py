@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .cells import Job
 
 
+PATIENCE = 5  # seconds that a worker has to end in
+
+
 def run_jobs(jobs: list[Job], num_workers: int = 1) -> Iterator[tuple[Job, str]]:
     """Run jobs that are not finished; yields each with how it ended, as it ends.
 
@@ -71,11 +74,14 @@ class _Pool:
                     elif waiting:
                         self._start(place, waiting, at_work)
         finally:  # also after Ctrl-C: whoever is still at work stops
-            for _, process, _ in at_work.values():
-                process.terminate()
             for pipe, (_, process, _) in at_work.items():
-                process.join()
-                pipe.close()
+                pipe.close()  # whoever waits for a job, or for its outcome to be read, ends
+                process.terminate()
+            for _, process, _ in at_work.values():
+                process.join(PATIENCE)
+                if process.is_alive():  # library code has swallowed the signal
+                    process.kill()
+                    process.join()
 
     def _start(self, place: int, waiting: deque, at_work: dict) -> None:
         ours, theirs = self.context.Pipe()
