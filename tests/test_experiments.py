@@ -357,3 +357,18 @@ def test_grid_file_that_is_none(tmp_path):
         load_grid(tmp_path / "x.yaml")
     with pytest.raises(ValueError, match="says nothing of model"):
         read_grid({"data": "x", "methods": [{}], "evaluation": {}})
+
+
+def test_ctrl_c_ends_workers_and_keeps_what_is_finished(grid, tmp_path):
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"hang": "random"}))
+    grid["evaluation"]["tasks"]["weights"]["plan"] = str(plan)
+    grid["seeds"] = [1]
+    run = start(write(grid, tmp_path), tmp_path / "out", "--num_workers", "2", start_new_session=True)
+    deadline = time.monotonic() + 150
+    while not ((tmp_path / "hanging").exists() and list(tmp_path.glob("out/cells/GATEAU*/results.json"))):
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(run.pid, signal.SIGINT)
+    run.communicate(timeout=30)  # ends when nobody holds its output any more: the workers have ended too
+    assert run.returncode == 130 and not list(tmp_path.glob("out/cells/random*/results.json"))
