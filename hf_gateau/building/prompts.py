@@ -70,19 +70,20 @@ def parse_questions(reply: str) -> tuple[str, ...]:
     Raises:
         ReplyError: there are not five, numbered from 1, or one of them is too short to be one.
     """
-    found: list[tuple[int, str]] = []
-    open_question = False  # a line without a number goes on with a question, up to an empty line
+    found: list[str] = []
+    open_question = False  # a line without the next number goes on with a question, up to an empty line
     for line in reply.strip().splitlines():
-        if match := NUMBERED.fullmatch(line):
-            found.append((int(match.group(1)), match.group(2)))
+        match = NUMBERED.fullmatch(line)
+        if match and int(match.group(1)) == len(found) + 1:
+            found.append(match.group(2))
             open_question = True
         elif not line.strip():
             open_question = False
         elif open_question:
-            found[-1] = (found[-1][0], f"{found[-1][1]} {line}")
-    if [number for number, _ in found] != list(range(1, NUM_QUESTIONS + 1)):
+            found[-1] += f" {line}"
+    if len(found) != NUM_QUESTIONS:
         raise ReplyError(f"not {NUM_QUESTIONS} questions, numbered from 1, one a line")
-    questions = tuple(" ".join(text.split()).strip('*"“”, ') for _, text in found)
+    questions = tuple(" ".join(text.split()).strip('*"“”, ') for text in found)
     if any(len(words_of(question)) < LEAST_WORDS for question in questions):
         raise ReplyError(f"a question has fewer than {LEAST_WORDS} words")
     return questions

@@ -172,15 +172,19 @@ class Builder:
 
     def _round(self, tasks: Sequence[Task], done: str) -> list[BuiltRow | None]:
         """A row a task, None where there can be none; the reason is counted."""
-        requests = [self.question_request(task) for task in tasks]
-        proposed = self.endpoint.ask(requests, parse_questions, desc=f"{done}: questions")
+        distinct = {(task.context.key, task.task_type): task for task in tasks}
+        requests = {key: self.question_request(task) for key, task in distinct.items()}
+        replies = self.endpoint.ask(requests.values(), parse_questions, desc=f"{done}: questions")
+        proposals = dict(zip(requests, replies, strict=True))
+        proposed = [proposals[task.context.key, task.task_type] for task in tasks]
         chosen = [self._choose(task, answer) for task, answer in zip(tasks, proposed, strict=True)]
         asked = [i for i, instruction in enumerate(chosen) if instruction is not None]
         answer_requests = [self.answer_request(tasks[i].context, chosen[i]) for i in asked]
         answers = self.endpoint.ask(answer_requests, parse_answer, desc=f"{done}: answers")
         rows: list[BuiltRow | None] = [None] * len(tasks)
         for i, request, answer in zip(asked, answer_requests, answers, strict=True):
-            keys = self._key(requests[i], proposed[i]), self._key(request, answer)
+            question_request = requests[tasks[i].context.key, tasks[i].task_type]
+            keys = self._key(question_request, proposed[i]), self._key(request, answer)
             rows[i] = self._checked(tasks[i], chosen[i], answer, keys)
         return rows
 
