@@ -42,7 +42,7 @@ from hf_gateau.cli import main
 from hf_gateau.endpoint import Endpoint, EndpointConfig, ReplyError
 from hf_gateau.samples import build_sample
 
-from .chat_server import ChatServer
+from .chat_server import ChatServer, Fault
 from .chats import CHATML, train_bpe
 from .question_server import good_reply, is_proposal, reply_with_faults
 
@@ -656,3 +656,17 @@ def test_a_build_of_which_nothing_comes_says_why(long_documents, tmp_path, token
         assert main([*none, "--num_rows", "3"]) == 2
     assert "No row could be made: {'questions: 3 replies" in capsys.readouterr().err
     assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_what_got_no_reply_is_told_and_asked_again(long_documents, tmp_path, tokenizer_folder, capsys):
+    with ChatServer(good_reply, faults=[Fault(status=500, times=1)]) as server:
+        some = arguments(long_documents, str(tmp_path / "x.jsonl"), server.url, tmp_path, tokenizer_folder)
+        some += ["--num_rows", "4", "--request_retries", "0", "--concurrency", "1"]
+        assert main(some) == 0
+        said = capsys.readouterr()
+        assert "1 dropped: no reply, questions: InternalServerError" in said.out and "same command again" in said.err
+        assert len(read_lines(tmp_path / "x.jsonl")) == 4  # a context to spare made up for it
+        num_asked = len(server.requests)
+        assert main(some) == 0
+        assert len(server.requests) == num_asked + 2 and "no reply" not in capsys.readouterr().out
+    assert len(read_lines(tmp_path / "x.jsonl")) == 4

@@ -16,7 +16,7 @@ from .config import BuildConfig, DocumentConfig
 from .contexts import Context, ContextCutter, token_counter
 from .documents import Documents, load_documents
 from .prompts import PROMPT_VERSION
-from .rows import Builder, BuiltRow, RowWriter, check_enough, choose_contexts, write_rows
+from .rows import NO_REPLY, Builder, BuiltRow, RowWriter, check_enough, choose_contexts, write_rows
 from .summary import histogram, lengths_by_range, table_lines, table_of
 
 
@@ -151,6 +151,8 @@ def _say_rows(rows: list[BuiltRow], builder: Builder, output: str, config: Build
     if builder.passed_over:
         print(f"  {builder.passed_over:,} questions passed over, as duplicates of others")
     print(f"{len(rows):,} rows: {output}")
+    if any(reason.startswith(NO_REPLY) for reason in builder.dropped):
+        print("Give the same command again to ask once more what got no reply.", file=sys.stderr)
     if config.num_rows and len(rows) < config.num_rows:
         print(
             f"That is {config.num_rows - len(rows):,} fewer than num_rows={config.num_rows:,}: contexts are at their end. Give "

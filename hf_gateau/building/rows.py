@@ -31,6 +31,7 @@ TASKS_A_ROUND = (
 SPARE = 0.25  # contexts beyond those needed, to make up for questions and answers that cannot be used
 REPEATS = 0.8  # ROUGE-L of an answer with its question from which on it says nothing else
 COPIED = 200  # characters of the context that an answer which begins with them copies
+NO_REPLY = "no reply"
 COLUMNS = (
     *("id", "messages", "length"),  # LongAlign's
     *("num_context_tokens", "task_type", "language", "source", "license", "documents"),
@@ -225,7 +226,7 @@ class Builder:
     def _choose(self, task: Task, answer: Answer) -> str | None:
         """One of the five questions, at random, that is like none that was taken before."""
         if answer.value is None:
-            self.dropped[f"questions: {answer.error}"] += 1
+            self.dropped[_reason("questions", answer)] += 1
             return None
         questions = list(answer.value)
         random.Random(f"{self.config.seed} {task.context.key} {task.task_type}").shuffle(questions)
@@ -238,7 +239,7 @@ class Builder:
 
     def _checked(self, task: Task, instruction: str, answer: Answer, reply_keys: tuple[str, str]) -> BuiltRow | None:
         """The row, if the answer says something and a reader of rows will find context and instruction in it."""
-        problem = answer.error and f"answer: {answer.error}"
+        problem = _reason("answer", answer) if answer.error else None
         problem = problem or self._problem(task.context, instruction, answer.value)
         if problem:
             self.dropped[problem] += 1
@@ -257,6 +258,11 @@ class Builder:
             return f"the row cannot be read: {error}"
         found = read.messages[0]["content"][read.start : read.end], read.messages[0]["content"][read.end :].strip()
         return None if found == (text, instruction) else "the row is not read as this context and this instruction"
+
+
+def _reason(asked: str, answer: Answer) -> str:
+    """Why there is no value; that no reply came is told apart, for it may come another time."""
+    return f"{asked}: {answer.error}" if answer.replies else f"{NO_REPLY}, {asked}: {answer.error}"
 
 
 def user_turn(context: str, instruction: str) -> str:
