@@ -149,7 +149,7 @@ def _say_rows(rows: list[BuiltRow], builder: Builder, output: str, config: Build
     for reason, number in commonest(builder.dropped).items():
         print(f"  {number:,} dropped: {reason}")
     if builder.passed_over:
-        print(f"  {builder.passed_over:,} questions passed over, as duplicates of others")
+        print(f"  Questions passed over as duplicates: {builder.passed_over:,}")
     print(f"{len(rows):,} rows: {output}")
     if any(reason.startswith(NO_REPLY) for reason in builder.dropped):
         print("Give the same command again to ask once more what got no reply.", file=sys.stderr)
