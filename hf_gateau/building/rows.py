@@ -201,7 +201,8 @@ class Builder:
         for start in range(0, len(tasks), TASKS_A_ROUND):
             some = tasks[start : start + TASKS_A_ROUND]
             parts.append(self.endpoint.estimate(self.question_request(task) for task in some))
-            parts.append(self.endpoint.estimate(self.answer_request(task.context, "") for task in some))
+            answers = (self.answer_request(task.context, str(start + i)) for i, task in enumerate(some))
+            parts.append(self.endpoint.estimate(answers))
         numbers = (
             [getattr(part, name) for part in parts]
             for name in ("requests", "recorded", "input_tokens", "output_tokens")
