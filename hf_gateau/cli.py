@@ -474,6 +474,7 @@ COMMANDS = {
 # name -> module with `command`, a function like those above, and `TAKES`, what it takes
 COMMAND_MODULES: dict[str, str] = {
     "experiment": "experiments.command",
+    "build": "building.command",
 }
 
 
