@@ -427,7 +427,11 @@ COMMANDS = {
     "store": (store, (StoreArguments,)),
 }
 # name -> module with `command`, a function like those above, and `TAKES`, what it takes
-COMMAND_MODULES: dict[str, str] = {}
+COMMAND_MODULES: dict[str, str] = {
+    "characteristics": "evaluation.characteristics",
+    "human-sheet": "evaluation.human_sheet",
+    "human-tally": "evaluation.human_tally",
+}
 
 
 def _load(data: str, rows: DataArguments, streaming: bool = False):
