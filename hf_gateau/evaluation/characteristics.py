@@ -111,12 +111,13 @@ def command(data: str, arguments: CharacteristicsArguments, endpoint: EndpointCo
     judge_of = Endpoint(replace(endpoint, replay=True) if arguments.dry_run else endpoint)  # a dry run needs no key
     ds = load_rows(data, split=arguments.split, name=arguments.name, revision=arguments.revision)
     samples = choose_samples(ds, arguments.share, arguments.fewest_rows, arguments.context_characters)
-    print(_plan_line(samples, arguments.context_characters))
+    print(_plan_line(samples, arguments.context_characters), flush=True)
     if arguments.dry_run:
         prompts = [sample.judge_prompt(_template()) for sample in samples]
         requests = rating_requests(prompts, arguments.ratings, arguments.temperature)
         print(judge_of.estimate(requests).line(judge_of.model, endpoint.concurrency))
         return
+    Path(arguments.output).expanduser().mkdir(parents=True, exist_ok=True)  # before anything is paid for
     result = rate_samples(samples, judge_of, num_ratings=arguments.ratings, temperature=arguments.temperature)
     result.settings |= {"data": Path(data).name, "share": arguments.share, "fewest_rows": arguments.fewest_rows}
     result.settings |= {"context_characters": arguments.context_characters}
@@ -220,8 +221,9 @@ def rate_samples(
             about | aspects | {"ratings": list(judgement.values), "replies": replies, "error": judgement.error}
         )
     num_failed = tell_failures(rows, "samples")
-    for group in GROUPS:
-        tell_failures([row for row in rows if row["group"] == group], f"of the {group} samples")
+    rated = {row["group"] for row in rows if row["score"] is not None}
+    if missing := [group for group in GROUPS if group not in rated]:
+        raise RuntimeError(f"None of the {missing[0]} samples could be rated; there is nothing to compare.")
     settings = {"judge": endpoint.model, "prompt": version_of(template), "ratings": num_ratings}
     settings |= {"temperature": temperature, "num_rows": len(rows), "num_failed": num_failed}
     settings["num_cut"] = sum(row["num_cut"] > 0 for row in rows)

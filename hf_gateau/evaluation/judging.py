@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Messages = list[dict[str, str]]
 BRACKETS = re.compile(r"\[\[\s*([^\[\]]*?)\s*\]\]")
-NUMBER = re.compile(r"\d+(\.\d+)?")
+NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 JUDGE_TOKENS = 2048  # of a judgement, at most: FastChat's
 
 
