@@ -310,7 +310,7 @@ def radar_figure(lines: list[dict[str, Any]], result: TaskResult) -> Figure:
         text=text,
         table=(header, shown),
         draw=lambda ax: _draw_radar(ax, lines),
-        height=3.8,
+        height=4.0,
     )
 
 
@@ -326,7 +326,7 @@ def _draw_radar(ax: Axes, lines: list[dict[str, Any]]) -> None:
     ax.set_aspect("equal")
     for ring in range(LOW, HIGH + 1):
         ax.plot(ring * x[closed], ring * y[closed], color=grid, linewidth=0.6, zorder=1)
-        ax.text(0.06, ring * y[0], f"{ring}", fontsize=8, color=ink, ha="left", va="bottom", zorder=4)
+        ax.text(0.1, ring * y[0] - 0.04, f"{ring}", fontsize=8, color=ink, ha="left", va="top", zorder=4)
     for group, color, style in (("best", "C0", "-"), ("worst", "C1", "--")):
         means, lows, highs = np.array([line[group] for line in lines]).T
         ax.plot(means[closed] * x[closed], means[closed] * y[closed], style, color=color, label=group, zorder=3)
@@ -334,9 +334,11 @@ def _draw_radar(ax: Axes, lines: list[dict[str, Any]]) -> None:
         ax.plot([lows * x, highs * x], [lows * y, highs * y], color=color, linewidth=3, alpha=0.5, zorder=3)
     for place, line in enumerate(lines):
         ax.plot([0, HIGH * x[place]], [0, HIGH * y[place]], color=grid, linewidth=0.6, zorder=1)
-        side = "center" if abs(x[place]) < 0.1 else "left" if x[place] > 0 else "right"
-        edge = "bottom" if y[place] > 0.9 else "top" if y[place] < -0.7 else "center"
-        ax.text(1.07 * HIGH * x[place], 1.07 * HIGH * y[place], line["aspect"], ha=side, va=edge, fontsize=10)
+        is_above = y[place] > 0
+        at = 1.04 * HIGH * y[place] + (0.2 if is_above else -0.1)
+        edge = "bottom" if is_above else "top"
+        ax.text(1.02 * HIGH * x[place], at, line["aspect"], ha="center", va=edge, fontsize=10)
+    ax.set(xlim=(-6.7, 6.7), ylim=(-5.4, 6.6))
     legend_above(ax)
 
 

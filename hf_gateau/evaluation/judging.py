@@ -161,7 +161,7 @@ def tell_failures(rows: Sequence[dict[str, Any]], what: str) -> int:
     reasons = commonest(Counter(row["error"] for row in rows if row["score"] is None))
     failed = sum(reasons.values())
     if failed:
-        shown = "".join(f"\n  {number:,} {what}: {reason}" for reason, number in reasons.items())
+        shown = "".join(f"\n  {number:,}: {reason}" for reason, number in reasons.items())
         print(f"{failed:,} of {len(rows):,} {what} have no rating and are in no mean:{shown}", file=sys.stderr)
     if failed == len(rows):
         raise RuntimeError(f"None of {len(rows):,} {what} could be rated: {next(iter(reasons), 'there are none')}.")
