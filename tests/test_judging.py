@@ -8,7 +8,8 @@ import pytest
 from hf_gateau.endpoint import Endpoint, EndpointConfig, EndpointError, ReplyError
 from hf_gateau.evaluation import longbench_chat, longbench_judged, mt_bench
 from hf_gateau.evaluation.judging import fill, judge, rating_in, shipped_prompt
-from hf_gateau.evaluation.results import load_result, read_rows, save_result
+from hf_gateau.evaluation.results import load_result, save_result
+from hf_gateau.evaluation.rows import read_rows
 from hf_gateau.evaluation.tasks import TASKS, Work, run_task
 
 from .chat_server import ChatServer, Fault, rating_of

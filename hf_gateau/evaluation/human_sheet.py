@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import __version__
 from ..templates import render
-from .results import read_rows
+from .rows import read_rows
 
 
 CHOICES = ("left", "tie", "right")

@@ -26,7 +26,8 @@ from .judging import (
     tell_failures,
     version_of,
 )
-from .results import TaskResult, read_rows
+from .results import TaskResult
+from .rows import read_rows
 from .tasks import Work
 
 

@@ -24,7 +24,8 @@ from .judging import (
     tell_failures,
     version_of,
 )
-from .results import TaskResult, read_rows, rows_of
+from .results import TaskResult
+from .rows import read_rows, rows_of
 from .tasks import Generator, Work
 
 
