@@ -293,9 +293,13 @@ class Endpoint:
             max_retries=settings.request_retries,
         )
 
+    def key(self, request: Request, attempt: int = 0) -> str:
+        """What the reply to a request is known by in the file of replies."""
+        return request.key(self._known_as, attempt)
+
     def estimate(self, requests: Iterable[Request]) -> Estimate:
         """What asking will take; nothing is asked."""
-        keys = {request.key(self._known_as, 0): request for request in requests}
+        keys = {self.key(request): request for request in requests}
         new = [request for key, request in keys.items() if self.store.get(key) is None]
         characters = sum(len(message["content"]) for request in new for message in request.messages)
         tokens, most = characters // CHARACTERS_A_TOKEN, sum(request.max_tokens for request in new)
@@ -326,7 +330,7 @@ class Endpoint:
 
         requests, answers, places = list(requests), {}, defaultdict(list)
         for place, request in enumerate(requests):
-            places[request.key(self._known_as, 0)].append(place)  # equal ones are asked once
+            places[self.key(request)].append(place)  # equal ones are asked once
         self._failures = 0
         ended = _in_threads(
             lambda same: self._answer(requests[same[0]], parse),
@@ -386,7 +390,7 @@ class Endpoint:
             EndpointError: the endpoint refuses, or nothing is recorded and nothing may be asked.
             _NoReply: no reply came to this request.
         """
-        key = request.key(self._known_as, attempt)
+        key = self.key(request, attempt)
         if (text := self.store.get(key)) is not None:
             return text
         if self._client is None:

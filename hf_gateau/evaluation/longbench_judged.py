@@ -147,15 +147,21 @@ def _judged(
 
 
 def _metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
-    groups = {}
-    for group in dict.fromkeys(row["group"] for row in rows):
-        if (mean := mean_score(row for row in rows if row["group"] == group)) is not None:
-            groups[group] = mean
+    """A data set without any rating leaves its family, and the mean of all, without a figure: no other can stand for it."""
+    groups = {
+        x: mean_score(row for row in rows if row["group"] == x) for x in dict.fromkeys(row["group"] for row in rows)
+    }
     families = {}
     for group, mean in groups.items():
         families.setdefault(family_of(group), []).append(mean)
-    means = {family: sum(values) / len(values) for family, values in families.items()}
-    return {"mean": sum(means.values()) / len(means), **means, **groups}
+    means = {family: _mean(values) for family, values in families.items()}
+    found = {"mean": _mean(list(means.values())), **means, **groups}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """None as soon as one is."""
+    return None if None in values else sum(values) / len(values)
 
 
 def data_set_of(group: str) -> str:
