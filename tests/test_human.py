@@ -102,6 +102,18 @@ def test_questions_that_are_left_out_are_counted():
     assert len(pair_answers(firsts, seconds, NAMES, limit=2)[0]) == 2
 
 
+def test_later_turns_are_not_shown_alone():
+    firsts, seconds = (
+        answers(2, text, turn=2) for text in ("First", "Second")
+    )  # MT-Bench's, of which one is a second turn
+    pairs, left_out = pair_answers(firsts, seconds, NAMES)
+    assert (
+        [pair.id for pair in pairs] == ["q1"]
+        and list(left_out.values()) == [1]
+        and "later turns" in next(iter(left_out))
+    )
+
+
 @pytest.mark.parametrize(
     ("firsts", "seconds", "message"),
     [

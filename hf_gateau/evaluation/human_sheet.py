@@ -104,6 +104,9 @@ def pair_answers(
     """
     known = [_by_id(rows, name) for rows, name in ((firsts, names[0]), (seconds, names[1]))]
     left_out = Counter()
+    if later := [key for key, row in known[0].items() if (row.get("turn") or 1) > 1]:
+        left_out["they are later turns, which say little without the first answers"] = len(later)
+        known = [{key: row for key, row in rows.items() if key not in set(later)} for rows in known]
     for one, other, name in ((known[0], known[1], names[1]), (known[1], known[0], names[0])):
         if missing := len(one.keys() - other.keys()):
             left_out[f"{name} did not answer them"] += missing
