@@ -469,7 +469,7 @@ def rankings() -> dict[str, dict]:
             for name in HMP_VARIANTS
             if name not in ("log_difference", "none")
         },
-        "IFD": {"method": "ifd"},
+        "IFD of context": {"method": "ifd_context"},
         "Perplexity Guidance": {"method": "perplexity"},
         "longest": {"method": "longest"},
         "random": {"method": "random"},

@@ -14,6 +14,9 @@ except PackageNotFoundError:  # a bare checkout
 _PUBLIC = {
     "gateau_score": "measure",
     "GateauScorer": "measure",
+    "ResponseScorer": "responses",
+    "RewardScorer": "rewards",
+    "EmbeddingScorer": "embeddings",
     "measure_together": "distributed",
     "MeasureConfig": "config",
     "ModelPairConfig": "config",
@@ -50,13 +53,16 @@ if TYPE_CHECKING:  # for editors and type checkers
         TrainConfig,
     )
     from .distributed import measure_together  # noqa: F401
+    from .embeddings import EmbeddingScorer  # noqa: F401
     from .measure import GateauScorer, gateau_score  # noqa: F401
     from .mixture import mix  # noqa: F401
     from .page import write_report  # noqa: F401
     from .pull import load_scored  # noqa: F401
     from .push import push_scored  # noqa: F401
     from .ranking import rank, ranking_record  # noqa: F401
+    from .responses import ResponseScorer  # noqa: F401
     from .reuse import reuse_scores  # noqa: F401
+    from .rewards import RewardScorer  # noqa: F401
     from .selection import SelectionRecord, select, selection_record  # noqa: F401
     from .training import GateauSFTConfig, GateauSFTTrainer  # noqa: F401
 

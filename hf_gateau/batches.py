@@ -26,7 +26,15 @@ COLUMNS = {
     "gateau_key": "string",
     "gateau_content_hash": "string",
 }
-
+# Likewise of what other scorers than the pair add, some of them to some data; "list32" is a list of float32.
+VALUE_COLUMNS = {
+    "gateau_ppl_response": "float64",
+    "gateau_ppl_response_error": "string",
+    "gateau_reward": "float64",
+    "gateau_reward_error": "string",
+    "gateau_embedding": "list32",
+    "gateau_embedding_error": "string",
+}
 
 # All that measuring looks at; other columns of a batch are not even decoded.
 READ_COLUMNS = ("id", *CONTENT_COLUMNS)
@@ -79,20 +87,20 @@ class BatchShape:
             num_rows = batch.pa_table.num_rows if self.is_lazy else len(next(iter(batch.values()), ()))
             self.rows = [{name: values[i] for name, values in columns.items()} for i in range(num_rows)]
 
-    def pack(self, rows: list[dict[str, Any]]) -> dict[str, Any] | pa.Table:
-        """The rows' `COLUMNS`: a mapping of columns, or of values for one row; Arrow where `Dataset.map` asked. A table
+    def pack(self, rows: list[dict[str, Any]], columns: Mapping[str, str] = COLUMNS) -> dict[str, Any] | pa.Table:
+        """The rows' new columns (name -> type): a mapping of columns, or of values for one row; Arrow where `Dataset.map` asked. A table
         comes back with its own columns too: Ray Data, unlike `map`, keeps nothing else."""
         if self.table is None and not self.is_lazy:
-            return rows[0] if self.is_row else {name: [row[name] for row in rows] for name in COLUMNS}
+            return rows[0] if self.is_row else {name: [row[name] for row in rows] for name in columns}
         import pyarrow as pa
 
         types = {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
-        types["list"] = pa.list_(pa.float64())
-        columns = {name: pa.array([row[name] for row in rows], types[COLUMNS[name]]) for name in COLUMNS}
+        types |= {"list": pa.list_(pa.float64()), "list32": pa.list_(pa.float32())}
+        new = {name: pa.array([row[name] for row in rows], types[kind]) for name, kind in columns.items()}
         if self.table is None:
-            return _ArrowColumns(columns)
+            return _ArrowColumns(new)
         own = {name: self.table[name] for name in self.table.column_names}
-        return pa.table(own | columns)
+        return pa.table(own | new)
 
 
 class _ArrowColumns(dict):

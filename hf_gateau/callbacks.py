@@ -16,21 +16,31 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from .cards import BEGIN
-from .config import MeasureConfig, ModelPairConfig, RankConfig, SelectConfig, did_you_mean
+from .config import (
+    MeasureConfig,
+    MethodModelsConfig,
+    ModelPairConfig,
+    RankConfig,
+    RunConfig,
+    SelectConfig,
+    did_you_mean,
+)
 from .folder_store import known_measuring
 from .formulas import needed_columns
 from .mixture import mix
 from .model_card import write_model_card
 from .ranking import rank
 from .redaction import clear_secrets, redact
+from .responses import ResponseScorer
 from .reuse import reuse_scores
 from .selection import SelectionRecord, select_rows, selection_record
+from .supply import measure_missing, missing_values
 
 
 logger = logging.getLogger(__name__)
 
 SELECTION_FILE = "gateau_selection.json"
-CONFIGS = (SelectConfig, RankConfig, ModelPairConfig, MeasureConfig)
+CONFIGS = (SelectConfig, RankConfig, ModelPairConfig, MeasureConfig, MethodModelsConfig)
 # A Trainer may rebuild its callbacks from a checkpoint's state; by output folder, what the rebuilt one replaced had chosen.
 _SELECTED: dict[str, SelectionRecord] = {}
 
@@ -45,7 +55,7 @@ class GateauSelector(TrainerCallback, ExportableState):
     Args:
         settings: fields of `SelectConfig` (`fraction`, `top_k`, `min_score`, `max_tokens`, ...), and for data that are not
             ranked or measured yet those of `RankConfig` (`mode`, `alpha`, ...), `ModelPairConfig` (`long_model`,
-            `short_window`, ...) and `MeasureConfig`. Rows that are ranked already are ranked again only if a field of
+            `short_window`, ...), `MeasureConfig` and `MethodModelsConfig` (`reward_model`, ...). Rows that are ranked already are ranked again only if a field of
             `RankConfig` is given.
 
     Example:
@@ -64,6 +74,7 @@ class GateauSelector(TrainerCallback, ExportableState):
             raise TypeError(f"GateauSelector has no setting {name!r}" + did_you_mean(name, known, "."))
         self.settings = settings
         self.select_config, self.rank_config = self._config(SelectConfig), self._config(RankConfig)
+        self.models = self._config(MethodModelsConfig)
         if self.has_pair:
             self._config(ModelPairConfig), self._config(MeasureConfig)  # wrong settings are told now
         self.record: SelectionRecord | None = None
@@ -110,7 +121,7 @@ class GateauSelector(TrainerCallback, ExportableState):
         description = None
         if isinstance(ds, datasets.Dataset):
             ds, description = self._ranked(ds)
-        selected = select_rows(ds, self.select_config)
+        selected = select_rows(ds, self.select_config, may_be_empty=True)
         self.record = selection_record(selected)
         self.record.measuring = description or self.record.measuring or known_measuring(self.record.ranking)
         logger.info("GATEAU: %s", self.record.summary())
@@ -119,15 +130,29 @@ class GateauSelector(TrainerCallback, ExportableState):
     def _ranked(self, ds) -> tuple[Any, dict | None]:
         if "gateau_rank" in ds.column_names and not self.given(RankConfig):
             return ds, None
-        description, needed = None, needed_columns(self.rank_config)
-        if missing := [name for name in needed if name not in ds.column_names]:
+        description = None
+        if missing := self.missing(ds):
             if not self.has_pair:
                 raise ValueError(
                     f"The rows are not measured (no column {', '.join(missing)}), and no pair of models is named. Name "
                     "one, e.g. GateauSelector(long_model=..., short_window=4096), or give data scored before."
                 )
             ds, description = self._measured(ds)
+        if missing_values(self.rank_config, ds.column_names):
+            with _whole_models():
+                ds = measure_missing(ds, self.rank_config, *self._other_models())
         return rank(ds, **self.rank_config.arguments()), description
+
+    def missing(self, ds: Any) -> list[str]:
+        """Columns that the method needs, that rows do not have, and that the pair of models measures."""
+        columns = ds.column_names or []
+        values = missing_values(self.rank_config, columns)
+        return [name for name in needed_columns(self.rank_config) if name not in (*columns, *values)]
+
+    def _other_models(self) -> tuple:
+        """What measures other columns than the pair's; the pair's long model measures responses too."""
+        long = ResponseScorer.settings_of(self._scorer()) if self.has_pair else None
+        return self.models, self._config(RunConfig), long
 
     def reuse(self, ds: Any, scored: Any) -> Any:
         """Rows with the measurements that `scored` has of them; new rows are measured with the selector's pair.
@@ -183,7 +208,8 @@ class GateauSelector(TrainerCallback, ExportableState):
                 "SFTTrainer(..., train_dataset=selector.select(ds), callbacks=[selector])."
             )
         columns = trainer.train_dataset.column_names or []
-        if "gateau_rank" not in columns and any(name not in columns for name in needed_columns(self.rank_config)):
+        needed = needed_columns(self.rank_config)
+        if "gateau_rank" not in columns and any(name not in columns for name in needed):
             raise ValueError(
                 "The trainer's rows have no scores, and are tokens by now, so they cannot be measured. Select before: "
                 "SFTTrainer(..., train_dataset=selector.select(ds), callbacks=[selector])."
@@ -226,7 +252,8 @@ class GateauSelector(TrainerCallback, ExportableState):
         if record is None or record.num_kept is None:
             return {}
         found = {"gateau/num_rows": record.num_rows, "gateau/num_kept": record.num_kept}
-        found["gateau/lowest_score_kept"] = record.scores["kept"]["0"]
+        if record.scores:
+            found["gateau/lowest_score_kept"] = record.scores["kept"]["0"]
         if record.num_tokens_kept is not None:
             found["gateau/num_tokens_kept"] = record.num_tokens_kept
         return found | ({"gateau/num_short": record.short["num_kept"]} if record.short else {})
@@ -243,6 +270,11 @@ class GateauSelector(TrainerCallback, ExportableState):
             raise ValueError(
                 "GateauSelector has selected nothing, so training would be on every row. Give the trainer "
                 "train_dataset=selector.select(ds), or call selector.attach(trainer) before train()."
+            )
+        if self.record.num_kept == 0 and self.record.short is None:
+            raise ValueError(
+                "GateauSelector has kept no long row (method='no_long'), and no short data are mixed in: there is nothing to "
+                "train on. Give train_dataset=selector.mix(selector.select(ds), short)[...]."
             )
         if state.global_step:
             self._check(rebuilt_from or _trained_on(state.stateful_callbacks), f"step {state.global_step}")

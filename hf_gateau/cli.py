@@ -12,7 +12,15 @@ import textwrap
 import time
 from dataclasses import dataclass, field, replace
 
-from .config import MeasureConfig, ModelPairConfig, RankConfig, ScoredConfig, SelectConfig
+from .config import (
+    MeasureConfig,
+    MethodModelsConfig,
+    ModelPairConfig,
+    RankConfig,
+    RunConfig,
+    ScoredConfig,
+    SelectConfig,
+)
 
 
 PROGRAM = "hf-gateau"
@@ -203,8 +211,16 @@ def score(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArgum
     from .files import check_output, save_rows, sidecar_of
     from .measure import GateauScorer
     from .records import attach_record
-    from .scoring import check_streaming, measured_rows, plan_line, print_summary, score_stream
+    from .scoring import (
+        check_streaming,
+        keep_freed_memory,
+        measured_rows,
+        plan_line,
+        print_summary,
+        score_stream,
+    )
 
+    keep_freed_memory()
     check_output(out.output)
     if work.streaming:
         check_streaming(out.output, work.num_proc, known.scored_dataset)
@@ -251,26 +267,43 @@ def plan(data: str, rows: DataArguments, how: PlanArguments, pair, measure) -> N
 
     from .plan_text import plan_text
     from .planning import make_plan
+    from .scoring import keep_freed_memory
 
+    keep_freed_memory()  # as `score` does, whose time is to be told
     settings = {name: value for name, value in vars(how).items() if name != "json"}
     planned = make_plan(_load(data, rows), pair, measure, **settings)
     print(json.dumps(planned) if how.json else plan_text(planned))
 
 
-def rank(data: str, rows: DataArguments, out: OutputArguments, config: RankConfig) -> None:
-    """Put measured rows in order. No model runs, so any mode or alpha takes seconds. Example:
-    hf-gateau rank measured.parquet -o ranked.parquet --alpha 0.7"""
+def rank(
+    data: str,
+    rows: DataArguments,
+    out: OutputArguments,
+    config: RankConfig,
+    models: MethodModelsConfig,
+    how: RunConfig,
+) -> None:
+    """Put measured rows in order, by GATEAU or another method. No model runs, so any mode or alpha takes seconds; but methods
+    'ifd' and 'car' measure columns that they need and the rows lack, into the store. Examples:
+    hf-gateau rank measured.parquet -o ranked.parquet --alpha 0.7
+    hf-gateau rank measured.parquet -o by_car.parquet --method car --reward_model MODEL --embedding_model MODEL"""
     from .files import check_output, save_rows, sidecar_of
     from .ranking import ranking_record
 
     check_output(out.output)
-    ranked = _ranked(_load(data, rows), config)
+    ranked = _ranked(_supplied(_load(data, rows), config, models, how), config)
     record = ranking_record(ranked)
     save_rows(ranked, out.output, sidecar_of(ranked), out.max_shard_size)
-    settings = ", ".join(f"{name}={record[name]}" for name in ("method", "mode", "hmp", "cas", "combine", "alpha"))
-    print(f"{record['num_ranked']} of {len(ranked)} rows ranked ({settings}): {out.output}")
+    counts = ("num_ranked", "num_unranked", "measuring_configs", "measured_by", "warnings", "what", "version")
+    settings = ", ".join(f"{name}={x}" for name, x in record.items() if x is not None and name not in counts)
+    print(f"{record['num_ranked']} of {len(ranked)} rows ranked, {record['what']} ({settings}): {out.output}")
     for reason, count in record["num_unranked"].items():
         print(f"  {count} not ranked: {reason}")
+    if "car_num_rows" in record:
+        print(
+            f"  CaR's choice, the {record['car_best']} best of all and {record['car_num_first']} of the clusters, is "
+            f"{record['car_num_rows']} rows: {PROGRAM} select {out.output} -o SELECTED --top_k {record['car_num_rows']}"
+        )
 
 
 def select(data: str, rows: DataArguments, out: OutputArguments, config: SelectConfig, order: RankConfig) -> None:
@@ -326,6 +359,18 @@ def sft(arguments: list[str]) -> int:
     from .scripts.launch import launch
 
     return launch(arguments)
+
+
+def _supplied(ds, config: RankConfig, models: MethodModelsConfig, how: RunConfig):
+    """Rows with what `score` measures where the method needs it, and with what the method's own models measure."""
+    from .batches import VALUE_COLUMNS
+    from .formulas import needed_columns
+    from .supply import measure_missing, missing_values
+
+    needed = [name for name in needed_columns(config) if name not in VALUE_COLUMNS]
+    if all(name in ds.column_names for name in needed) and missing_values(config, ds.column_names):
+        ds = measure_missing(ds, config, models, how)
+    return ds  # `rank` says what is missing
 
 
 def _ranked(ds, config: RankConfig):
@@ -417,7 +462,7 @@ COMMANDS = {
         ("data", DataArguments, OutputArguments, ScoreArguments, ScoredConfig, ModelPairConfig, MeasureConfig),
     ),
     "plan": (plan, ("data", DataArguments, PlanArguments, ModelPairConfig, MeasureConfig)),
-    "rank": (rank, ("data", DataArguments, OutputArguments, RankConfig)),
+    "rank": (rank, ("data", DataArguments, OutputArguments, RankConfig, MethodModelsConfig, RunConfig)),
     "select": (select, ("data", DataArguments, OutputArguments, SelectConfig, RankConfig)),
     "push": (push, ("data", "repo_id", DataArguments, PushArguments, RankConfig)),
     "pull": (pull, ("repo_id", DataArguments, OutputArguments)),
@@ -431,6 +476,7 @@ COMMAND_MODULES: dict[str, str] = {
     "characteristics": "evaluation.characteristics",
     "human-sheet": "evaluation.human_sheet",
     "human-tally": "evaluation.human_tally",
+    "experiment": "experiments.command",
 }
 
 

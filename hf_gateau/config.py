@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
 
@@ -20,7 +20,14 @@ DEFAULT_SHORT_WINDOW = 4096
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ON_ERROR = ("skip", "raise")
-RANK_METHODS = ("gateau", "perplexity", "ifd", "random", "longest")
+# GATEAU without one of its parts -> the part, and what stands in its place
+ABLATIONS = {
+    "without_hmg": ("hmp", "none"),
+    "without_cam": ("cas", "none"),
+    "without_norm": ("hmp", "difference"),
+}
+BASELINES = ("perplexity", "ifd", "ifd_context", "car", "random", "longest", "full", "no_long")
+RANK_METHODS = ("gateau", *ABLATIONS, *BASELINES)
 RANK_MODES = ("robust", "paper", "released")
 HMP_VARIANTS = ("softmax", "minmax", "difference", "log_difference", "rank", "none")
 CAS_VARIANTS = ("paper", "raw", "pearson", "spearman", "gain", "gain_far", "gain_distance", "none")
@@ -266,14 +273,16 @@ class RankConfig:
     method: str = field(
         default="gateau",
         metadata={
-            "help": "What to rank by: 'gateau' (Eq. 6), 'perplexity' (highest long-model perplexity first), 'ifd' "
-            "(perplexity with the context over perplexity without, highest first), 'longest' or 'random'."
+            "help": "What to rank by: 'gateau' (Eq. 6) or it 'without_hmg', 'without_cam' or 'without_norm'; 'perplexity' "
+            "(highest long-model perplexity first); 'ifd' (Cherry Selection: perplexity of the response after its prompt over "
+            "that of the response alone, highest first); 'ifd_context' (with the context over without it); 'car' (the best "
+            "reward of each cluster, then by reward); 'longest'; 'random'; 'full' (every row, as they come); 'no_long' (none)."
         },
     )
     mode: str = field(
         default="robust",
         metadata={
-            "help": "Named settings of method 'gateau': 'robust' (log-perplexity difference, combined on ranks), "
+            "help": "Named settings of GATEAU and its ablations: 'robust' (log-perplexity difference, combined on ranks), "
             "'paper' (the equations to the letter) or 'released' (the public code)."
         },
     )
@@ -297,7 +306,33 @@ class RankConfig:
         metadata={"help": f"How HMP and CAS are combined, instead of the mode's way: {', '.join(COMBINE_VARIANTS)}."},
     )
     # Not `seed`: transformers' TrainingArguments has one, and one parser cannot hold two options of a name.
-    rank_seed: int = field(default=0, metadata={"help": "Seed of method 'random' (the argument `seed` of `rank`)."})
+    rank_seed: int = field(
+        default=0, metadata={"help": "Seed of methods 'random' and 'car' (the argument `seed` of `rank`)."}
+    )
+    ifd_below_one: bool = field(
+        default=False,
+        metadata={
+            "help": "Methods 'ifd' and 'ifd_context' give no rank to rows of 1 or more, whose prompt does not help: so does "
+            "the original."
+        },
+    )
+    reward_column: str = field(
+        default="gateau_reward", metadata={"help": "Method 'car': the column of rewards, high is good."}
+    )
+    car_clusters: int | None = field(
+        default=None,
+        metadata={"help": "Method 'car': clusters, k. Default: the root of half the number of rows, as in CaR."},
+    )
+    car_per_cluster: int = field(
+        default=1, metadata={"help": "Method 'car': rows that come first of each cluster, n2 of the paper."}
+    )
+    car_best: int = field(
+        default=1000,
+        metadata={
+            "help": "Method 'car': n1 of the paper, rows of highest reward that it adds. It changes no rank: the ranking's "
+            "record says how many rows n1 and n2 make together, for --top_k."
+        },
+    )
 
     def __post_init__(self):
         _check_choice("method", self.method, RANK_METHODS)
@@ -307,10 +342,20 @@ class RankConfig:
                 _check_choice(name, getattr(self, name), choices)
         if not 0.0 <= self.alpha <= 1.0:  # refuses NaN too
             raise ValueError(f"alpha={self.alpha!r} is not between 0 and 1; use e.g. 0.8, the paper's value.")
-        if self.hmp == "none" and self.cas == "none":
+        part, instead = ABLATIONS.get(self.method, (None, None))
+        if part is not None and getattr(self, part) not in (None, instead):
+            raise ValueError(
+                f"method={self.method!r} is {part}={instead!r}, and {part}={getattr(self, part)!r} is given too; leave it out."
+            )
+        left = {"hmp": self.hmp, "cas": self.cas} | ({part: instead} if part is not None else {})
+        if left["hmp"] == "none" and left["cas"] == "none":
             raise ValueError("hmp='none' with cas='none' leaves nothing to rank by; keep one of the two terms.")
         if not isinstance(self.rank_seed, Integral):
             raise ValueError(f"The seed must be a whole number, got {self.rank_seed!r}; use e.g. 0.")
+        for name in ("car_clusters", "car_per_cluster", "car_best"):
+            value, least = getattr(self, name), 0 if name == "car_best" else 1
+            if value is not None and not (isinstance(value, Integral) and value >= least):
+                raise ValueError(f"{name}={value!r} is not a whole number of {least} or more.")
 
     def arguments(self) -> dict[str, Any]:
         """The same as arguments of `rank`, where the seed has its short name."""
@@ -318,9 +363,85 @@ class RankConfig:
 
 
 @dataclass
+class MethodModelsConfig:
+    """Models that some methods need beside the pair, for columns that the data do not have.
+
+    Raises:
+        ValueError: a setting without the model that it belongs to.
+    """
+
+    reward_model: str | None = field(
+        default=None,
+        metadata={"help": "Method 'car': reward model, a sequence classifier of one label. Hub id or folder."},
+    )
+    reward_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the reward model."})
+    reward_max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Longest conversation that the reward model is given, in tokens; longer ones lose context from the left. "
+            "Default: what it was made for."
+        },
+    )
+    embedding_model: str | None = field(
+        default=None, metadata={"help": "Method 'car': sentence-transformers model. Hub id or folder."}
+    )
+    embedding_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the embedding model."}
+    )
+    embed_context: bool = field(
+        default=False,
+        metadata={
+            "help": "Put the context between instruction and response, for an embedding model that sees it all."
+        },
+    )
+    response_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Method 'ifd': the long model, which measures the response alone. Default: the one that measured the "
+            "rows, by their record."
+        },
+    )
+    response_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the response model."}
+    )
+
+    def __post_init__(self):
+        for model in ("reward_model", "embedding_model", "response_model"):
+            if (
+                getattr(self, model) is None
+                and getattr(self, revision := f"{model.split('_')[0]}_revision") is not None
+            ):
+                raise ValueError(f"{revision} came without {model}; name the model, or leave it out.")
+        if self.reward_max_length is not None and self.reward_max_length < 2:
+            raise ValueError(f"reward_max_length is a number of tokens, got {self.reward_max_length}; give 2 or more.")
+
+
+def _like(config: type, name: str) -> Any:
+    """A field with the default and the help of another dataclass's."""
+    other = config.__dataclass_fields__[name]
+    return field(default=other.default, metadata=dict(other.metadata))
+
+
+@dataclass
+class RunConfig:
+    """How models are run that measure columns for a method: fields of `ModelPairConfig` and `MeasureConfig`."""
+
+    dtype: str = _like(ModelPairConfig, "dtype")
+    device: str = _like(ModelPairConfig, "device")
+    trust_remote_code: bool = _like(ModelPairConfig, "trust_remote_code")
+    batch_tokens: int | None = _like(MeasureConfig, "batch_tokens")
+    find_context: str | None = _like(MeasureConfig, "find_context")
+    store: str | None = _like(MeasureConfig, "store")
+
+    def __post_init__(self):
+        _check_choice("dtype", self.dtype, DTYPES)
+        MeasureConfig(batch_tokens=self.batch_tokens, find_context=self.find_context)
+
+
+@dataclass
 class SelectConfig:
-    """Which ranked rows are kept. Exactly one of `fraction`, `top_k`, `min_score`, `max_tokens`; a fraction of 0.1 where
-    none is given, as in the paper.
+    """Which ranked rows are kept. Exactly one of `fraction`, `top_k`, `min_score`, `max_tokens`; where none is given a fraction
+    of 0.1, as in the paper, or all rows if they were ranked by method 'full'.
 
     Raises:
         ValueError: a field is out of range, or two fields contradict each other.
@@ -328,7 +449,9 @@ class SelectConfig:
 
     fraction: float | None = field(
         default=None,
-        metadata={"help": "Keep this share of the ranked rows, the best. Default: 0.1, unless another is given."},
+        metadata={
+            "help": "Keep this share of the ranked rows, the best. Default: 0.1 (of method 'full': 1), unless another is given."
+        },
     )
     top_k: int | None = field(default=None, metadata={"help": "Keep this many of the best rows."})
     min_score: float | None = field(
@@ -360,8 +483,6 @@ class SelectConfig:
         given = [name for name, value in limits.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are all given; choose one of {', '.join(limits)}.")
-        if not given:
-            self.fraction = PAPER_FRACTION
         if self.fraction is not None and not 0.0 < self.fraction <= 1.0:
             raise ValueError(f"fraction={self.fraction!r} is not above 0 and at most 1; use e.g. 0.1, the best tenth.")
         for name in ("top_k", "max_tokens"):
@@ -378,8 +499,14 @@ class SelectConfig:
             raise ValueError(f"strata_edges={self.strata_edges!r} is not ascending; give e.g. [8192, 16384, 32768].")
         if self.min_share is not None and not 0.0 <= self.min_share <= 1.0:
             raise ValueError(f"min_share={self.min_share!r} is not between 0 and 1; use e.g. 0.05.")
-        if self.strata is not None and self.min_share is None and self.fraction is None and self.top_k is None:
+        if self.strata is not None and self.min_share is None and given and not {"fraction", "top_k"} & set(given):
             raise ValueError("With min_score or max_tokens, strata need a min_share; give e.g. min_share=0.05.")
+
+    def resolved(self, method: str | None) -> SelectConfig:
+        """The same with the default limit in its place, for rows that were ranked by a method (None: not known)."""
+        if any(getattr(self, name) is not None for name in ("fraction", "top_k", "min_score", "max_tokens")):
+            return self
+        return replace(self, fraction=1.0 if method == "full" else PAPER_FRACTION)
 
 
 @dataclass

@@ -113,6 +113,21 @@ def _measure_by_survey(ds: Dataset, scorer: GateauScorer, team: _Team) -> tuple[
     return {"the store": int(kept.sum())}, measured
 
 
+def main_process_first(scorer: Any, work: Callable[[], Any]) -> Any:
+    """What `work` gives each process of a launch, the main one first: the others find what it has kept in the store.
+
+    Args:
+        scorer: what `work` measures with; it takes the process's GPU.
+        work: called once in every process.
+    """
+    team, found = _Team(join_launch(scorer)), None
+    for is_turn in (team.is_main, not team.is_main):
+        if is_turn:
+            found = work()
+        team.exchange(None)
+    return found
+
+
 def balanced_shares(num_tokens: Sequence[int], num_shares: int) -> list[list[int]]:
     """Places of rows, or of bunches of rows, one list a process: those of most tokens first, each to the process that has the
     fewest tokens so far.

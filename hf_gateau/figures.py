@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CUTS = {"top 10%": 0.1, "top 30%": 0.3, "top 50%": 0.5}
-BASELINES = {"perplexity": "Perplexity", "ifd": "IFD", "longest": "longest", "random": "random"}
+BASELINES = {"perplexity": "Perplexity", "ifd_context": "IFD of context", "longest": "longest", "random": "random"}
 MAX_POINTS, MAX_BLOCKS = 5000, 60  # of a scatter plot, of a strip of segments
 FEWEST_ROWS = 10  # of which a tenth can be taken
 

@@ -19,7 +19,15 @@ logger = logging.getLogger(__name__)
 JSON_SUFFIXES = tuple(f".{kind}{packed}" for kind in ("jsonl", "json") for packed in ("", ".gz", ".zst"))
 PARQUET_SUFFIX = ".parquet"
 UNREADABLE = "unreadable"  # column that keeps the original of a line that does not fit the others
-RECORDS = ("origin", "measuring", "ranking", "selection")  # kinds that stay with rows from one command to the next
+RECORDS = (
+    "origin",
+    "measuring",
+    "ppl_response",
+    "reward",
+    "embedding",
+    "ranking",
+    "selection",
+)  # kinds that stay with rows from one command to the next
 
 
 def load_rows(

@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from uuid import uuid4
 
-from .store import KEPT, STORE_VARIABLE, Measurement, MeasurementStore, StoreError, resolve_store_path
+from .store import KEPT, STORE_VARIABLE, Measurement, MeasurementStore, StoreError, Value, resolve_store_path
 
 
 MARKER, CONFIGURATION = "gateau_store.json", "configuration.json"
@@ -62,7 +62,14 @@ class FolderStore:
 
     def get(self, config_key: str, sample_keys: Iterable[str]) -> dict[str, Measurement]:
         """The measurements there are, by sample key; reads only what was written since the last call."""
-        keys = dict.fromkeys(sample_keys)
+        return self._get(config_key, sample_keys)
+
+    def get_values(self, config_key: str, content_keys: Iterable[str]) -> dict[str, Value]:
+        """The values there are of what another scorer than the pair measured, by content key."""
+        return self._get(config_key, content_keys)
+
+    def _get(self, config_key: str, keys: Iterable[str]) -> dict:
+        keys = dict.fromkeys(keys)
         with self._explained():
             rows = self._refresh(config_key).rows
             return dict(_read_rows({key: rows[key] for key in keys if key in rows}))
@@ -73,8 +80,15 @@ class FolderStore:
 
     def put_all(self, config_key: str, measurements: Mapping[str, Measurement]) -> None:
         """Append measurements, by sample key; they are on the disk when this returns. Measured twice, the first one stays."""
+        self._append(config_key, {key: asdict(found) for key, found in measurements.items()})
+
+    def put_values(self, config_key: str, values: Mapping[str, Value]) -> None:
+        """Likewise values, by content key."""
+        self._append(config_key, {key: {"value": value} for key, value in values.items()})
+
+    def _append(self, config_key: str, found: dict[str, dict]) -> None:
         created = time.time()
-        rows = [{"key": key, "created": created, **asdict(found)} for key, found in measurements.items()]
+        rows = [{"key": key, "created": created, **row} for key, row in found.items()]
         lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
         with self._explained():
             folder = self.path / config_key
@@ -230,26 +244,27 @@ def _count(rows: dict[str, _Row], key: str, row: _Row) -> None:
         rows[key] = min(before, row, key=lambda x: (x.created, x.path))
 
 
-def _read_rows(rows: dict[str, _Row]) -> Iterator[tuple[str, Measurement]]:
+def _read_rows(rows: dict[str, _Row]) -> Iterator[tuple[str, Measurement | Value]]:
     in_order = sorted(rows.items(), key=lambda item: (item[1].path, item[1].offset))
     for path, group in groupby(in_order, key=lambda item: item[1].path):
         with path.open("rb") as stream:
             for key, row in group:
                 stream.seek(row.offset)
-                yield key, _measurement(json.loads(stream.readline()))
+                yield key, _found(json.loads(stream.readline()))
 
 
 def _parse(line: bytes) -> dict | None:
     """The row in a line; None where a crash tore it: no part of an object is an object."""
     try:
         row = json.loads(line)
-        return row if _measurement(row) and {"key", "created"} <= row.keys() else None
+        return row if _found(row) is not None and {"key", "created"} <= row.keys() else None
     except (ValueError, TypeError, KeyError):
         return None
 
 
-def _measurement(row: dict) -> Measurement:
-    return Measurement(**{name: row[name] for name in Measurement.__dataclass_fields__})
+def _found(row: dict) -> Measurement | Value:
+    """What a line holds: a value, or a measurement."""
+    return row["value"] if "value" in row else Measurement(**{x: row[x] for x in Measurement.__dataclass_fields__})
 
 
 def _is_torn(stream) -> bool:

@@ -12,13 +12,19 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .config import RankConfig
+from .clustering import clusters, default_num_clusters, first_of_each
+from .config import ABLATIONS, RankConfig
 
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PPL_PAIR = ("gateau_ppl_short", "gateau_ppl_long")
+EMBEDDING = "gateau_embedding"
 SEGMENT_COLUMNS = ("gateau_segment_ppl", "gateau_segment_attention")
 ROBUST_CAS = "gain_far"  # chosen by measurement: benchmarks/results/real_text.md has the table
 
@@ -43,6 +49,21 @@ def normalised_rank(x: np.ndarray) -> np.ndarray:
     _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
     mean_rank = np.cumsum(counts) - (counts + 1) / 2
     return mean_rank[inverse] / (len(x) - 1) if len(x) > 1 else np.full(len(x), 0.5)
+
+
+def order_of(scores: np.ndarray, key: pa.Array) -> np.ndarray:
+    """Places of rows, the highest score first; ties by key ascending, then (and where there are no keys) by position."""
+    import pyarrow.compute as pc
+
+    order = np.argsort(-scores, kind="stable")
+    same = np.diff(scores[order]) == 0
+    is_tied = np.append(same, False) | np.append(False, same)
+    if is_tied.any():  # keys are long texts: only these rows' are sorted
+        tied = order[is_tied]
+        by_key = np.empty(len(tied), dtype=np.int64)
+        by_key[pc.sort_indices(key.take(tied)).to_numpy()] = np.arange(len(tied))  # stable, nulls last
+        order[is_tied] = tied[np.lexsort((by_key, -scores[tied]))]
+    return order
 
 
 # HMG, Eq. 2: how much harder the response is for the model with the short window
@@ -260,9 +281,34 @@ def perplexity(columns: dict, config: RankConfig) -> dict[str, np.ndarray]:
     return {"score": columns["gateau_ppl_long"]}
 
 
-def ifd(columns: dict, config: RankConfig) -> dict[str, np.ndarray]:
-    """Instruction-Following Difficulty (Cherry Selection): PPL(y|c,x) / PPL(y|x), highest first."""
-    return {"score": columns["gateau_ppl_long"] / columns["gateau_ppl_no_context"]}
+def ratio(columns: dict, config: RankConfig) -> dict[str, np.ndarray]:
+    """The method's first column over its second, highest first.
+
+    'ifd': Instruction-Following Difficulty (Cherry Selection, arXiv 2308.12032), PPL(y|c,x) / PPL(y). 'ifd_context': PPL(y|c,x) /
+    PPL(y|x), what the context alone buys.
+    """
+    above, below = METHODS[config.method].columns
+    return {"score": columns[above] / columns[below]}
+
+
+def car(columns: dict, config: RankConfig) -> dict[str, Any]:
+    """CaR (arXiv 2402.18191): the `car_per_cluster` rows of highest reward of each cluster, then all others by reward.
+
+    The score is the reward's rank from 0 to 1, and 1 more for the first ones. Once these are in, the first K rows are the
+    paper's choice, the n1 best of all and the n2 best of each cluster, for some n1; `about` says for which K n1 is `car_best`.
+    """
+    reward = columns[config.reward_column]
+    wanted = config.car_clusters or default_num_clusters(len(reward))
+    labels, order = clusters(columns[EMBEDDING], wanted, config.rank_seed), order_of(reward, columns["gateau_key"])
+    is_first = first_of_each(labels, order, config.car_per_cluster)
+    num_rows = int(is_first.sum() + (~is_first[order[: config.car_best]]).sum())
+    about = {"car_num_clusters": int(labels.max()) + 1, "car_num_first": int(is_first.sum()), "car_num_rows": num_rows}
+    return {"score": normalised_rank(reward) + is_first, "about": about}
+
+
+def full(columns: dict, config: RankConfig) -> dict[str, np.ndarray]:
+    """All rows, in the order they came: the score counts down to 1."""
+    return {"score": len(columns["position"]) - np.arange(len(columns["position"]), dtype=float)}
 
 
 def longest(columns: dict, config: RankConfig) -> dict[str, np.ndarray]:
@@ -281,26 +327,71 @@ def random_score(columns: dict, config: RankConfig) -> dict[str, np.ndarray]:
     return {"score": (bits >> np.uint64(11)) * 2.0**-53}
 
 
-# name -> (columns, function of (columns of the rows that can be ranked, config)); gateau's columns vary, see _needed
-METHODS: dict[str, tuple[tuple[str, ...], Callable[[dict, RankConfig], dict[str, np.ndarray]]]] = {
-    "gateau": ((), gateau),
-    "perplexity": (("gateau_ppl_long",), perplexity),
-    "ifd": (("gateau_ppl_long", "gateau_ppl_no_context"), ifd),
-    "longest": (("gateau_num_context_tokens", "gateau_num_response_tokens"), longest),
-    "random": ((), random_score),
+@dataclass(frozen=True)
+class Method:
+    """A way to rank.
+
+    Attributes:
+        what (`str`): it is, for the record.
+        score: from columns of the rows that can be ranked, and the configuration, to `score`, the terms that it is made of, and
+            `about`, what the record says beside the settings.
+        columns (`tuple`): it needs; GATEAU's and CaR's vary, see `needed_columns`.
+        settings (`tuple`): fields of `RankConfig` that it alone reads.
+    """
+
+    what: str
+    score: Callable[[dict, RankConfig], dict[str, Any]]
+    columns: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+
+
+METHODS: dict[str, Method] = {
+    "gateau": Method("GATEAU", gateau),
+    "without_hmg": Method("GATEAU without Homologous Models' Guidance: no HMP", gateau),
+    "without_cam": Method("GATEAU without Contextual Awareness Measurement: no CAS", gateau),
+    "without_norm": Method("GATEAU without Norm in Eq. 2: HMP is PPL_short - PPL_long", gateau),
+    "perplexity": Method("Perplexity Guidance: PPL(y|c,x) of the long model", perplexity, ("gateau_ppl_long",)),
+    "ifd": Method(
+        "Cherry Selection: IFD = PPL(y|c,x) / PPL(y) of the long model",
+        ratio,
+        ("gateau_ppl_long", "gateau_ppl_response"),
+        ("ifd_below_one",),
+    ),
+    "ifd_context": Method(
+        "IFD of the context: PPL(y|c,x) / PPL(y|x) of the long model",
+        ratio,
+        ("gateau_ppl_long", "gateau_ppl_no_context"),
+        ("ifd_below_one",),
+    ),
+    "car": Method(
+        "CaR: the best rewards of each cluster of embeddings, then all others by reward",
+        car,
+        settings=("reward_column", "car_clusters", "car_per_cluster", "car_best"),
+    ),
+    "longest": Method("longest context first", longest, ("gateau_num_context_tokens", "gateau_num_response_tokens")),
+    "random": Method("random order", random_score),
+    "full": Method("all rows, in the order they came", full),
+    "no_long": Method("no long row at all", full),
 }
+
+
+def is_gateau(method: str) -> bool:
+    """Whether a method is GATEAU or one of its ablations."""
+    return method == "gateau" or method in ABLATIONS
 
 
 def parts_of(config: RankConfig) -> tuple[str | None, str | None, str | None]:
     """(hmp, cas, combine): the mode's, or what was asked for explicitly."""
-    if config.method != "gateau":
+    if not is_gateau(config.method):
         return None, None, None
-    hmp, cas, combine = MODES[config.mode]
-    return config.hmp or hmp, config.cas or cas, config.combine or combine
+    part, instead = ABLATIONS.get(config.method, (None, None))
+    names = dict(zip(("hmp", "cas", "combine"), MODES[config.mode], strict=True))
+    return tuple(instead if name == part else getattr(config, name) or names[name] for name in names)
 
 
 def needed_columns(config: RankConfig) -> list[str]:
     """The raw columns without which the method cannot rank."""
     hmp, cas, _ = parts_of(config)
     pair = () if hmp in (None, "none") else PPL_PAIR
-    return [*METHODS[config.method][0], *pair, *(CAS[cas][0] if cas else ())]
+    scored = (config.reward_column, EMBEDDING) if config.method == "car" else ()
+    return [*METHODS[config.method].columns, *scored, *pair, *(CAS[cas][0] if cas else ())]

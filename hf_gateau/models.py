@@ -144,10 +144,7 @@ class ModelPair:
     @property
     def dtype(self) -> str:
         """The name of the weights' dtype after resolving 'auto'."""
-        if self.config.dtype != "auto":
-            return self.config.dtype
-        stored = self.long_config.dtype or torch.float32
-        return "float32" if self.device.type == "cpu" else str(stored).removeprefix("torch.")
+        return resolve_dtype(self.config.dtype, self.device, self.long_config)
 
     def describe(self) -> dict:
         """Everything about the pair that changes a number, as plain JSON: the store's key and the cards' provenance."""
@@ -251,6 +248,13 @@ def resolve_device(device: str, rank: int = 0) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", rank % torch.cuda.device_count())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def resolve_dtype(dtype: str, device: torch.device, config) -> str:
+    """'auto' is float32 on a CPU, else the dtype that a model's configuration says its weights are in."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if device.type == "cpu" else str(config.dtype or torch.float32).removeprefix("torch.")
 
 
 def context_window(config) -> int:

@@ -24,6 +24,7 @@ from .conversations import CONTENT_COLUMNS
 from .dataset_card import DEFAULT, dataset_card, folder_of
 from .files import SIDECAR
 from .folder_store import known_measuring
+from .formulas import METHODS
 from .hub import check_arrived, commit, license_of, open_repository, read_text, upload
 from .mixture import to_messages
 from .pull import record_at
@@ -143,9 +144,14 @@ def _as_pushed(ds: Dataset) -> Dataset:
 
     was = ranking_record(ds)
     names = ("method", "mode", "alpha", "hmp", "cas", "combine", "seed")
+    names += tuple(name for method in METHODS.values() for name in method.settings)
+    settings = {name: was[name] for name in names if was.get(name) is not None}
+    numbers, own = compact(ds), [was["reward_column"]] if was.get("reward_column") else []
+    own = [name for name in own if name not in numbers.column_names]  # of the user's, to rank by
+    numbers = concatenate_datasets([numbers, ds.select_columns(own).with_format(None)], axis=1) if own else numbers
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateRankingWarning)  # said when they were ranked, and in the record
-        numbers = rank(compact(ds), **{name: was[name] for name in names if was.get(name) is not None})
+        numbers = rank(numbers, **settings).remove_columns(own)
     texts = ds.remove_columns(gateau_columns(ds)).with_format(None)
     full = concatenate_datasets([texts, numbers], axis=1) if texts.column_names else numbers
     full.info.description = ds.info.description

@@ -15,19 +15,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import __version__
+from .batches import VALUE_COLUMNS
 from .config import RankConfig
 from .formulas import (
     CAS,
     CAS_REASONS,
     COMBINE,
     COSINES,
+    EMBEDDING,
     METHODS,
     PPL_PAIR,
     ROBUST_CAS,
     SEGMENT_COLUMNS,
     Rows,
+    is_gateau,
     needed_columns,
     norm,
+    order_of,
     parts_of,
 )
 from .records import attach_record, commonest, find_record, origin_of
@@ -42,12 +46,23 @@ logger = logging.getLogger(__name__)
 
 DERIVED_COLUMNS = ("gateau_hmp", "gateau_cas", "gateau_score", "gateau_rank", "gateau_percentile", "gateau_note")
 TEXT_COLUMNS = ("gateau_error", "gateau_key")  # may be absent
+REASON = "{}_error"  # column that says why another is null; may be absent
+# Column -> how it comes about, where `gateau_score` does not measure it
+HOW_TO_MEASURE = {
+    "gateau_ppl_response": "ds.map(ResponseScorer(LONG_MODEL), batched=True), or `hf-gateau rank --method ifd "
+    "--response_model LONG_MODEL`, measures gateau_ppl_response; method='ifd_context' does without it",
+    "gateau_reward": "ds.map(RewardScorer(REWARD_MODEL), batched=True), or `hf-gateau rank --method car --reward_model "
+    "REWARD_MODEL`, measures gateau_reward; reward_column names any other column of scores",
+    EMBEDDING: "ds.map(EmbeddingScorer(EMBEDDING_MODEL), batched=True), or `hf-gateau rank --method car --embedding_model "
+    "EMBEDDING_MODEL`, measures gateau_embedding",
+}
 
 BATCH_ROWS = 4096  # bounds of what is read at a time: rows, and segment values (one row is never cut)
 BATCH_VALUES = 1 << 19
 EPSILON = np.finfo(np.float64).eps
 # A term whose weighted spread is this much narrower than the other's has no say in the order.
 SILENT_SPREAD = 1e-2
+NO_LONG = "method='no_long' keeps no long row"
 FRAME_TYPES = {"gateau_rank": "Int64", "gateau_note": "string"}  # the others are float64
 ARROW_TYPES = {"gateau_rank": "int64", "gateau_note": "string"}
 
@@ -116,6 +131,19 @@ def _measure_cas(name: str, table: pa.Table) -> dict[str, np.ndarray]:
     return {"cas": value, "uniform": uniform, "code": code}
 
 
+def _matrix(parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Lists as rows of one matrix (n, D), float32; D is the commonest length, and lists of another are NaN."""
+    sizes = np.concatenate([sizes for _, sizes in parts])
+    width = int(np.bincount(sizes).argmax())
+    width = width or int(sizes.max(initial=1))  # most are null
+    out, start = np.full((len(sizes), width), np.nan, dtype=np.float32), 0
+    for values, lengths in parts:
+        good = lengths == width
+        out[start : start + len(lengths)][good] = values[np.repeat(good, lengths)].reshape(-1, width)
+        start += len(lengths)
+    return out
+
+
 def _read(data: Dataset | pd.DataFrame, config: RankConfig) -> dict[str, Any]:
     """What the method needs, one entry a row: the named numbers, CAS if there is one, `error`, `key`, `position`."""
     import pyarrow as pa
@@ -123,12 +151,19 @@ def _read(data: Dataset | pd.DataFrame, config: RankConfig) -> dict[str, Any]:
     have = list(data.columns if _is_frame(data) else data.column_names)
     needed, cas_name = needed_columns(config), parts_of(config)[1]
     if missing := [name for name in needed if name not in have]:
+        how = [HOW_TO_MEASURE[name] for name in missing if name in HOW_TO_MEASURE]
+        if len(how) < len(missing):
+            how.append(
+                "measure with `ds.map(gateau_score, batched=True)`, or take a method, hmp or cas that does without"
+            )
         raise ValueError(
-            f"rank(method={config.method!r}) needs the column(s) {', '.join(missing)}; the data have {have}. Measure "
-            "them with `ds.map(gateau_score, batched=True)`, or choose a method, hmp or cas that does without them."
+            f"rank(method={config.method!r}) needs the column(s) {', '.join(missing)}; the data have {have}: "
+            f"{'; '.join(how)}."
         )
-    text, texts = pa.large_string(), {name: [] for name in TEXT_COLUMNS if name in have}
-    numbers = {name: [np.empty(0)] for name in needed if name not in SEGMENT_COLUMNS}
+    reasons = [REASON.format(name) for name in needed]
+    text, texts = pa.large_string(), {name: [] for name in (*TEXT_COLUMNS, *reasons) if name in have}
+    numbers = {name: [np.empty(0)] for name in needed if name not in (*SEGMENT_COLUMNS, EMBEDDING)}
+    embeddings = []
     if cas_name not in (None, "none"):
         numbers |= {name: [np.empty(0)] for name in ("cas", "uniform", "code")}
     for table in _tables(data, [*needed, *texts]) if needed or texts else ():
@@ -137,8 +172,12 @@ def _read(data: Dataset | pd.DataFrame, config: RankConfig) -> dict[str, Any]:
             parts.append(measured[name] if name in measured else table[name].cast("float64").to_numpy())
         for name, chunks in texts.items():
             chunks += table[name].cast(text).chunks
+        if EMBEDDING in needed:
+            values, sizes, _ = _lists(table[EMBEDDING])
+            embeddings.append((values.astype(np.float32), sizes))
     columns = {name: np.concatenate(parts) for name, parts in numbers.items()}
-    for name in TEXT_COLUMNS:
+    columns |= {EMBEDDING: _matrix(embeddings)} if embeddings else {}
+    for name in dict.fromkeys([*TEXT_COLUMNS, *texts]):
         columns[name] = pa.chunked_array(texts.get(name, [pa.nulls(len(data), text)]), text).combine_chunks()
     return columns | {"position": np.arange(len(data))}
 
@@ -146,13 +185,34 @@ def _read(data: Dataset | pd.DataFrame, config: RankConfig) -> dict[str, Any]:
 # Rows in order
 
 
+def _valid(name: str, values: np.ndarray, config: RankConfig) -> tuple[np.ndarray, str]:
+    """Which values of a column can be ranked by, and what the others are."""
+    if name == EMBEDDING:
+        return np.isfinite(values).all(axis=1), "not of the length of the others, or not finite"
+    if config.method == "car":  # rewards
+        return np.isfinite(values), "not finite"
+    if "_ppl" in name:
+        return np.isfinite(values) & (values > 0), "not positive and finite"
+    return np.isfinite(values) & (values >= 0), "not a count"
+
+
 def _notes(columns: dict[str, Any], config: RankConfig) -> np.ndarray:
     """Why each row has no rank, None where it has one: its error, then its numbers, then its CAS."""
+    if config.method in ("full", "no_long"):  # measured or not
+        return np.full(len(columns["position"]), None if config.method == "full" else NO_LONG, dtype=object)
     notes = np.array(columns["gateau_error"].to_pylist(), dtype=object)
     reasons = []
     for name in (name for name in needed_columns(config) if name in columns):
-        valid = np.isfinite(columns[name]) & (columns[name] > 0 if "_ppl" in name else columns[name] >= 0)
-        reasons.append((~valid, f"{name} is null, or not {'positive and finite' if '_ppl' in name else 'a count'}"))
+        valid, what = _valid(name, columns[name], config)
+        told = columns.get(REASON.format(name))
+        if told is not None:
+            told = np.array(told.to_pylist(), dtype=object)
+            known = ~valid & ~np.equal(told, None).astype(bool) & np.equal(notes, None).astype(bool)
+            notes[known] = [f"{name}: {reason}" for reason in told[known]]
+        reasons.append((~valid, f"{name} is null, or {what}"))
+    if config.ifd_below_one and "ifd_below_one" in METHODS[config.method].settings:
+        above, below = (columns[name] for name in METHODS[config.method].columns)
+        reasons.append((above >= below, "IFD is 1 or more: the prompt does not help"))
     if "code" in columns:
         reasons += [(columns["code"] == i, f"CAS is undefined: {CAS_REASONS[i]}") for i in range(1, len(CAS_REASONS))]
     for bad, reason in reasons:
@@ -160,40 +220,32 @@ def _notes(columns: dict[str, Any], config: RankConfig) -> np.ndarray:
     return notes
 
 
-def _order(scores: np.ndarray, key: pa.Array) -> np.ndarray:
-    """Ranks from 1, the highest score; ties by key ascending, then (and where there are no keys) by position."""
-    import pyarrow.compute as pc
-
-    order = np.argsort(-scores, kind="stable")
-    same = np.diff(scores[order]) == 0
-    is_tied = np.append(same, False) | np.append(False, same)
-    if is_tied.any():  # keys are long texts: only these rows' are sorted
-        tied = order[is_tied]
-        by_key = np.empty(len(tied), dtype=np.int64)
-        by_key[pc.sort_indices(key.take(tied)).to_numpy()] = np.arange(len(tied))  # stable, nulls last
-        order[is_tied] = tied[np.lexsort((by_key, -scores[tied]))]
+def _ranks(scores: np.ndarray, key: pa.Array) -> np.ndarray:
+    """Ranks from 1, the highest score; see `order_of`."""
     ranks = np.empty(len(scores), dtype=np.int64)
-    ranks[order] = np.arange(1, len(scores) + 1)
+    ranks[order_of(scores, key)] = np.arange(1, len(scores) + 1)
     return ranks
 
 
-def _derive(columns: dict[str, Any], config: RankConfig) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The derived columns, NaN where null, and what is degenerate about them."""
+def _derive(columns: dict[str, Any], config: RankConfig) -> tuple[dict[str, np.ndarray], list[str], dict[str, Any]]:
+    """The derived columns, NaN where null; what is degenerate about them; and what the method has to say beside them."""
     import pyarrow as pa
 
     notes = _notes(columns, config)
     ranked = np.equal(notes, None).astype(bool)
     derived = {name: np.full(len(notes), np.nan) for name in DERIVED_COLUMNS[:-1]} | {"gateau_note": notes}
     if not ranked.any():
-        return derived, []
+        return derived, [], {}
     mask = pa.array(ranked)
     rows = {name: x[ranked] if isinstance(x, np.ndarray) else x.filter(mask) for name, x in columns.items()}
-    terms = METHODS[config.method][1](rows, config)
-    terms["rank"] = _order(terms["score"], rows["gateau_key"])
+    terms = METHODS[config.method].score(rows, config)
+    about = terms.pop("about", {})
+    terms["rank"] = _ranks(terms["score"], rows["gateau_key"])
     terms["percentile"] = 100 * np.searchsorted(np.sort(terms["score"]), terms["score"], "right") / ranked.sum()
     for name, term in terms.items():
         derived[f"gateau_{name}"][ranked] = term
-    return derived, list(_degenerate(rows, terms, config)) if config.method == "gateau" and ranked.sum() > 2 else []
+    says = list(_degenerate(rows, terms, config)) if is_gateau(config.method) and ranked.sum() > 2 else []
+    return derived, says, about
 
 
 def _degenerate(rows: dict[str, Any], terms: dict[str, np.ndarray], config: RankConfig) -> Iterator[str]:
@@ -241,7 +293,7 @@ def _degenerate(rows: dict[str, Any], terms: dict[str, np.ndarray], config: Rank
 # The record: how the order was made, kept with the data
 
 
-def _record(columns: dict, derived: dict, messages: list[str], config: RankConfig) -> dict[str, Any]:
+def _record(columns: dict, derived: dict, messages: list[str], about: dict, config: RankConfig) -> dict[str, Any]:
     """The JSON record of one ranking; reasons beyond the 20 most common (errors can be long) are counted as other."""
     import pyarrow.compute as pc
 
@@ -255,9 +307,13 @@ def _record(columns: dict, derived: dict, messages: list[str], config: RankConfi
         prefixes = pc.replace_substring_regex(key, "(?s):.*", "")
     hmp, cas_name, combine = parts_of(config)
     parts = {"mode": config.mode, "hmp": hmp, "cas": cas_name, "combine": combine, "alpha": float(config.alpha)}
+    method = METHODS[config.method]
     return {
         "method": config.method,
-        **{name: part if config.method == "gateau" else None for name, part in parts.items()},
+        "what": method.what,
+        **{name: part if is_gateau(config.method) else None for name, part in parts.items()},
+        **{name: getattr(config, name) for name in method.settings},
+        **about,
         "seed": int(config.rank_seed),
         "num_ranked": len(derived["gateau_note"]) - reasons.total(),
         "num_unranked": commonest(reasons),
@@ -287,6 +343,12 @@ def _attach(data: Dataset | pd.DataFrame, derived: dict[str, np.ndarray], record
     if (origin := origin_of(data)) is not None:  # which files would not tell any more
         attach_record(out, "origin", origin)
     return out
+
+
+def _measured_by(data: Dataset | pd.DataFrame, column: str) -> dict[str, Any] | None:
+    """The record of what measured a column, where that is another model than the pair."""
+    kind = column.removeprefix("gateau_")
+    return find_record(data, kind) if column in VALUE_COLUMNS and not _is_frame(data) else None
 
 
 def rank_order(ranks: list[int | None]) -> list[int]:
@@ -329,16 +391,23 @@ def rank(
     cas: str | None = None,
     combine: str | None = None,
     seed: int = 0,
+    ifd_below_one: bool = False,
+    reward_column: str = "gateau_reward",
+    car_clusters: int | None = None,
+    car_per_cluster: int = 1,
+    car_best: int = 1000,
 ) -> Any:
     """Put measured rows in order and return them, in the order they came in, with the derived columns.
 
     Args:
         data: a `Dataset`, a `DatasetDict` (each split is ranked by itself) or a pandas DataFrame, with the columns
-            that `gateau_score` measures; a method needs only its own. Rank before you shuffle or filter: rows behind
+            that `gateau_score` measures (for 'ifd' also those of `ResponseScorer`, for 'car' those of `RewardScorer` and
+            `EmbeddingScorer`); a method needs only its own. Rank before you shuffle or filter: rows behind
             an index mapping are read one by one, and copied before columns can be added.
         method, mode, alpha, hmp, cas, combine: see `RankConfig`. In the table of `MODES`, a mode is a triple (hmp,
             cas, combine); what is given explicitly replaces its part of it.
-        seed: of method 'random'.
+        seed: of methods 'random' and 'car'.
+        ifd_below_one, reward_column, car_clusters, car_per_cluster, car_best: see `RankConfig`.
 
     Returns:
         The same type. `gateau_hmp`, `gateau_cas`, `gateau_score` (float64, high = keep), `gateau_rank` (int64, 1 =
@@ -356,7 +425,20 @@ def rank(
     import datasets
     import pandas as pd
 
-    config = RankConfig(method=method, mode=mode, alpha=alpha, hmp=hmp, cas=cas, combine=combine, rank_seed=seed)
+    config = RankConfig(
+        method=method,
+        mode=mode,
+        alpha=alpha,
+        hmp=hmp,
+        cas=cas,
+        combine=combine,
+        rank_seed=seed,
+        ifd_below_one=ifd_below_one,
+        reward_column=reward_column,
+        car_clusters=car_clusters,
+        car_per_cluster=car_per_cluster,
+        car_best=car_best,
+    )
     splits = data if isinstance(data, datasets.DatasetDict) else {"": data}
     done = {}
     for split, part in splits.items():
@@ -366,8 +448,8 @@ def rank(
                 "rows at once, so load a stream first, e.g. with Dataset.from_generator."
             )
         columns = _read(part, config)
-        derived, messages = _derive(columns, config)
-        record = _record(columns, derived, messages, config)
+        derived, messages, about = _derive(columns, config)
+        record = _record(columns, derived, messages, about, config)
         if record["num_unranked"]:
             unranked = sum(record["num_unranked"].values())
             logger.warning("%d of %d rows have no rank: %s", unranked, len(part), record["num_unranked"])
@@ -375,6 +457,9 @@ def rank(
             logger.warning(
                 "The rows were measured in different ways, which may not compare: %s", record["measuring_configs"]
             )
+        measured_by = {name: _measured_by(part, name) for name in needed_columns(config)}
+        if any(measured_by.values()):
+            record["measured_by"] = {name: known for name, known in measured_by.items() if known is not None}
         for message in messages:
             warnings.warn(f"{split}: {message}" if split else message, DegenerateRankingWarning, stacklevel=2)
         done[split] = _attach(part, derived, record)

@@ -52,6 +52,8 @@ def reuse_scores(
         measure = measure or (lambda rows: rows.map(scorer, batched=True, desc="New rows"))
         parts.append(compact(measure(ds.select(new))))
     logger.info("%d rows were measured before, %d are new.", len(known), len(new))
+    shared = [name for name in parts[0].column_names if all(name in part.column_names for part in parts)]
+    parts = [part.select_columns(shared) for part in parts]  # what other scorers measured of some rows is left out
     order = {row: at for at, row in enumerate([*(i for i, place in enumerate(places) if place is not None), *new])}
     numbers = concatenate_datasets(parts).select([order[i] for i in range(len(ds))]).flatten_indices()
     texts = ds.remove_columns(gateau_columns(ds))

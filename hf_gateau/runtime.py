@@ -42,7 +42,7 @@ class Runtime:
         _use_one_thread_after_fork()
         self.config, self.rank = config, 0
         find = config.find_context
-        self.find_context = _import_function(find) if isinstance(find, str) else find
+        self.find_context = import_function(find) if isinstance(find, str) else find
         self.pair = ModelPair(pair_config)
         self.max_length = min(config.max_length, self.pair.max_length)
         default = CPU_BATCH_TOKENS if self.pair.device.type == "cpu" else GPU_BATCH_TOKENS
@@ -281,7 +281,8 @@ class _Progress:
             self.bar.update(1)
 
 
-def _import_function(name: str) -> Callable:
+def import_function(name: str) -> Callable:
+    """The function that a `find_context` setting names."""
     module, _, function = name.partition(":")
     try:
         return getattr(importlib.import_module(module), function)

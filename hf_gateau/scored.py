@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .batches import COLUMNS
+from .batches import COLUMNS, VALUE_COLUMNS
 from .conversations import CONTENT_COLUMNS, content_hash
 from .ranking import ARROW_TYPES, DERIVED_COLUMNS
 from .records import column_of, commonest
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SCHEMA_VERSION = 1
+KINDS = COLUMNS | VALUE_COLUMNS  # of measured columns
 # Types that are pushed: what a perplexity of a segment says beyond 7 digits is noise, and there are hundreds a row.
 NARROW = {"int64": "int32"}
 ROWS_PER_READ = 256  # of texts that may be megabytes each
@@ -85,15 +86,15 @@ def _is_nested(part: Any) -> bool:
 
 def gateau_columns(ds: Dataset) -> list[str]:
     """The measured and derived columns that a dataset has, in their order."""
-    return [name for name in (*COLUMNS, *DERIVED_COLUMNS) if name in ds.column_names]
+    return [name for name in (*KINDS, *DERIVED_COLUMNS) if name in ds.column_names]
 
 
 def compact_type(name: str) -> pa.DataType:
     """The Arrow type that a measured or derived column is pushed in."""
     import pyarrow as pa
 
-    kind = NARROW.get(COLUMNS[name], COLUMNS[name]) if name in COLUMNS else ARROW_TYPES.get(name, "float64")
-    return pa.list_(pa.float32()) if kind == "list" else {"bool": pa.bool_()}.get(kind) or getattr(pa, kind)()
+    kind = NARROW.get(KINDS[name], KINDS[name]) if name in KINDS else ARROW_TYPES.get(name, "float64")
+    return pa.list_(pa.float32()) if kind.startswith("list") else {"bool": pa.bool_()}.get(kind) or getattr(pa, kind)()
 
 
 def compact(ds: Dataset) -> Dataset:
@@ -101,7 +102,7 @@ def compact(ds: Dataset) -> Dataset:
     import pyarrow as pa
     from datasets import Dataset, Features
 
-    names = [name for name in COLUMNS if name in ds.column_names]
+    names = [name for name in KINDS if name in ds.column_names]
     schema = pa.schema([(name, compact_type(name)) for name in names])
     if not len(ds):  # of which `map` would leave the types
         return Dataset(schema.empty_table())

@@ -94,6 +94,10 @@ class SelectionRecord:
             return f"the rows of a stream that score {self.settings['min_score']} or more"
         how = self.ranking or {}
         by = how.get("mode") if how.get("method") == "gateau" else how.get("method")
+        if not self.num_kept:
+            return f"none of {self.num_rows:,} long rows kept" + (
+                f"; {self.short['num_kept']:,} short ones" if self.short else ""
+            )
         tokens = f", {self.num_tokens_kept:,} tokens" if self.num_tokens_kept else ""
         short = f"; and {self.short['num_kept']:,} short ones" if self.short else ""
         return f"{self.num_kept:,} of {self.num_rows:,} rows kept, best by {by}{tokens}{short}"
@@ -114,7 +118,7 @@ def select(
 
     Args:
         data: a ranked `Dataset`, a `DatasetDict` (each split by itself), or, with `min_score`, an `IterableDataset`.
-        fraction (`float`): this share of the ranked rows, rounded; 0.1 where nothing is given.
+        fraction (`float`): this share of the ranked rows, rounded; where nothing is given 0.1, or 1 of method 'full'.
         top_k (`int`): this many rows.
         min_score (`float`): the rows with this `gateau_score` or more.
         max_tokens (`int`): the best rows up to the first that would make it more than these context and response tokens.
@@ -136,8 +140,8 @@ def select(
     return select_rows(data, config)
 
 
-def select_rows(ds: Any, config: SelectConfig) -> Any:
-    """`select` for one split, with its settings as a dataclass."""
+def select_rows(ds: Any, config: SelectConfig, *, may_be_empty: bool = False) -> Any:
+    """`select` for one split, with its settings as a dataclass; of rows ranked by method 'no_long' none, if that may be."""
     import datasets
 
     if isinstance(ds, datasets.IterableDataset):
@@ -145,9 +149,17 @@ def select_rows(ds: Any, config: SelectConfig) -> Any:
     if not isinstance(ds, datasets.Dataset):
         raise TypeError(f"select needs a Dataset, DatasetDict or IterableDataset, got {type(ds).__name__}.")
     check_ranked(ds)
+    method = (ranking_record(ds) or {}).get("method")
+    is_none = method == "no_long"
+    if is_none and not may_be_empty:
+        raise ValueError(
+            "The rows are ranked by method='no_long', which keeps none: there is nothing to select. To train on short data "
+            "alone, use GateauSelector(method='no_long') and its mix, or `method: no_long` with `short_data` in a recipe."
+        )
+    config = config.resolved(method)
     columns = _Columns(ds, config)
-    kept = _kept(columns, config)
-    if not kept:
+    kept = [] if is_none else _kept(columns, config)
+    if not kept and not is_none:
         raise ValueError(f"{set_fields(config)} keeps none of {len(columns.order)} ranked rows; ask for more.")
     hashes = _checked_hashes(ds, kept)
     out = ds.select(kept)
@@ -330,6 +342,8 @@ def _record(ds, columns: _Columns, kept: list[int], hashes: list[str], config: S
             name: {f"{q:g}": float(x) for q, x in zip(QUANTILES, part, strict=True)} for name, part in found.items()
         }
 
+    counted = columns.tokens if columns.tokens is not None and kept else None
+
     identity = json.dumps([len(ds), kept, hashes])
     dropped = commonest(Counter(columns.notes))
     if below := len(columns.order) - len(kept):
@@ -350,8 +364,8 @@ def _record(ds, columns: _Columns, kept: list[int], hashes: list[str], config: S
         num_tokens_kept=sum(columns.tokens[i] for i in kept) if columns.tokens is not None else None,
         dropped=dropped,
         strata=strata,
-        scores=quantiles(columns.scores),
-        tokens=quantiles(columns.tokens) if columns.tokens is not None else {},
+        scores=quantiles(columns.scores) if kept else {},
+        tokens=quantiles(counted) if counted is not None else {},
         versions={"hf_gateau": __version__, **library_versions()},
     )
 

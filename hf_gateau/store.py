@@ -31,7 +31,13 @@ CREATE TABLE IF NOT EXISTS measurements (
     segment_ppl BLOB NOT NULL, segment_attention BLOB NOT NULL,
     times_measured INTEGER NOT NULL DEFAULT 1, created REAL NOT NULL,
     PRIMARY KEY (config_key, sample_key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS row_values (
+    config_key TEXT NOT NULL, content_key TEXT NOT NULL, value NOT NULL,
+    times_measured INTEGER NOT NULL DEFAULT 1, created REAL NOT NULL,
+    PRIMARY KEY (config_key, content_key)) WITHOUT ROWID;
 """
+TABLES = ("measurements", "row_values")
+Value = float | list[float]  # of a row in `row_values`: a list is kept in float32
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,31 @@ class MeasurementStore:
                 rows,
             )
 
+    def get_values(self, config_key: str, content_keys: Iterable[str]) -> dict[str, Value]:
+        """The values there are of what another scorer than the pair measured, by content key."""
+        keys, found = list(dict.fromkeys(content_keys)), {}
+        with self._connected() as connection:
+            for a in range(0, len(keys), KEYS_PER_QUERY):
+                chunk = keys[a : a + KEYS_PER_QUERY]
+                rows = connection.execute(
+                    "SELECT content_key, value FROM row_values "
+                    f"WHERE config_key = ? AND content_key IN ({','.join('?' * len(chunk))})",
+                    [config_key, *chunk],
+                )
+                found |= {key: _floats(value, "f") if isinstance(value, bytes) else value for key, value in rows}
+        return found
+
+    def put_values(self, config_key: str, values: Mapping[str, Value]) -> None:
+        """Commit values, by content key; as `put_all`."""
+        created = time.time()
+        rows = [[config_key, key, _value(value, "f"), created] for key, value in values.items()]
+        with self._connected() as connection, _transaction(connection):
+            connection.executemany(
+                "INSERT INTO row_values VALUES (?, ?, ?, 1, ?) "
+                "ON CONFLICT DO UPDATE SET times_measured = times_measured + 1",
+                rows,
+            )
+
     def describe(self, config_key: str, description: dict) -> None:
         """Keep what a configuration key stands for."""
         with self._connected() as connection:
@@ -148,9 +179,10 @@ class MeasurementStore:
         twice), `created` and `last_measured` (seconds since 1970)."""
         with self._connected() as connection:
             rows = connection.execute(
-                "SELECT c.config_key, description, COUNT(sample_key), COALESCE(SUM(times_measured), 0), c.created, "
-                "COALESCE(MAX(m.created), c.created) FROM configurations c LEFT JOIN measurements m USING (config_key) "
-                "GROUP BY c.config_key ORDER BY 6"
+                "SELECT c.config_key, description, COUNT(times_measured), COALESCE(SUM(times_measured), 0), c.created, "
+                "COALESCE(MAX(m.created), c.created) FROM configurations c LEFT JOIN ("
+                + " UNION ALL ".join(f"SELECT config_key, times_measured, created FROM {table}" for table in TABLES)
+                + ") m USING (config_key) GROUP BY c.config_key ORDER BY 6"
             ).fetchall()
         names = ("config_key", "description", "num_rows", "num_measured", "created", "last_measured")
         return [dict(zip(names, [row[0], json.loads(row[1]), *row[2:]], strict=True)) for row in rows]
@@ -161,7 +193,8 @@ class MeasurementStore:
         with self._connected() as connection:
             deleted = 0
             for key in keys:
-                deleted += connection.execute("DELETE FROM measurements WHERE config_key = ?", [key]).rowcount
+                for table in TABLES:
+                    deleted += connection.execute(f"DELETE FROM {table} WHERE config_key = ?", [key]).rowcount
                 connection.execute("DELETE FROM configurations WHERE config_key = ?", [key])
             connection.execute("VACUUM")
         return deleted
@@ -224,11 +257,11 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
-def _value(value: float | list[float]) -> float | bytes:
-    return array("d", value).tobytes() if isinstance(value, list) else value
+def _value(value: float | list[float], kind: str = "d") -> float | bytes:
+    return array(kind, value).tobytes() if isinstance(value, list) else value
 
 
-def _floats(blob: bytes) -> list[float]:
-    values = array("d")
+def _floats(blob: bytes, kind: str = "d") -> list[float]:
+    values = array(kind)
     values.frombytes(blob)
     return values.tolist()

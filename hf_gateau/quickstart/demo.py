@@ -22,7 +22,7 @@ RANKINGS = {
     "paper": {"mode": "paper"},
     "released": {"mode": "released"},
     "Perplexity Guidance": {"method": "perplexity"},
-    "IFD (Cherry)": {"method": "ifd"},
+    "IFD of context": {"method": "ifd_context"},
     "longest": {"method": "longest"},
     "random": {"method": "random"},
 }

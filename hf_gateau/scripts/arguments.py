@@ -12,6 +12,7 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 
 from ..config import (
     MeasureConfig,
+    MethodModelsConfig,
     MixConfig,
     ModelPairConfig,
     RankConfig,
@@ -26,7 +27,7 @@ from ..training import GateauSFTConfig
 
 
 PREFIX = "gateau_"
-CONFIGS = (SelectConfig, RankConfig, ModelPairConfig, MeasureConfig, ScoredConfig, MixConfig)
+CONFIGS = (SelectConfig, RankConfig, ModelPairConfig, MeasureConfig, MethodModelsConfig, ScoredConfig, MixConfig)
 TRAIN_KEYS = tuple(x.name for x in fields(TrainConfig))  # fields of the trainer's own configuration too
 # Settings that say the same thing in different ways: one on the command line replaces all of them in the recipe
 ALTERNATIVES = (("fraction", "top_k", "min_score", "max_tokens"), ("short_fraction", "short_token_share"))

@@ -17,11 +17,21 @@ from math import ceil
 from typing import Any
 
 from ..callbacks import GateauSelector
-from ..config import MeasureConfig, MixConfig, ModelPairConfig, RankConfig, ScoredConfig, SelectConfig, set_fields
+from ..config import (
+    MeasureConfig,
+    MethodModelsConfig,
+    MixConfig,
+    ModelPairConfig,
+    RankConfig,
+    ScoredConfig,
+    SelectConfig,
+    set_fields,
+)
 from ..formulas import needed_columns
 from ..hub import explained, open_repository
 from ..mixture import load_short
 from ..selection import TOKEN_COLUMNS
+from ..supply import missing_values
 from .arguments import config_of, given_settings, make_parser, resolve_shipped
 
 
@@ -43,6 +53,8 @@ def main(script_args, training_args, model_args, dataset_args, gateau_args, num_
         mix_config = config_of(gateau_args, MixConfig)
         ds, scored = load_data(script_args, dataset_args, config_of(gateau_args, ScoredConfig))
         selector = make_selector(ds if scored is None else scored, gateau_args)
+        if selector.rank_config.method == "no_long" and mix_config.short_data is None:
+            raise ValueError("`method: no_long` trains on short data alone; name them as `short_data`.")
         if gateau_args.dry_run:
             return print(plan(ds, selector, script_args, training_args, model_args, mix_config, num_processes, scored))
         selected = selector.select(ds if scored is None else selector.reuse(ds, scored))
@@ -146,7 +158,7 @@ def is_stream(ds) -> bool:
 
 def make_selector(ds, gateau_args) -> GateauSelector:
     """The selector of the arguments; it refuses data that it could not rank."""
-    settings = given_settings(gateau_args, SelectConfig, ModelPairConfig, MeasureConfig)
+    settings = given_settings(gateau_args, SelectConfig, ModelPairConfig, MeasureConfig, MethodModelsConfig)
     rank_config = config_of(gateau_args, RankConfig)
     columns = ds.column_names or []
     missing = [name for name in needed_columns(rank_config) if name not in columns]
@@ -159,7 +171,7 @@ def make_selector(ds, gateau_args) -> GateauSelector:
             "recipe says. Leave mode, alpha and the like out to take their order as it is."
         )
     selector = GateauSelector(**settings)
-    if missing and not ranked_before and not selector.has_pair and not is_stream(ds):
+    if not is_stream(ds) and (missing := selector.missing(ds)) and not ranked_before and not selector.has_pair:
         raise ValueError(
             f"The data are not measured (no column {', '.join(missing)}), and the recipe names no pair of models. Name "
             "`long_model` under `gateau:`, with `short_window` or `short_model`, or give data that are scored already."
@@ -223,7 +235,7 @@ def plan(
             num_kept, num_tokens = selector.record.num_kept, selector.record.num_tokens_kept
             lines["select"] = selector.record.summary()
         else:
-            config = selector.select_config
+            config = selector.select_config.resolved(selector.rank_config.method)
             num_kept = round(config.fraction * len(ds)) if config.fraction is not None else config.top_k
             lines["select"] = f"{set_fields(config)}" + (
                 f", at most {num_kept:,} rows" if num_kept is not None else ""
@@ -253,13 +265,15 @@ def _measuring(ds, selector: GateauSelector) -> tuple[str, bool]:
     """What is measured and what is still to be, and whether rows could be selected without a model."""
     from ..measure import GateauScorer
 
-    missing = [name for name in needed_columns(selector.rank_config) if name not in ds.column_names]
-    if not missing or "gateau_rank" in ds.column_names:
-        return "nothing: the columns are there", True
+    missing, columns = selector.missing(ds), ds.column_names
+    values = [] if "gateau_rank" in columns else missing_values(selector.rank_config, columns)
+    other = f"{', '.join(values)} of {len(ds):,} rows, where the store has it not" if values else ""
+    if not missing or "gateau_rank" in columns:
+        return other or "nothing: the columns are there", not values
     names = {**selector.given(ModelPairConfig), **selector.given(MeasureConfig)}
     counts = GateauScorer(**names).count(ds)
     text = "{pending:,} rows to measure, {kept:,} in the store, {unusable:,} that cannot be measured".format(**counts)
-    return text, counts["pending"] == 0
+    return text + (f"; and {other}" if other else ""), counts["pending"] == 0 and not values
 
 
 def _new_rows(ds, scored) -> tuple[str, bool]:
