@@ -520,7 +520,7 @@ def _usage() -> str:
     lines = [f"usage: {PROGRAM} COMMAND ...   ({PROGRAM} COMMAND --help says more)", ""]
     for name in (*COMMANDS, *COMMAND_MODULES):
         first = re.split(r"[.:] ", " ".join(_command(name)[0].__doc__.split()))[0].rstrip(".")
-        lines.append(f"  {name:<12}{first}")
+        lines.append(f"  {name:<17}{first}")
     return "\n".join(lines)
 
 
