@@ -31,11 +31,8 @@ logger = logging.getLogger(__name__)
 
 CHARACTERS_A_TOKEN = 4  # of English text, for the estimate of cost alone
 CONNECT_SECONDS = 20.0  # to wait for a connection, which no model's thinking delays
-OF_ONE_REQUEST = (
-    400,
-    413,
-    422,
-)  # statuses that say nothing of the endpoint: this request is too long, or not in order
+# HTTP statuses that say nothing of the endpoint: this one request is too long, or not in order.
+OF_ONE_REQUEST = (400, 413, 422)
 FEWEST_FAILURES = 3  # with no reply ever, before an endpoint is given up
 
 
