@@ -473,6 +473,9 @@ COMMANDS = {
 }
 # name -> module with `command`, a function like those above, and `TAKES`, what it takes
 COMMAND_MODULES: dict[str, str] = {
+    "characteristics": "evaluation.characteristics",
+    "human-sheet": "evaluation.human_sheet",
+    "human-tally": "evaluation.human_tally",
     "experiment": "experiments.command",
     "build": "building.command",
 }
@@ -518,7 +521,7 @@ def _usage() -> str:
     lines = [f"usage: {PROGRAM} COMMAND ...   ({PROGRAM} COMMAND --help says more)", ""]
     for name in (*COMMANDS, *COMMAND_MODULES):
         first = re.split(r"[.:] ", " ".join(_command(name)[0].__doc__.split()))[0].rstrip(".")
-        lines.append(f"  {name:<12}{first}")
+        lines.append(f"  {name:<17}{first}")
     return "\n".join(lines)
 
 
