@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..config import RANK_METHODS, MixConfig, RankConfig, SelectConfig, set_fields
+from ..config import MixConfig, RankConfig, SelectConfig, set_fields
 from ..conversations import SampleError, content_hash
 from ..formulas import needed_columns
 from ..labels import tokenize_for_training
-from ..mixture import load_short, mix
+from ..mixture import load_short
 from ..models import model_fingerprint
 from ..ranking import DegenerateRankingWarning, rank
 from ..records import column_of
@@ -38,6 +38,8 @@ from .sources import digest, import_function, load_source, model_of, rows_of
 
 # What a cell trains with where the grid says nothing: no files but the model, no reports.
 TRAINING_DEFAULTS = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+DRAWN = ("random", "car")  # methods that draw at random: anew at every seed
+SEED = "{seed}"  # in a name or an option of short data: the cell's seed
 COUNTED_ROWS = 100  # about so many rows become tokens, to say what all have; measured rows are counted already
 
 
@@ -104,7 +106,10 @@ class _Planner:
         self.model = model_of(grid.model, folder)
         self.model_key = model_fingerprint(self.model, grid.training.get("model_revision"))
         self.tokenizer = _tokenizer(self.model, grid.training)
-        self.short: dict[str, _Short | None] = {x.name: _short(x, folder, self.tokenizer) for x in grid.settings}
+        self.shorts: dict[str, _Short | None] = {}
+        for setting in grid.settings:
+            for seed in grid.seeds:
+                self.short(setting, seed)
         self.ranked: tuple[str, Any] = ("", None)  # the last one: cells come method by method
         self.selected: dict[str, dict[str, Any]] = {}
         self._is_checked = False
@@ -121,25 +126,31 @@ class _Planner:
                     "measure the rows with `hf-gateau score`, or leave the method out."
                 )
 
+    def short(self, setting: Setting, seed: int) -> _Short | None:
+        """The short rows of a setting, read once; of each seed its own, where the grid says `{seed}` of them."""
+        mixing = _with_seed(setting.mixing, seed)
+        key = digest([setting.name, str(mixing)])
+        if key not in self.shorts:
+            self.shorts[key] = _short(setting.name, mixing, self.folder, self.tokenizer)
+        return self.shorts[key]
+
     def job(self, cell: Cell) -> Job:
         method, setting = self.methods[cell.method], self.settings[cell.setting]
-        ranking = _ranking(method, setting, cell.seed)
-        data, gateau = self.sources[method.measured], {}
-        if method.method == NO_LONG:
-            data, gateau = self._without_long(setting), {"fraction": 1.0}
-        else:
-            fraction = 1.0 if cell.fraction is None else cell.fraction
-            gateau = set_fields(ranking) | {"fraction": fraction, **method.selecting}
-        selection = self._selection(data, ranking, gateau, method)
-        short = None if method.method == NO_LONG else self.short[setting.name]
-        selection = selection | {
-            "is_short": method.method == NO_LONG,
+        ranking, short = _ranking(method, setting, cell.seed), self.short(setting, cell.seed)
+        if method.method == NO_LONG and (short is None or short.config.short_token_share is not None):
+            raise ValueError(
+                f"Setting {setting.name!r} mixes in no short data, or a share of all tokens, so the method {NO_LONG!r} has "
+                "nothing to train on; give `short_data` (with `short_fraction`), or leave the method out."
+            )
+        gateau = set_fields(ranking) | method.selecting
+        gateau |= {} if cell.fraction is None else {"fraction": cell.fraction}
+        selection = self._selection(method.measured, ranking, gateau) | {
             "num_short": short.num_rows if short else 0,
             "short": short and short.digest,
             "num_short_tokens": short.num_tokens if short else 0,
         }
-        if short is not None:
-            gateau |= set_fields(short.config)
+        gateau |= set_fields(short.config) if short else {}
+        data = self.sources[method.measured]
         training = self.trl | _budget(cell.budget, self.trl) | {"seed": cell.seed}
         key = digest(
             {
@@ -158,38 +169,16 @@ class _Planner:
             self._is_checked = True
         return Job(key, str(folder), [cell], recipe, selection, self.tasks, self.grid.launch, self.grid.keep_models)
 
-    def _without_long(self, setting: Setting) -> Source:
-        """The short rows as data of which everything is kept, in their order: training needs rows that have one."""
-        short = self.short[setting.name]
-        if short is None or short.config.short_token_share is not None:
-            raise ValueError(
-                f"Setting {setting.name!r} mixes in no short data, or a share of all tokens, so the method {NO_LONG!r} has "
-                "nothing to train on; give `short_data` (with `short_fraction`), or leave the method out."
-            )
-        path = self.folder / "made" / f"short-{short.digest}.parquet"
-        if not path.exists():
-            from ..files import save_rows
-
-            empty = load_short(short.config).select([])
-            rows, _ = mix(empty, load_short(short.config), fraction=short.config.short_fraction)
-            rows = rows.add_column("gateau_rank", list(range(1, len(rows) + 1)))
-            rows = rows.add_column("gateau_score", [0.0] * len(rows))
-            save_rows(rows, str(path), {})
-        return Source(str(path))
-
-    def _selection(self, data: Source, ranking: RankConfig, gateau: dict, method: Method) -> dict[str, Any]:
+    def _selection(self, measured: str, ranking: RankConfig, gateau: dict[str, Any]) -> dict[str, Any]:
         """The record of a selection, made once for all settings and budgets that come to the same one."""
-        key = digest([data.name, data.split, data.config, gateau])
+        key = digest([measured, gateau])
         if key not in self.selected:
-            if method.method == NO_LONG:
-                ds = load_source(data)
-            else:
-                ds = self._ranked(method.measured, ranking)
+            ds = self._ranked(measured, ranking)
             given = {x.name: gateau[x.name] for x in fields(SelectConfig) if x.name in gateau}
-            kept = select_rows(ds, SelectConfig(**given))
+            kept = select_rows(ds, SelectConfig(**given), may_be_empty=True)
             record: SelectionRecord = selection_record(kept)
             column = next((name for name in ("id", "gateau_key") if name in kept.column_names), None)
-            ids = column_of(kept, column) if column else []
+            ids = column_of(kept, column) if column and len(kept) else []
             counted = record.num_tokens_kept
             num_tokens = _num_tokens(kept, self.tokenizer) if counted is None else counted
             self.selected[key] = asdict(record) | {"ids": ids, "num_tokens": num_tokens}
@@ -207,10 +196,9 @@ class _Planner:
 def _ranking(method: Method, setting: Setting, seed: int) -> RankConfig:
     """How the rows of a cell are put in order; what the method says wins over what the setting says."""
     if not method.has_fractions:
-        kind = method.method if method.method in RANK_METHODS else "random"  # an order is needed; everything is kept
-        return RankConfig(method=kind)
+        return RankConfig(method=method.method)
     given = {"method": method.method, **setting.ranking, **method.ranking}
-    if method.method == "random":
+    if method.method in DRAWN:
         given = {"rank_seed": seed} | given
     return RankConfig(**given)
 
@@ -309,23 +297,32 @@ class _Short:
     num_tokens: int
 
 
-def _short(setting: Setting, folder: Path, tokenizer) -> _Short | None:
-    mixing = dict(setting.mixing)
+def _with_seed(value: Any, seed: int) -> Any:
+    """A setting's short data with the seed in place of `{seed}`, as a number where nothing stands around it."""
+    if isinstance(value, Source):
+        changed = {x.name: _with_seed(getattr(value, x.name), seed) for x in fields(Source)}
+        return Source(**changed)
+    if isinstance(value, dict):
+        return {name: _with_seed(x, seed) for name, x in value.items()}
+    if isinstance(value, str):
+        return seed if value == SEED else value.replace(SEED, str(seed))
+    return value
+
+
+def _short(name: str, mixing: dict[str, Any], folder: Path, tokenizer) -> _Short | None:
     if mixing.get("short_data") is None:
         return None
-    if isinstance(mixing["short_data"], Source):
-        source = rows_of(mixing["short_data"], folder, f"setting {setting.name!r}: short_data")
-        mixing |= {"short_split": source.split} if source.split else {}
-        mixing |= {"short_name": source.config} if source.config else {}
-        mixing["short_data"] = source.name
-    else:
-        mixing["short_data"] = rows_of(Source(mixing["short_data"]), folder, "short_data").name
+    given = mixing["short_data"]
+    source = rows_of(given if isinstance(given, Source) else Source(given), folder, f"setting {name!r}: short_data")
+    mixing |= {"short_split": source.split} if source.split else {}
+    mixing |= {"short_name": source.config} if source.config else {}
+    mixing["short_data"] = source.name
     config = MixConfig(**mixing)
     rows = load_short(config)
     if config.short_token_share is None:
         rows = rows.select(range(round((config.short_fraction or 1.0) * len(rows))))
     if not len(rows):
-        raise ValueError(f"Setting {setting.name!r} takes no row of its short data; raise short_fraction.")
+        raise ValueError(f"Setting {name!r} takes no row of its short data; raise short_fraction.")
     hashes = [content_hash(row) for row in rows]
     return _Short(config, len(rows), digest([hashes, config.short_token_share], 12), _num_tokens(rows, tokenizer))
 

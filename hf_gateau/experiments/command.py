@@ -52,6 +52,8 @@ def command(grid: str, how: ExperimentArguments) -> None:
     hf-gateau experiment recipes/reproduce-tiny.yaml -o results --num_workers 2"""
     from pathlib import Path
 
+    from ..scoring import keep_freed_memory
+    from ..scripts.arguments import find_recipe
     from .cells import plan_jobs
     from .estimates import dry_run_text
     from .grid import load_grid
@@ -59,9 +61,11 @@ def command(grid: str, how: ExperimentArguments) -> None:
     from .summary import write_summary
     from .tables import table_specs
 
-    planned, folder = load_grid(grid), Path(how.output).expanduser().absolute()
+    file, folder = find_recipe(grid), Path(how.output).expanduser().absolute()
+    planned = load_grid(file)
     specs = table_specs(planned)
     _check_folder(folder)
+    _check_workers(planned, how)
     jobs = plan_jobs(planned, folder)
     if how.dry_run:
         return print(dry_run_text(planned, jobs, how.flops_per_second))
@@ -70,8 +74,9 @@ def command(grid: str, how: ExperimentArguments) -> None:
         f"{len(jobs)} trainings, {sum(len(x.cells) for x in jobs)} cells; {len(jobs) - len(pending)} are there.",
         flush=True,
     )
+    keep_freed_memory()
     num_failed = sum(outcome != DONE for outcome in _with_bar(pending, how.num_workers))
-    path = write_summary(planned, jobs, specs, folder, Path(grid).expanduser(), how.num_workers)
+    path = write_summary(planned, jobs, specs, folder, file, how.num_workers)
     print(f"Tables, figures and settings: {path}")
     if num_failed:
         raise RuntimeError(
@@ -85,6 +90,16 @@ def _check_folder(folder) -> None:
     there = next(x for x in (folder.absolute(), *folder.absolute().parents) if x.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ValueError(f"--output {str(folder)!r} cannot be written: {there} is not a folder that you can write to.")
+
+
+def _check_workers(grid, how: ExperimentArguments) -> None:
+    import torch
+
+    if grid.launch and how.num_workers > 1 and torch.cuda.device_count():
+        raise ValueError(
+            f"--num_workers {how.num_workers}: each cell of this grid trains on several processes, which take the devices; "
+            "leave --num_workers out."
+        )
 
 
 def _with_bar(jobs: list, num_workers: int):

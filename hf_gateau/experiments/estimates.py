@@ -48,9 +48,7 @@ def dry_run_text(grid: Grid, jobs: list[Job], flops_per_second: float | None = N
 
 def rows_of_job(job: Job) -> tuple[int, int]:
     """Long and short rows."""
-    is_short = job.selection["is_short"]
-    kept = job.selection["num_kept"]
-    return (0, kept) if is_short else (kept, job.selection["num_short"])
+    return job.selection["num_kept"], job.selection["num_short"]
 
 
 def epoch_tokens(job: Job) -> int:

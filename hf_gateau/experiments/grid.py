@@ -21,7 +21,7 @@ evaluation:
   keep_models: false
   tasks:
     longbench: {...}                              # of `hf-gateau eval`
-    planted: {evaluator: module:function, ...}    # function(model_folder, work) -> TaskResult
+    planted: {evaluator: module:function, ...}    # function(model_folder, work) -> TaskResult; the others: work.options
 tables: [...]                    # see tables.py; left out: every task and setting
 """
 

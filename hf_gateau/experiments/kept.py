@@ -12,7 +12,6 @@ from .cells import Job
 def write_card(job: Job, results: dict[str, TaskResult]) -> Path:
     """Put results into the card of a job's model; the card is made where the training left none."""
     from huggingface_hub import ModelCard, ModelCardData
-    from huggingface_hub.repocard_data import eval_results_to_model_index
 
     path = Path(job.folder) / "model" / "README.md"
     name, base = path.parent.parent.name, job.recipe["model_name_or_path"]
@@ -23,15 +22,16 @@ def write_card(job: Job, results: dict[str, TaskResult]) -> Path:
         card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{_about(job)}\n")
         if is_repo_id(base):
             card.data.base_model = base
-    found = [x for result in results.values() for x in hub_results(result)]
-    card.data["model-index"] = eval_results_to_model_index(name, found)
+    card.data.model_name = name
+    card.data.eval_results = [x for result in results.values() for x in hub_results(result)]
     card.save(path)
     return path
 
 
 def _about(job: Job) -> str:
-    long = "no long rows" if job.selection["is_short"] else f"{job.selection['num_kept']:,} long rows"
-    rows = [["long rows", inline(long)], ["short rows", inline(f"{job.selection['num_short']:,}")]]
+    rows = [
+        [f"{kind} rows", f"{job.selection[name]:,}"] for kind, name in (("long", "num_kept"), ("short", "num_short"))
+    ]
     return f"Trained by `hf-gateau experiment`: {inline(job.label)}.\n\n" + table(["", ""], rows)
 
 

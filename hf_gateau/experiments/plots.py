@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..drawing import Figure
+from ..evaluation.results import TaskResult
 from .grid import Cell
 from .statistics import Estimate
 from .tables import Line, Results, Table
@@ -20,7 +22,6 @@ MARKERS, STYLES = "os^Dvx*P", ("-", "--", ":", "-.")
 HEIGHT_A_LINE, MARGIN = 0.26, 1.3  # inches
 FEWEST_AXES = 3  # of a radar
 MOST_COLUMNS = 4  # of a table with more, the first alone is drawn
-DEPTH, LENGTH = ("depth", "depth_percent"), ("length", "context_length", "num_tokens")  # names in a needle's rows
 
 
 def table_figures(made: Table) -> Iterator[Figure]:
@@ -155,68 +156,30 @@ def _alpha_curve(made: Table, setting: str, budget: str, column: str, fraction: 
 
 
 def needle_figures(results: Results) -> Iterator[Figure]:
-    """A heat map of each method over depth and length, for tasks whose questions have both; means over seeds."""
+    """Heat maps of all methods over depth and length, for tasks whose questions have both; every cell a mean over seeds."""
     for task in results.grid.tasks:
         example = results.any_result(task)
-        depth, length = (
-            next((x for x in names if example and all(x in row for row in example.rows)), None)
-            for names in (DEPTH, LENGTH)
-        )
-        if example is None or depth is None or length is None:
+        if example is None or not all({"depth", "length"} <= row.keys() for row in example.rows):
             continue
+        from ..evaluation.needle_map import needle_figure
+
         for setting in results.grid.settings:
             for budget in results.grid.budgets:
-                for method in results.grid.methods:
-                    for fraction in results.grid.fractions if method.has_fractions else (None,):
-                        cells = [
-                            Cell(method.name, fraction, setting.name, seed, budget) for seed in results.grid.seeds
-                        ]
-                        found = [x for x in (results.result(cell, task) for cell in cells) if x is not None]
-                        rows = [row for x in found for row in x.rows if row.get("score") is not None]
-                        if rows:
-                            label = Line(setting.name, budget, method.name, fraction, {}).label
-                            yield _heat_map(task, setting.name, budget, label, rows, depth, length)
+                found = dict(_over_seeds(results, task, setting.name, budget))
+                if found:
+                    name = _slug(task, setting.name, budget, "map")
+                    yield replace(needle_figure(found), name=name, title=f"{task}: {setting.name}")
 
 
-def _heat_map(task: str, setting: str, budget: str, label: str, rows: list[dict], depth: str, length: str) -> Figure:
-    depths, lengths = (sorted({row[name] for row in rows}) for name in (depth, length))
-    sums = np.zeros((2, len(depths), len(lengths)))
-    for row in rows:
-        sums[:, depths.index(row[depth]), lengths.index(row[length])] += row["score"], 1
-    means = np.where(sums[1] > 0, sums[0] / np.maximum(sums[1], 1), np.nan)
-
-    def draw(ax: Axes) -> None:
-        image = ax.imshow(
-            means,
-            aspect="auto",
-            cmap="cividis",
-            vmin=min(0.0, np.nanmin(means)),
-            vmax=np.nanmax([1.0, np.nanmax(means)]),
-        )
-        ax.set_xticks(
-            range(len(lengths)),
-            [f"{x:,}" if isinstance(x, (int, float)) else x for x in lengths],
-            rotation=45,
-            fontsize=8,
-        )
-        ax.set_yticks(range(len(depths)), [f"{x:g}" if isinstance(x, (int, float)) else x for x in depths], fontsize=8)
-        ax.set(xlabel=length, ylabel=depth)
-        ax.grid(visible=False)
-        ax.figure.colorbar(image, ax=ax)
-
-    worst = np.unravel_index(np.nanargmin(means), means.shape)
-    return Figure(
-        _slug(task, setting, budget, label, "map"),
-        f"{label}: {setting}",
-        f"Mean score by {length} and {depth}: {np.nanmean(means):.3g} over all; lowest {means[worst]:.3g} at {length} "
-        f"{lengths[worst[1]]}, {depth} {depths[worst[0]]}.",
-        (
-            (depth, length, "score"),
-            [(d, x, float(means[i, j])) for i, d in enumerate(depths) for j, x in enumerate(lengths)],
-        ),
-        draw,
-        3.2,
-    )
+def _over_seeds(results: Results, task: str, setting: str, budget: str) -> Iterator[tuple[str, TaskResult]]:
+    """Each method's answers of all seeds in one result."""
+    grid = results.grid
+    for method in grid.methods:
+        for fraction in grid.fractions if method.has_fractions else (None,):
+            found = [results.result(Cell(method.name, fraction, setting, seed, budget), task) for seed in grid.seeds]
+            rows = [row for x in found if x is not None for row in x.rows if row.get("score") is not None]
+            if rows:
+                yield Line(setting, budget, method.name, fraction, {}).label, TaskResult(task, {}, rows)
 
 
 def radar_figures(results: Results) -> Iterator[Figure]:
@@ -250,6 +213,7 @@ def _radar(
         canvas, place = ax.figure, ax.get_subplotspec()
         ax.remove()
         polar = canvas.add_subplot(place, projection="polar")
+        polar.set_theta_zero_location("N")
         angles = np.linspace(0, 2 * np.pi, len(groups), endpoint=False)
         for i, (name, values) in enumerate(shapes.items()):
             style = {

@@ -235,7 +235,7 @@ def _ask(task: dict[str, Any], name: str, model: str, results: Path, log) -> Non
         options = [part for key, value in task["options"].items() for part in _flag(key, value)]
         _call(["eval", model, "--tasks", name, "--output", str(results), *options], log)
         return
-    work = Work(model, results, _no_generator, _no_generator, {name: task["options"]})
+    work = Work(model, results, _no_generator, _no_generator, task["options"])
     try:
         result = import_function(task["evaluator"], f"task {name!r}")(model, work)
     finally:

@@ -11,7 +11,8 @@ difference of two ways to select is paired: it is made at each seed and question
 The interval is the percentile interval (Efron, 1979). A mean of S draws varies by (S - 1) / S too little, which matters
 for few seeds, so seeds' deviations from their mean are widened by the root of S / (S - 1) within a resample (the rescaled
 bootstrap of Rao and Wu, 1988). Two or three seeds still cannot show how far seeds can lie apart: then an interval that
-is said to hold 95% of the time holds less often (see the test for how often).
+is said to hold 95% of the time holds less often (see the test for how often). No interval reaches beyond the lowest and
+the highest score that was seen.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ def resample(table_SQ: np.ndarray, groups: Sequence[np.ndarray], num_resamples: 
 
 def _estimate(table_SQ: np.ndarray, groups: Sequence[np.ndarray], resampled_N: np.ndarray) -> Estimate:
     tail = (1 - CONFIDENCE) / 2
-    low, high = (float(x) for x in np.quantile(resampled_N, (tail, 1 - tail)))
+    seen = table_SQ.min(), table_SQ.max()
+    low, high = (float(x) for x in np.quantile(resampled_N, (tail, 1 - tail)).clip(*seen))
     num_seeds, num_questions = table_SQ.shape
     if num_seeds == 1 and num_questions == 1:
         low = high = None

@@ -328,23 +328,49 @@ def _question_scores(parts: tuple[str, ...], found: dict[str, TaskResult]) -> di
     scored: dict[str, tuple[str, float]] = {}
     for part in parts:
         task, _, figure = part.partition(".")
-        result = found[task]
-        groups = {row["group"] for row in result.rows}
-        figure = figure or next(iter(result.metrics), "")
-        if figure not in groups and figure != "mean":
+        figure = figure or next(iter(found[task].metrics), "")
+        questions = _questions_behind(found[task], figure)
+        if questions is None:
             return None
-        rows = [x for x in result.rows if x.get("score") is not None and figure in (x["group"], "mean")]
-        if not rows or not _is_mean(rows, result.metrics.get(figure)):
-            return None
-        scored |= {f"{task}/{x['group']}/{x['id']}": (f"{task}/{x['group']}", float(x["score"])) for x in rows}
+        scored |= {f"{part}/{x}": (f"{part}/{group}", score) for x, (group, score) in questions.items()}
     return scored
 
 
-def _is_mean(rows: list[dict], figure: float | None) -> bool:
-    """Whether a task's figure is the mean of its groups' means; a group that is no figure of its own counts as one."""
-    from ..evaluation.results import group_means
+def _questions_behind(result: TaskResult, figure: str) -> dict[str, tuple[str, float]] | None:
+    """The questions whose mean a figure of a task is, or the mean of whose groups' means; None where it is neither."""
+    rows = [row for row in result.rows if row.get("score") is not None]
+    value = result.metrics.get(figure)
+    for chosen in _candidates(rows, figure, result.task):
+        for grouped in (True, False) if chosen else ():
+            questions = {
+                f"{row['group']}/{row['id']}": (row["group"] if grouped else "", float(row["score"])) for row in chosen
+            }
+            if value is None or abs(_mean_of_groups(questions) - value) <= SAME * max(1.0, abs(value)):
+                return questions
+    return None
 
-    return figure is None or abs(group_means(rows)["mean"] - figure) <= SAME * max(1.0, abs(figure))
+
+def _candidates(rows: list[dict], figure: str, task: str) -> Iterator[list[dict]]:
+    """Rows that a figure may be of: a group's, those of LongBench's kind, those with the figure's name in some column, all."""
+    yield [row for row in rows if row["group"] == figure]
+    if task == "longbench":
+        from ..evaluation.harness import LONGBENCH
+
+        yield [row for row in rows if row["group"] in LONGBENCH.get(figure, ())]
+    if task == "longbench_judged":
+        from ..evaluation.longbench_judged import family_of
+
+        yield [row for row in rows if family_of(row["group"]) == figure]
+    for column in rows[0] if rows else ():
+        yield [row for row in rows if figure in (str(row.get(column)), f"{column}_{row.get(column)}")]
+    yield rows
+
+
+def _mean_of_groups(questions: dict[str, tuple[str, float]]) -> float:
+    groups: dict[str, list[float]] = {}
+    for group, score in questions.values():
+        groups.setdefault(group, []).append(score)
+    return sum(sum(scores) / len(scores) for scores in groups.values()) / len(groups)
 
 
 def _metric(parts: tuple[str, ...], found: dict[str, TaskResult]) -> float | None:
