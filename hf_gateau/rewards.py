@@ -159,6 +159,11 @@ class RewardScorer(ValueScorer):
     def _as_pair(self, messages: list[dict]) -> Tokens:
         asked = "\n\n".join(message["content"] for message in messages[:-1])
         texts = asked, messages[-1]["content"]
+        num_tokens = len(self.tokenizer(*texts, verbose=False)["input_ids"])
+        if num_tokens - self.max_length >= len(
+            self.tokenizer(asked, add_special_tokens=False, verbose=False)["input_ids"]
+        ):
+            raise SampleError(f"the response alone takes the {self.max_length} tokens that the reward model sees")
         found = self.tokenizer(*texts, truncation="only_first", max_length=self.max_length)
         return Tokens(found["input_ids"], found.get("token_type_ids"))
 

@@ -110,7 +110,9 @@ def test_ifd_of_exactly_one_is_dropped_as_the_original_does():
 
 
 def test_missing_columns_say_how_to_measure_them():
-    with pytest.raises(ValueError, match="gateau_ppl_response; .*--response_model .*method='ifd_context' does without"):
+    with pytest.raises(
+        ValueError, match="gateau_ppl_response; .*--response_model .*method='ifd_context' does without"
+    ):
         rank(dataset(gateau_ppl_response=None), method="ifd")
     with pytest.raises(ValueError, match="RewardScorer.*--reward_model.*reward_column names any.*EmbeddingScorer"):
         rank(dataset(gateau_reward=None, gateau_embedding=None), method="car")
@@ -158,7 +160,9 @@ def test_every_beginning_of_the_order_is_a_choice_of_car(per_cluster):
 
 def test_select_takes_exactly_cars_choice():
     embeddings, labels = blobs(50, 5)
-    ds = fifty(gateau_embedding=embeddings, judged=[float(i * 37 % 50) for i in range(50)]).remove_columns("gateau_reward")
+    ds = fifty(gateau_embedding=embeddings, judged=[float(i * 37 % 50) for i in range(50)]).remove_columns(
+        "gateau_reward"
+    )
     ranked = rank(ds, method="car", reward_column="judged", car_clusters=5, car_best=12)
     kept = select(ranked, top_k=ranking_record(ranked)["car_num_rows"])
     chosen = ref_car(ds["judged"][:], labels, 12, 1)
