@@ -284,9 +284,8 @@ def rank(
     ranked = _ranked(_supplied(_load(data, rows), config, models, how), config)
     record = ranking_record(ranked)
     save_rows(ranked, out.output, sidecar_of(ranked), out.max_shard_size)
-    counts = ("num_ranked", "num_unranked", "measuring_configs", "measured_by", "warnings", "what", "version")
-    settings = ", ".join(f"{name}={x}" for name, x in record.items() if x is not None and name not in counts)
-    print(f"{record['num_ranked']} of {len(ranked)} rows ranked, {record['what']} ({settings}): {out.output}")
+    by = "" if record["method"] == "gateau" else f" by {record['what']}"
+    print(f"{record['num_ranked']} of {len(ranked)} rows ranked{by} ({_settings(record)}): {out.output}")
     for reason, count in record["num_unranked"].items():
         print(f"  {count} not ranked: {reason}")
     if "car_num_rows" in record:
@@ -349,6 +348,15 @@ def sft(arguments: list[str]) -> int:
     from .scripts.launch import launch
 
     return launch(arguments)
+
+
+def _settings(record: dict) -> str:
+    """The settings of a ranking that were read, from its record."""
+    from .formulas import METHODS
+
+    names = ("method", "mode", "hmp", "cas", "combine", "alpha", *METHODS[record["method"]].settings)
+    names += ("seed",) if record["method"] in ("car", "random") else ()
+    return ", ".join(f"{name}={record[name]}" for name in names if record[name] is not None)
 
 
 def _supplied(ds, config: RankConfig, models: MethodModelsConfig, how: RunConfig):

@@ -454,7 +454,7 @@ def measured(tmp_path, tiny_model, rows, monkeypatch):
 def test_rank_measures_what_the_method_needs_and_once(measured, models, monkeypatch, capsys, tmp_path):
     by_ifd, by_car = str(tmp_path / "ifd.parquet"), str(tmp_path / "car.parquet")
     assert main(["rank", str(measured), "-o", by_ifd, "--method", "ifd", "--device", "cpu"]) == 0
-    assert "12 of 12 rows ranked, Cherry Selection" in capsys.readouterr().out
+    assert "12 of 12 rows ranked by Cherry Selection" in capsys.readouterr().out
     car = ["--method", "car", "--reward_model", models["reward"], "--embedding_model", models["sentences"]]
     assert main(["rank", by_ifd, "-o", by_car, *car, "--car_best", "4", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
