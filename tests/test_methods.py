@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, List, Value
 
 from hf_gateau import rank, ranking_record, select, selection_record
 from hf_gateau.clustering import clusters, default_num_clusters
@@ -234,6 +234,23 @@ def test_rows_without_reward_or_embedding_are_unranked_and_say_why():
         assert found["gateau_note"][1:4] == [wrong] * 3
         assert found["gateau_note"][4] == "gateau_reward is null, or not finite"
         assert found["gateau_rank"][:5] == [None] * 5 and sorted(found["gateau_rank"][5:]) == list(range(1, 46))
+
+
+@pytest.mark.parametrize("reward_column", ["gateau_reward", "judged"])
+@pytest.mark.parametrize("method", ["car", "ifd"])
+def test_pushed_rows_have_the_columns_that_they_are_ranked_by(method, reward_column):
+    """What is pushed is narrower, ranked by that again, and comes to the same order."""
+    from hf_gateau.push import _as_pushed
+
+    settings = {"car": {"reward_column": reward_column, "car_clusters": 6, "seed": 5}, "ifd": {"ifd_below_one": True}}
+    ds = fifty(judged=[float(i * 37 % 50) for i in range(50)]).cast_column("gateau_embedding", List(Value("float32")))
+    ranked = rank(ds, method=method, **settings[method])
+    pushed = _as_pushed(ranked)
+    assert pushed["gateau_rank"][:] == ranked["gateau_rank"][:] and "judged" in pushed.column_names
+    assert ranking_record(pushed) == ranking_record(ranked)
+    assert pushed.features["gateau_embedding"].feature.dtype == "float32"
+    again = rank(pushed, method=method, **settings[method])
+    assert again["gateau_rank"][:] == ranked["gateau_rank"][:]
 
 
 # All rows, and none
