@@ -363,12 +363,13 @@ def _supplied(ds, config: RankConfig, models: MethodModelsConfig, how: RunConfig
     """Rows with what `score` measures where the method needs it, and with what the method's own models measure."""
     from .batches import VALUE_COLUMNS
     from .formulas import needed_columns
-    from .supply import measure_missing, missing_values
 
-    needed = [name for name in needed_columns(config) if name not in VALUE_COLUMNS]
-    if all(name in ds.column_names for name in needed) and missing_values(config, ds.column_names):
-        ds = measure_missing(ds, config, models, how)
-    return ds  # `rank` says what is missing
+    missing = [name for name in needed_columns(config) if name not in ds.column_names]
+    if not missing or any(name not in VALUE_COLUMNS for name in missing):
+        return ds  # `rank` says what is missing
+    from .supply import measure_missing
+
+    return measure_missing(ds, config, models, how)
 
 
 def _ranked(ds, config: RankConfig):
