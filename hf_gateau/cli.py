@@ -557,7 +557,7 @@ def main(arguments: list[str] | None = None) -> int:
         _command(command)[0](*_parse(command, arguments[1:]))
     except KeyboardInterrupt:
         print(
-            "\nInterrupted. Rows measured so far are in the store; the same command goes on from there.",
+            "\nInterrupted. What was measured or asked so far is kept; the same command goes on from there.",
             file=sys.stderr,
         )
         return INTERRUPTED

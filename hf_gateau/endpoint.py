@@ -139,11 +139,13 @@ class Answer:
         value: what `parse` made of the reply; None where there is no usable one.
         error: why there is none, else None.
         replies: the texts that arrived, the last one the one that counts.
+        key: what the file of replies knows that one by; None where none arrived.
     """
 
     value: Any
     error: str | None
     replies: tuple[str, ...] = ()
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -290,17 +292,20 @@ class Endpoint:
 
     def _answer(self, request: Request, parse: Callable[[str], Any]) -> Answer:
         """Ask until a reply can be used."""
-        replies, error = [], None
+        replies, error, key = [], None, None
         for attempt in range(self.config.reply_attempts):
             try:
                 replies.append(self._reply(request, attempt))
-                return Answer(parse(replies[-1]), None, tuple(replies))
+                key = request.key(self._known_as, attempt)
+                if request.whole and self.store.was_cut_off(key):
+                    raise ReplyError(f"it is cut off at max_tokens={request.max_tokens}")
+                return Answer(parse(replies[-1]), None, tuple(replies), key)
             except ReplyError as problem:
                 error = str(problem)
             except _NoReply as problem:
                 self._failed(problem)
-                return Answer(None, str(problem), tuple(replies))
-        return Answer(None, f"{self.config.reply_attempts} replies, the last one: {error}", tuple(replies))
+                return Answer(None, str(problem), tuple(replies), key)
+        return Answer(None, f"{self.config.reply_attempts} replies, the last one: {error}", tuple(replies), key)
 
     def _reply(self, request: Request, attempt: int) -> str:
         """The text of one reply, recorded or new.

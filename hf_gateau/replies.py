@@ -29,13 +29,15 @@ class EndpointError(RuntimeError):
 class Request:
     """One question: chat messages and the sampling settings of `chat.completions.create`.
 
-    `sample` tells apart questions that are asked more than once on purpose, as for two ratings to be averaged.
+    `sample` tells apart questions that are asked more than once on purpose, as for two ratings to be averaged. `whole`: a
+    reply that ended at `max_tokens` is none.
     """
 
     messages: Sequence[dict[str, str]]
     max_tokens: int = 1024
     temperature: float = 0.0
     sample: int = 0
+    whole: bool = False
 
     def key(self, model: str, attempt: int) -> str:
         """What a reply is known by."""
@@ -70,6 +72,11 @@ class ReplyStore:
         """The text of a reply, None where there is none."""
         found = self._execute("SELECT text FROM replies WHERE key = ?", [key])
         return found[0] if found else None
+
+    def was_cut_off(self, key: str) -> bool:
+        """Whether a reply ended because it had as many tokens as were asked for."""
+        found = self._execute("SELECT finish_reason FROM replies WHERE key = ?", [key])
+        return found is not None and found[0] == "length"
 
     def put(self, key: str, model: str, request: Request, attempt: int, completion: Any) -> str:
         """Commit a reply; returns its text. It is on the disk when this returns."""

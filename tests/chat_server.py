@@ -134,13 +134,21 @@ def _handler(state: ChatServer) -> type[BaseHTTPRequestHandler]:
 
 def completion(request: dict, text: str) -> dict:
     """The JSON of one answer."""
+    cut_off = len(text) // 4 > request.get("max_tokens", len(text))
+    text = text[: 4 * request["max_tokens"]] if cut_off else text
     num_in = sum(len(message["content"]) for message in request["messages"]) // 4
     return {
         "id": "chatcmpl-0",
         "object": "chat.completion",
         "created": 0,
         "model": request["model"],
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "length" if cut_off else "stop",
+                "message": {"role": "assistant", "content": text},
+            }
+        ],
         "usage": {
             "prompt_tokens": num_in,
             "completion_tokens": len(text) // 4,

@@ -675,3 +675,9 @@ def test_what_got_no_reply_is_told_and_asked_again(long_documents, tmp_path, tok
         assert main(some) == 0
         assert len(server.requests) == num_asked + 2 and "no reply" not in capsys.readouterr().out
     assert len(read_lines(tmp_path / "x.jsonl")) == 4
+
+
+def test_answers_that_were_cut_off_are_none(long_documents, tmp_path, count_tokens):
+    settings = {"num_rows": 2, "answer_tokens": 20}
+    rows, builder, _ = build_rows(good_reply, long_documents, tmp_path, count_tokens, **settings)
+    assert rows == [] and set(builder.dropped) == {"answer: 3 replies, the last one: it is cut off at max_tokens=20"}

@@ -183,15 +183,10 @@ class Builder:
         answer_requests = [self.answer_request(tasks[i].context, chosen[i]) for i in asked]
         answers = self.endpoint.ask(answer_requests, parse_answer, desc=f"{done}: answers")
         rows: list[BuiltRow | None] = [None] * len(tasks)
-        for i, request, answer in zip(asked, answer_requests, answers, strict=True):
-            question_request = requests[tasks[i].context.key, tasks[i].task_type]
-            keys = self._key(question_request, proposed[i]), self._key(request, answer)
+        for i, answer in zip(asked, answers, strict=True):
+            keys = proposed[i].key, answer.key
             rows[i] = self._checked(tasks[i], chosen[i], answer, keys)
         return rows
-
-    def _key(self, request: Request, answer: Answer) -> str:
-        """Of the reply that counts."""
-        return request.key(self.endpoint.model, max(0, len(answer.replies) - 1))
 
     def estimate(self, contexts: Sequence[Context]) -> Estimate:
         """What all questions will take, and as many answers: whose questions are not known yet, and are short."""
@@ -222,7 +217,7 @@ class Builder:
 
     def _request(self, prompt: str, max_tokens: int) -> Request:
         messages = [{"role": "user", "content": prompt}]
-        return Request(messages, max_tokens=max_tokens, temperature=self.config.temperature)
+        return Request(messages, max_tokens=max_tokens, temperature=self.config.temperature, whole=True)
 
     def _choose(self, task: Task, answer: Answer) -> str | None:
         """One of the five questions, at random, that is like none that was taken before."""
@@ -238,7 +233,9 @@ class Builder:
         self.dropped["every question is a duplicate of one taken before"] += 1
         return None
 
-    def _checked(self, task: Task, instruction: str, answer: Answer, reply_keys: tuple[str, str]) -> BuiltRow | None:
+    def _checked(
+        self, task: Task, instruction: str, answer: Answer, reply_keys: tuple[str | None, str | None]
+    ) -> BuiltRow | None:
         """The row, if the answer says something and a reader of rows will find context and instruction in it."""
         problem = _reason("answer", answer) if answer.error else None
         problem = problem or self._problem(task.context, instruction, answer.value)
