@@ -14,6 +14,7 @@ setup(
     package_dir={"hf_gateau.recipes": "recipes", "hf_gateau.model_cards": "model_cards"},
     package_data={
         "hf_gateau.quickstart": ["data/*", "data/*/*"],
+        "hf_gateau.evaluation": ["prompts/*.md", "prompts/*/*"],
         "hf_gateau.recipes": ["*.yaml", "*/*.yaml"],
         "hf_gateau.model_cards": ["*.md", "*.html"],
     },

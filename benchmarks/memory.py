@@ -13,6 +13,8 @@ import json
 import subprocess
 import sys
 
+from hf_gateau.scoring import keep_freed_memory
+
 from . import common
 
 
@@ -36,6 +38,8 @@ def measure(way: str, pairs, sample, segment_length: int) -> None:
 
 def run_way(way: str, args: argparse.Namespace) -> dict:
     """Load, warm up and measure in this process; MiB of the models and of the peak above them, or why there is none."""
+    if way.startswith("ours"):
+        keep_freed_memory()  # as `hf-gateau score` does
     pairs, text = common.load_pairs(args), common.read_text(args.text)
     if way != "ours-windowed":
         with pairs[0].short():  # loads the short checkpoint

@@ -211,8 +211,16 @@ def score(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArgum
     from .files import check_output, save_rows, sidecar_of
     from .measure import GateauScorer
     from .records import attach_record
-    from .scoring import check_streaming, measured_rows, plan_line, print_summary, score_stream
+    from .scoring import (
+        check_streaming,
+        keep_freed_memory,
+        measured_rows,
+        plan_line,
+        print_summary,
+        score_stream,
+    )
 
+    keep_freed_memory()
     check_output(out.output)
     if work.streaming:
         check_streaming(out.output, work.num_proc, known.scored_dataset)
@@ -259,7 +267,9 @@ def plan(data: str, rows: DataArguments, how: PlanArguments, pair, measure) -> N
 
     from .plan_text import plan_text
     from .planning import make_plan
+    from .scoring import keep_freed_memory
 
+    keep_freed_memory()  # as `score` does, whose time is to be told
     settings = {name: value for name, value in vars(how).items() if name != "json"}
     planned = make_plan(_load(data, rows), pair, measure, **settings)
     print(json.dumps(planned) if how.json else plan_text(planned))
@@ -471,7 +481,13 @@ COMMANDS = {
     "store": (store, (StoreArguments,)),
 }
 # name -> module with `command`, a function like those above, and `TAKES`, what it takes
-COMMAND_MODULES: dict[str, str] = {}
+COMMAND_MODULES: dict[str, str] = {
+    "characteristics": "evaluation.characteristics",
+    "human-sheet": "evaluation.human_sheet",
+    "human-tally": "evaluation.human_tally",
+    "experiment": "experiments.command",
+    "build": "building.command",
+}
 
 
 def _load(data: str, rows: DataArguments, streaming: bool = False):
@@ -514,7 +530,7 @@ def _usage() -> str:
     lines = [f"usage: {PROGRAM} COMMAND ...   ({PROGRAM} COMMAND --help says more)", ""]
     for name in (*COMMANDS, *COMMAND_MODULES):
         first = re.split(r"[.:] ", " ".join(_command(name)[0].__doc__.split()))[0].rstrip(".")
-        lines.append(f"  {name:<12}{first}")
+        lines.append(f"  {name:<17}{first}")
     return "\n".join(lines)
 
 
@@ -541,7 +557,7 @@ def main(arguments: list[str] | None = None) -> int:
         _command(command)[0](*_parse(command, arguments[1:]))
     except KeyboardInterrupt:
         print(
-            "\nInterrupted. Rows measured so far are in the store; the same command goes on from there.",
+            "\nInterrupted. What was measured or asked so far is kept; the same command goes on from there.",
             file=sys.stderr,
         )
         return INTERRUPTED

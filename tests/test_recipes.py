@@ -10,7 +10,8 @@ from hf_gateau.scripts.arguments import config_of, find_recipe, make_parser, rec
 
 
 FOLDER = recipes_folder()
-RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "accelerate")
+GRIDS = [FOLDER / "reproduce-tiny.yaml"]  # of `hf-gateau experiment`
+RECIPES = sorted(x for x in FOLDER.rglob("*.yaml") if x.parent.name != "accelerate" and x not in GRIDS)
 PURE_TRL = "prescored.yaml"
 ON_THIS_MACHINE = ["--bf16", "false", "--use_cpu", "true"]  # a recipe's bf16 needs a GPU to be accepted
 
@@ -32,7 +33,17 @@ def test_recipe_parses_and_fits_together(path):
     assert len(path.read_text().splitlines()) <= 70
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(FOLDER)))
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_grid_reads_and_says_how_it_is_launched(path):
+    from hf_gateau.experiments.grid import cells_of, load_grid
+
+    grid = load_grid(path)
+    assert f"hf-gateau experiment recipes/{path.name}" in path.read_text()
+    num_methods = len([method for method in grid.methods if method.has_fractions])
+    assert len(cells_of(grid)) == len(grid.seeds) * (num_methods * 3 + len(grid.methods) - num_methods)
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *GRIDS], ids=lambda path: str(path.relative_to(FOLDER)))
 def test_paths_in_a_recipe_exist(path):
     for word in path.read_text().split():
         word = word.strip("`,.()")

@@ -166,3 +166,30 @@ def test_a_stream_from_the_hub_says_which_commit_it_was(rows, settings, tmp_path
     origin = read_sidecar(str(tmp_path / "out"))["origin"]
     assert origin == {"repo_id": "tester/rows", "config": "default", "revision": commit_hash}
     assert not list((tmp_path / "somebody").rglob("*.arrow"))
+
+
+KEEPING = """
+import sys, torch
+from hf_gateau.scoring import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+block = torch.ones(64 << 20, dtype=torch.uint8)
+full = resident()
+del block
+print(full - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_freed_memory_stays_for_the_next_layer():
+    given_back, environment = {}, {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    for way in ("leave", "keep"):
+        done = subprocess.run(
+            [sys.executable, "-c", KEEPING, way], capture_output=True, text=True, check=True, env=environment
+        )
+        given_back[way] = int(done.stdout)
+    assert given_back["leave"] > 60 << 20 and given_back["keep"] < 4 << 20

@@ -9,15 +9,20 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
     from .results import TaskResult
 
+T = TypeVar("T")
 # name -> module with `run`
-TASKS: dict[str, str] = {}
+TASKS: dict[str, str] = {
+    "longbench_chat": "longbench_chat",
+    "mt_bench": "mt_bench",
+    "longbench_judged": "longbench_judged",
+}
 
 
 class Generator(Protocol):
@@ -49,6 +54,10 @@ class Work:
     endpoint: Callable[[], Endpoint]
     options: dict[str, Any] = field(default_factory=dict)
     limit: int | None = None
+
+    def settings(self, kind: type[T]) -> T:
+        """The settings of that class: those that the command took, else the defaults."""
+        return self.options.get(kind.__name__) or kind()
 
 
 def run_task(name: str, work: Work) -> TaskResult:

@@ -1,6 +1,6 @@
 """What the selected rows teach: the tiny long model, fine-tuned on the top 10% and on a random 10%, with equal steps.
 
-The long model knows all answers, so it first forgets how to look far back: `_forget`, on packs of short documents, does
+The long model knows all answers, so it first forgets how to look far back: `forgetful`, on packs of short documents, does
 to it what tuning on short data alone does to long-context models. Then a tenth of the scored rows, with short instruction
 data beside them, is to bring it back.
 """
@@ -37,16 +37,16 @@ def compare(scored, seeds: tuple[int, ...] = SEEDS) -> dict[str, list[dict[str, 
     from .world import planted_rows, short_rows
 
     held_out = [row for row in planted_rows(NUM_HELD_OUT, HELD_OUT_SEED) if row["kind"] in ASKED]
-    forgetful = _forget()
-    found = defaultdict(list, {"before": [_exact_match(forgetful, held_out)]})
+    forgot = forgetful()
+    found = defaultdict(list, {"before": [_exact_match(forgot, held_out)]})
     for seed in seeds:
         short = Dataset.from_list(short_rows(NUM_SHORT_ROWS, seed))
         for arm, settings in ARMS.items():
-            found[arm].append(_exact_match(_fine_tuned(forgetful, scored, short, settings, seed), held_out))
+            found[arm].append(_exact_match(_fine_tuned(forgot, scored, short, settings, seed), held_out))
     return dict(found)
 
 
-def _forget():
+def forgetful():
     """The long model after 100 steps on packs of documents of up to 128 tokens."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -98,22 +98,28 @@ def _fine_tuned(model, scored, short, settings: dict, seed: int):
 
 
 def _exact_match(model, rows: list[dict]) -> dict[str, float]:
-    """Share of rows, by kind, whose whole answer the model gives: each token is its first choice after the ones before."""
-    import torch
-
-    from ..labels import IGNORED, tokenize_for_training
+    """Share of rows, by kind, whose whole answer the model gives."""
     from .world import build_tokenizer
 
     tokenizer, right = build_tokenizer(), defaultdict(list)
-    model.eval()
-    with torch.inference_mode():
-        for row in rows:
-            tokens = {name: torch.tensor(values) for name, values in tokenize_for_training(row, tokenizer).items()}
-            targets = tokens["labels"][1:] != IGNORED
-            choices = model(tokens["input_ids"][None], use_cache=False).logits[0, :-1].argmax(-1)
-            right[row["kind"]].append(bool((choices == tokens["input_ids"][1:])[targets].all()))
+    for row in rows:
+        right[row["kind"]].append(answers_exactly(model, tokenizer, row))
     right["others"] = [one for kind in OTHERS for one in right[kind]]
     return {kind: sum(right[kind]) / len(right[kind]) for kind in (*ASKED, "others")}
+
+
+def answers_exactly(model, tokenizer, row: dict) -> bool:
+    """Whether each token of the row's answer is the model's first choice after the ones before."""
+    import torch
+
+    from ..labels import IGNORED, tokenize_for_training
+
+    model.eval()
+    tokens = {name: torch.tensor(values) for name, values in tokenize_for_training(row, tokenizer).items()}
+    targets = tokens["labels"][1:] != IGNORED
+    with torch.inference_mode():
+        choices = model(tokens["input_ids"][None].to(model.device), use_cache=False).logits[0, :-1].argmax(-1).cpu()
+    return bool((choices == tokens["input_ids"][1:])[targets].all())
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:

@@ -220,13 +220,18 @@ def planted_rows(num_rows: int, seed: int, num_context_tokens: int = NUM_CONTEXT
     the same rows.
     """
     rng = random.Random(seed)
+    order = enumerate(draw_kinds(rng, num_rows, KIND_PERCENT))
+    return [_planted_row(rng, kind, f"planted-{seed}-{i}", num_context_tokens) for i, kind in order]
+
+
+def draw_kinds(rng: random.Random, num_rows: int, percents: dict[str, int]) -> Words:
+    """The kind of each row, in random order: of each kind its percents of the rows."""
     kinds: list[str] = []
     percent = 0
-    for kind in KINDS:
-        percent += KIND_PERCENT[kind]
+    for kind, share in percents.items():
+        percent += share
         kinds += [kind] * (num_rows * percent // 100 - len(kinds))
-    order = enumerate(draw(rng, kinds, num_rows))
-    return [_planted_row(rng, kind, f"planted-{seed}-{i}", num_context_tokens) for i, kind in order]
+    return draw(rng, kinds, num_rows)
 
 
 def short_rows(num_rows: int, seed: int) -> list[dict]:
@@ -238,7 +243,7 @@ def short_rows(num_rows: int, seed: int) -> list[dict]:
             people = draw_people(rng, 4)
             sentences = [filler_sentence(rng) for _ in range(between(rng, 6, 30))]
             for person in people:
-                _insert_at(sentences, fact_sentence(rng, person), rng.random())
+                insert_at(sentences, fact_sentence(rng, person), rng.random())
             question, answer = ask_people(draw(rng, people, 2))
             question = [word for sentence in sentences for word in sentence] + ["\n\n", *question]
         else:
@@ -252,7 +257,12 @@ def _planted_row(rng: random.Random, kind: str, row_id: str, num_context_tokens:
     """One row. Contexts have the same make-up whatever the kind: only the place of the answer tells kinds apart."""
     people = draw_people(rng, 24)
     context = _planted_context(rng, people[:2], people[2:], kind == "local", num_context_tokens)
-    question, answer = _question_and_answer(rng, kind, people[:2])
+    question, answer = question_and_answer(rng, kind, people[:2])
+    return make_row(row_id, kind, context, question, answer)
+
+
+def make_row(row_id: str, kind: str, context: Words, question: Words, answer: Words) -> dict:
+    """A labelled row in LongAlign's form."""
     messages = [
         {"role": "user", "content": f"{' '.join(context)}\n\n{' '.join(question)}"},
         {"role": "assistant", "content": " ".join(answer)},
@@ -262,14 +272,14 @@ def _planted_row(rng: random.Random, kind: str, row_id: str, num_context_tokens:
     return {"id": row_id, "messages": messages, "length": length, "kind": kind}
 
 
-def _question_and_answer(rng: random.Random, kind: str, asked: list[Person]) -> tuple[Words, Words]:
+def question_and_answer(rng: random.Random, kind: str, asked: list[Person]) -> tuple[Words, Words]:
     """The instruction of a row, and its response: right, or noise."""
     if kind == "context_free":
         return ask_opposites(draw(rng, list(OPPOSITE), 2))
     question, answer = ask_people(asked)
     if kind == "noise_wrong":
         right = {last for _, last in asked}
-        wrong = draw(rng, [last for last in LAST_NAMES if last not in right], 2)
+        wrong = draw(rng, [last for last in LAST_NAMES if last not in right], len(asked))
         _, answer = ask_people([(first, last) for (first, _), last in zip(asked, wrong, strict=True)])
     if kind == "noise_random":
         answer = [*(pick(rng, PLAIN_WORDS) for _ in range(5)), "."]
@@ -285,9 +295,9 @@ def _planted_context(
     """
     asked_facts = [fact_sentence(rng, person) for person in asked]
     other_facts = [fact_sentence(rng, person) for person in others]
-    sentences = _fill(rng, num_context_tokens - sum(map(len, asked_facts + other_facts)))
+    sentences = fill(rng, num_context_tokens - sum(map(len, asked_facts + other_facts)))
     for fact in other_facts[2:]:
-        _insert_at(sentences, fact, rng.random())
+        insert_at(sentences, fact, rng.random())
     for fact in other_facts[:2]:
         sentences.insert(len(sentences) - between(rng, 0, 6), fact)
     if near:
@@ -295,12 +305,12 @@ def _planted_context(
             sentences.insert(len(sentences) - between(rng, 0, 5), fact)
     else:
         later, earlier = draw(rng, asked_facts, 2)
-        _insert_at(sentences, later, 0.35 + 0.24 * rng.random())
-        _insert_at(sentences, earlier, 0.03 + 0.27 * rng.random())
+        insert_at(sentences, later, 0.35 + 0.24 * rng.random())
+        insert_at(sentences, earlier, 0.03 + 0.27 * rng.random())
     return [word for sentence in sentences for word in sentence]
 
 
-def _fill(rng: random.Random, num_tokens: int) -> list[Words]:
+def fill(rng: random.Random, num_tokens: int) -> list[Words]:
     """Sentences without people, `num_tokens` tokens together or a few less."""
     sentences: list[Words] = []
     while True:
@@ -312,7 +322,7 @@ def _fill(rng: random.Random, num_tokens: int) -> list[Words]:
         sentences.append(sentence)
 
 
-def _insert_at(sentences: list[Words], sentence: Words, fraction: float) -> None:
+def insert_at(sentences: list[Words], sentence: Words, fraction: float) -> None:
     """Insert before the sentence that holds the token at `fraction` of the text."""
     tokens_left = int(fraction * sum(map(len, sentences)))
     for index, other in enumerate(sentences):

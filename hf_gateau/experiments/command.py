@@ -1,0 +1,119 @@
+"""`hf-gateau experiment`: run a grid, or say what it would take, and write its tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class ExperimentArguments:
+    """How a grid is run."""
+
+    output: str = field(
+        metadata={
+            "help": "Folder of the experiment: cells/, tables, figures, README.md. The same command goes on there.",
+            "aliases": ["-o"],
+        }
+    )
+    num_workers: int = field(
+        default=1,
+        metadata={"help": "Processes that take cells, one at a time; with several GPUs, one each. 1: this process."},
+    )
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Say what would be run, what is there, and about how long it takes; train nothing."},
+    )
+    tables_only: bool = field(
+        default=False, metadata={"help": "Write tables and figures of the cells that are finished; train nothing."}
+    )
+    flops_per_second: float | None = field(
+        default=None,
+        metadata={
+            "help": "Floating-point operations a second that training reaches on a device, for the dry run, while no cell is "
+            "finished. Default: measured on a matrix product, of which a real training reaches a half at best."
+        },
+    )
+
+    def __post_init__(self):
+        if self.num_workers < 1:
+            raise ValueError(f"--num_workers is a number of processes, got {self.num_workers}; give 1 or more.")
+        if self.flops_per_second is not None and not self.flops_per_second > 0:
+            raise ValueError(f"--flops_per_second is a rate, got {self.flops_per_second}; give e.g. 2e14.")
+        if self.dry_run and self.tables_only:
+            raise ValueError("--dry_run and --tables_only are both given; choose one.")
+
+
+TAKES = ("grid", ExperimentArguments)
+
+
+def command(grid: str, how: ExperimentArguments) -> None:
+    """Compare ways to select. Methods x fractions x settings x seeds: selects, trains, evaluates, and writes tables with
+    confidence intervals. What is finished is kept; the same command goes on where it was stopped. Example:
+    hf-gateau experiment recipes/reproduce-tiny.yaml -o results --num_workers 2"""
+    from pathlib import Path
+
+    from ..scoring import keep_freed_memory
+    from ..scripts.arguments import find_recipe
+    from .cells import plan_jobs
+    from .estimates import dry_run_text
+    from .grid import load_grid
+    from .running import DONE, is_finished
+    from .summary import write_summary
+    from .tables import table_specs
+
+    file, folder = find_recipe(grid), Path(how.output).expanduser().absolute()
+    planned = load_grid(file)
+    specs = table_specs(planned)
+    _check_folder(folder)
+    _check_workers(planned, how)
+    jobs = plan_jobs(planned, folder)
+    if how.dry_run:
+        return print(dry_run_text(planned, jobs, how.flops_per_second))
+    pending = [] if how.tables_only else [job for job in jobs if not is_finished(job)]
+    print(
+        f"{len(jobs)} trainings, {sum(len(x.cells) for x in jobs)} cells; {len(jobs) - len(pending)} are there.",
+        flush=True,
+    )
+    keep_freed_memory()
+    num_failed = sum(outcome != DONE for outcome in _with_bar(pending, how.num_workers))
+    path = write_summary(planned, jobs, specs, folder, file, how.num_workers)
+    print(f"Tables, figures and settings: {path}")
+    if num_failed:
+        raise RuntimeError(
+            f"{num_failed} of {len(jobs)} trainings failed; {path} says why. The same command tries again."
+        )
+
+
+def _check_folder(folder) -> None:
+    import os
+
+    there = next(x for x in (folder.absolute(), *folder.absolute().parents) if x.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"--output {str(folder)!r} cannot be written: {there} is not a folder that you can write to.")
+
+
+def _check_workers(grid, how: ExperimentArguments) -> None:
+    import torch
+
+    if grid.launch and how.num_workers > 1 and torch.cuda.device_count():
+        raise ValueError(
+            f"--num_workers {how.num_workers}: each cell of this grid trains on several processes, which take the devices; "
+            "leave --num_workers out."
+        )
+
+
+def _with_bar(jobs: list, num_workers: int):
+    """How each job ended, with a bar, and a line for each that failed."""
+    import sys
+
+    from tqdm import tqdm
+
+    from .running import DONE, failure_of
+    from .workers import run_jobs
+
+    with tqdm(total=len(jobs), desc="Training", unit=" cells", disable=not jobs, file=sys.stderr) as bar:
+        for job, outcome in run_jobs(jobs, num_workers):
+            bar.update(1)
+            if outcome != DONE:
+                bar.write(f"failed: {job.label}: {failure_of(job)}", file=sys.stderr)
+            yield outcome

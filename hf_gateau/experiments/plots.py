@@ -1,0 +1,236 @@
+"""Figures of a grid: each table as points with intervals, and curves, maps and radars of what the cells found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..drawing import Figure
+from ..evaluation.results import TaskResult
+from .grid import Cell
+from .statistics import Estimate
+from .tables import Line, Results, Table
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MARKERS, STYLES = "os^Dvx*P", ("-", "--", ":", "-.")
+HEIGHT_A_LINE, MARGIN = 0.26, 1.3  # inches
+FEWEST_AXES = 3  # of a radar
+MOST_COLUMNS = 4  # of a table with more, the first alone is drawn
+
+
+def table_figures(made: Table) -> Iterator[Figure]:
+    """One figure a setting, budget and column: the methods from the top down, with their intervals."""
+    for setting, budget, lines in _blocks(made):
+        for column in _drawn(lines):
+            found = [(line, line.entries[column].value) for line in lines if line.entries[column].value is not None]
+            if found:
+                yield _intervals(made, setting, budget, column, found)
+
+
+def _blocks(made: Table) -> Iterator[tuple[str, str, list[Line]]]:
+    places = dict.fromkeys((line.setting, line.budget) for line in made.lines)
+    for setting, budget in places:
+        yield setting, budget, [x for x in made.lines if (x.setting, x.budget) == (setting, budget)]
+
+
+def _drawn(lines: list[Line]) -> list[str]:
+    """The columns that get a figure."""
+    columns = list(lines[0].entries)
+    return columns if len(columns) <= MOST_COLUMNS else columns[:1]
+
+
+def _slug(*parts: str) -> str:
+    return "-".join("".join(x if x.isalnum() and x.isascii() else "_" for x in part) for part in parts)
+
+
+def _intervals(made: Table, setting: str, budget: str, column: str, found: list[tuple[Line, Estimate]]) -> Figure:
+    words = ", ".join(f"{line.label} {x.mean:.3g}" for line, x in found)
+    rows = [(line.label, x.mean, x.low, x.high) for line, x in found]
+
+    def draw(ax: Axes) -> None:
+        for place, (line, x) in enumerate(found):
+            colour = "C1" if line.method == made.spec.against else "C0"
+            low, high = (x.mean, x.mean) if x.low is None else (x.low, x.high)
+            ax.plot([low, high], [place, place], color=colour, linewidth=1.8)
+            ax.plot([x.mean], [place], "o", color=colour, markersize=5)
+        ax.set_yticks(range(len(found)), [line.label for line, _ in found], fontsize=9)
+        ax.set(xlabel=column, ylim=(len(found) - 0.5, -0.5))
+        ax.grid(axis="y", visible=False)
+
+    return Figure(
+        _slug(made.spec.name, setting, budget, column),
+        f"{column}: {setting}",
+        f"Means over seeds with 95% intervals, {setting}, {budget}: {words}.",
+        (("method", column, "low", "high"), rows),
+        draw,
+        MARGIN + HEIGHT_A_LINE * len(found),
+    )
+
+
+def fraction_figures(made: Table) -> Iterator[Figure]:
+    """One curve a method over the fraction of long rows, where there are two fractions or more."""
+    for setting, budget, lines in _blocks(made):
+        for column in _drawn(lines):
+            curves: dict[str, list[tuple[float, Estimate]]] = {}
+            for line in lines:
+                if line.fraction is not None and line.entries[column].value is not None:
+                    curves.setdefault(line.method, []).append((line.fraction, line.entries[column].value))
+            curves = {name: sorted(points, key=lambda x: x[0]) for name, points in curves.items() if len(points) > 1}
+            if curves:
+                yield _curves(made, setting, budget, column, curves)
+
+
+def _curves(made: Table, setting: str, budget: str, column: str, curves: dict[str, list]) -> Figure:
+    rows = [(name, x, y.mean, y.low, y.high) for name, points in curves.items() for x, y in points]
+
+    def draw(ax: Axes) -> None:
+        for i, (name, points) in enumerate(curves.items()):
+            x, y = [100 * share for share, _ in points], [value.mean for _, value in points]
+            style = {
+                "color": f"C{i % 3}",
+                "marker": MARKERS[i % len(MARKERS)],
+                "linestyle": STYLES[i // 3 % len(STYLES)],
+            }
+            ax.plot(x, y, label=name, markersize=5, **style)
+            if all(value.low is not None for _, value in points):
+                ax.fill_between(
+                    x, [v.low for _, v in points], [v.high for _, v in points], color=f"C{i % 3}", alpha=0.12, lw=0
+                )
+        ax.set(xlabel="share of the long rows", ylabel=column)
+        ax.xaxis.set_major_formatter("{x:g}%")
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
+
+    return Figure(
+        _slug(made.spec.name, setting, budget, column, "fractions"),
+        f"{column} by share: {setting}",
+        f"{column} of each method by the share of long rows that is kept, {setting}, {budget}.",
+        (("method", "fraction", column, "low", "high"), rows),
+        draw,
+        3.2,
+    )
+
+
+def alpha_figures(made: Table, results: Results) -> Iterator[Figure]:
+    """A column by alpha, where three methods or more differ in nothing else."""
+    alphas: dict[str, dict[str, float]] = {}
+    for method in results.grid.methods:
+        if method.method == "gateau" and "alpha" in method.ranking:
+            rest = str(sorted((x, y) for x, y in method.ranking.items() if x != "alpha")) + method.measured
+            alphas.setdefault(rest, {})[method.name] = method.ranking["alpha"]
+    of_method = next((x for x in alphas.values() if len(x) >= 3), None)
+    if of_method is None:
+        return
+    for setting, budget, lines in _blocks(made):
+        for column in _drawn(lines):
+            for fraction in dict.fromkeys(x.fraction for x in lines if x.method in of_method):
+                points = [
+                    (of_method[x.method], x.entries[column].value)
+                    for x in lines
+                    if x.method in of_method and x.fraction == fraction and x.entries[column].value is not None
+                ]
+                if len(points) >= 3:
+                    yield _alpha_curve(made, setting, budget, column, fraction, sorted(points, key=lambda x: x[0]))
+
+
+def _alpha_curve(made: Table, setting: str, budget: str, column: str, fraction: float, points: list) -> Figure:
+    def draw(ax: Axes) -> None:
+        x, y = [a for a, _ in points], [value.mean for _, value in points]
+        ax.plot(x, y, "o-", color="C0", markersize=5)
+        if all(value.low is not None for _, value in points):
+            ax.fill_between(x, [v.low for _, v in points], [v.high for _, v in points], color="C0", alpha=0.15, lw=0)
+        ax.set(xlabel="alpha (0: CAS alone, 1: HMP alone)", ylabel=column)
+
+    return Figure(
+        _slug(made.spec.name, setting, budget, column, f"{100 * fraction:g}", "alpha"),
+        f"{column} by alpha: {setting}, {100 * fraction:g}%",
+        f"{column} by alpha: " + ", ".join(f"{y.mean:.3g} at {x:g}" for x, y in points) + ".",
+        (("alpha", column, "low", "high"), [(x, y.mean, y.low, y.high) for x, y in points]),
+        draw,
+    )
+
+
+def needle_figures(results: Results) -> Iterator[Figure]:
+    """Heat maps of all methods over depth and length, for tasks whose questions have both; every cell a mean over seeds."""
+    for task in results.grid.tasks:
+        example = results.any_result(task)
+        if example is None or not all({"depth", "length"} <= row.keys() for row in example.rows):
+            continue
+        from ..evaluation.needle_map import needle_figure
+
+        for setting in results.grid.settings:
+            for budget in results.grid.budgets:
+                found = dict(_over_seeds(results, task, setting.name, budget))
+                if found:
+                    name = _slug(task, setting.name, budget, "map")
+                    yield replace(needle_figure(found), name=name, title=f"{task}: {setting.name}")
+
+
+def _over_seeds(results: Results, task: str, setting: str, budget: str) -> Iterator[tuple[str, TaskResult]]:
+    """Each method's answers of all seeds in one result."""
+    grid = results.grid
+    for method in grid.methods:
+        for fraction in grid.fractions if method.has_fractions else (None,):
+            found = [results.result(Cell(method.name, fraction, setting, seed, budget), task) for seed in grid.seeds]
+            rows = [row for x in found if x is not None for row in x.rows if row.get("score") is not None]
+            if rows:
+                yield Line(setting, budget, method.name, fraction, {}).label, TaskResult(task, {}, rows)
+
+
+def radar_figures(results: Results) -> Iterator[Figure]:
+    """The groups of a task around a circle, one line a method at the first fraction, where there are three groups or more."""
+    grid = results.grid
+    for task in grid.tasks:
+        example = results.any_result(task)
+        groups = sorted({row["group"] for row in example.rows}) if example else []
+        if not FEWEST_AXES <= len(groups) <= 12:
+            continue
+        for setting in grid.settings:
+            for budget in grid.budgets:
+                shapes = {}
+                for method in grid.methods:
+                    fraction = grid.fractions[0] if method.has_fractions else None
+                    cells = [Cell(method.name, fraction, setting.name, seed, budget) for seed in grid.seeds]
+                    found = [x for x in (results.result(cell, task) for cell in cells) if x is not None]
+                    if found:
+                        shapes[method.name] = [
+                            float(np.mean([x.metrics.get(group, np.nan) for x in found])) for group in groups
+                        ]
+                shapes = {name: values for name, values in shapes.items() if not np.isnan(values).any()}
+                if shapes:
+                    yield _radar(task, setting.name, budget, grid.fractions[0], groups, shapes)
+
+
+def _radar(
+    task: str, setting: str, budget: str, fraction: float, groups: list[str], shapes: dict[str, list[float]]
+) -> Figure:
+    def draw(ax: Axes) -> None:
+        canvas, place = ax.figure, ax.get_subplotspec()
+        ax.remove()
+        polar = canvas.add_subplot(place, projection="polar")
+        polar.set_theta_zero_location("N")
+        angles = np.linspace(0, 2 * np.pi, len(groups), endpoint=False)
+        for i, (name, values) in enumerate(shapes.items()):
+            style = {
+                "color": f"C{i % 3}",
+                "linestyle": STYLES[i // 3 % len(STYLES)],
+                "marker": MARKERS[i % len(MARKERS)],
+            }
+            polar.plot([*angles, angles[0]], [*values, values[0]], label=name, markersize=4, linewidth=1.3, **style)
+        polar.set_xticks(angles, groups, fontsize=8)
+        polar.tick_params(axis="y", labelsize=7)
+        polar.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, fontsize=8)
+
+    return Figure(
+        _slug(task, setting, budget, "radar"),
+        f"{task} by group: {setting}",
+        f"Mean over seeds of each group of {task}, {setting}, {budget}, at {100 * fraction:g}% of the long rows.",
+        (("method", *groups), [(name, *values) for name, values in shapes.items()]),
+        draw,
+        4.2,
+    )
