@@ -206,6 +206,12 @@ def test_clusters_are_the_same_in_another_process_order_and_number_of_threads():
     assert (clusters(rows, 12, seed=8) != expected).any()
 
 
+def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    with pytest.raises(RuntimeError, match=r"pip install hf-gateau\[embed\]"):
+        rank(fifty(), method="car")
+
+
 def test_fewer_distinct_embeddings_than_clusters():
     rows = np.array([[1.0, 2.0], [3.0, 4.0]] * 10, dtype=np.float32)
     labels = clusters(rows, 5, seed=0)

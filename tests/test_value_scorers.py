@@ -230,6 +230,12 @@ def test_embeddings_are_of_instruction_and_response(models, rows):
     assert other.config_key != scorer_of(EmbeddingScorer, models).config_key
 
 
+def test_without_sentence_transformers_it_says_what_to_install(models, rows, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(RuntimeError, match=r"pip install hf-gateau\[embed\]"):
+        scorer_of(EmbeddingScorer, models).measure_rows(rows)
+
+
 def test_parts_of_a_row():
     asked = turns("One.\n\nTwo?", "Two.", "And three?", "Three.")
     assert parts_of_row(asked) == {
