@@ -427,7 +427,9 @@ COMMANDS = {
     "store": (store, (StoreArguments,)),
 }
 # name -> module with `command`, a function like those above, and `TAKES`, what it takes
-COMMAND_MODULES: dict[str, str] = {}
+COMMAND_MODULES: dict[str, str] = {
+    "eval": "evaluation.command",
+}
 
 
 def _load(data: str, rows: DataArguments, streaming: bool = False):

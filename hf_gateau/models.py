@@ -247,7 +247,9 @@ def _load_config(name: str, revision: str | None, trust_remote_code: bool):
 
 
 def _load_tokenizer(name: str, revision: str | None, config: ModelPairConfig):
-    return AutoTokenizer.from_pretrained(*load_location(name), **load_options(name, revision, config.trust_remote_code))
+    return AutoTokenizer.from_pretrained(
+        *load_location(name), **load_options(name, revision, config.trust_remote_code)
+    )
 
 
 def resolve_device(device: str, rank: int = 0) -> torch.device:

@@ -136,13 +136,22 @@ class KeepingGenerator:
         from transformers import AutoConfig, AutoTokenizer
         from transformers.utils import find_adapter_config_file
 
-        from ..models import check_local, context_window, load_location, load_options, model_fingerprint, resolve_device
+        from ..models import (
+            check_local,
+            context_window,
+            load_location,
+            load_options,
+            model_fingerprint,
+            resolve_device,
+        )
 
         model = os.path.expanduser(model)
         check_local(model)
         self.model, self.config = model, config
         base, options = model, load_options(model, config.model_revision, False)
-        if not model.endswith(".gguf") and (adapter := find_adapter_config_file(model, revision=config.model_revision)):
+        if not model.endswith(".gguf") and (
+            adapter := find_adapter_config_file(model, revision=config.model_revision)
+        ):
             base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
         own = options if base == model else load_options(base, None, False)
         self.model_config = AutoConfig.from_pretrained(*load_location(base), **own).get_text_config(decoder=True)

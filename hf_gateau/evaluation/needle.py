@@ -57,7 +57,8 @@ class NeedleConfig:
         metadata={"help": "Where the needle is, in percent of the text: 0 is its beginning."},
     )
     needle_repeats: int = field(
-        default=1, metadata={"help": "Texts at each length and depth, cut from the haystack at places drawn at random."}
+        default=1,
+        metadata={"help": "Texts at each length and depth, cut from the haystack at places drawn at random."},
     )
     needle_seed: int = field(default=0, metadata={"help": "What is drawn at random is drawn from this seed."})
     needle: str = field(default=NEEDLE, metadata={"help": "The sentence that is hidden."})
@@ -199,7 +200,9 @@ def default_lengths(generator: Generator, config: NeedleConfig) -> list[int]:
     top = min(LONGEST, generator.max_length - others)
     low = min(SHORTEST, top // NUM_LENGTHS)
     if low < 1:
-        raise ValueError(f"{generator.model!r} reads {generator.max_length:,} tokens, too few for needle and question.")
+        raise ValueError(
+            f"{generator.model!r} reads {generator.max_length:,} tokens, too few for needle and question."
+        )
     return [round(low + i * (top - low) / (NUM_LENGTHS - 1)) for i in range(NUM_LENGTHS)]
 
 
@@ -289,7 +292,9 @@ class Haystack:
         line = needle.strip()
         room = length - self.count(line)
         if room < 0:
-            raise ValueError(f"The needle has {length - room} tokens, more than a text of {length}; give longer lengths.")
+            raise ValueError(
+                f"The needle has {length - room} tokens, more than a text of {length}; give longer lengths."
+            )
         last = bisect_left(self.starts, end)
         first, best = max(0, last - room), None
         for _ in range(ROUNDS):
@@ -312,5 +317,3 @@ class Haystack:
         if place <= start:
             return f"{line}\n{self.text[start:end].strip()}"
         return f"{self.text[start:place].strip()}\n{line}\n{self.text[place:end].strip()}"
-
-

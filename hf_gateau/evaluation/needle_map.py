@@ -59,7 +59,9 @@ def needle_figure(results: Mapping[str, TaskResult]) -> Figure:
         for i, depth in enumerate(depths)
         for j, length in enumerate(lengths)
     ]
-    words = [f"{name}: {np.nanmean(grid):.0f} of {POINTS:.0f} points on average" for name, (_, _, grid) in grids.items()]
+    words = [
+        f"{name}: {np.nanmean(grid):.0f} of {POINTS:.0f} points on average" for name, (_, _, grid) in grids.items()
+    ]
     cell = CELL if num_columns <= MOST_WRITTEN * len(grids) else NARROW
     return Figure(
         "needle",
