@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from .tasks import Generator
 
@@ -100,6 +100,19 @@ def load_generator(model: str, folder: Path, config: GeneratorConfig | None = No
     return (VllmGenerator if config.backend == "vllm" else TransformersGenerator)(model, folder, config)
 
 
+def check_fast(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
+    """Refuse a tokenizer that does not tell where in a text its tokens are; texts are cut to lengths in tokens.
+
+    Raises:
+        ValueError: it is none of the fast ones.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{model!r} has no fast tokenizer, and {type(tokenizer).__name__} does not tell where in a text its tokens are; "
+            "save a fast one with the model (`AutoTokenizer.from_pretrained(...).save_pretrained(...)`)."
+        )
+
+
 class AnswerStore:
     """Every answer, in one SQLite file of the evaluation's folder; on the disk when `put` returns."""
 
@@ -156,6 +169,7 @@ class KeepingGenerator:
         own = options if base == model else load_options(base, None, False)
         self.model_config = AutoConfig.from_pretrained(*load_location(base), **own).get_text_config(decoder=True)
         self.tokenizer = AutoTokenizer.from_pretrained(*load_location(model), **options)
+        check_fast(self.tokenizer, model)
         self.device = resolve_device(config.device)
         self.fingerprint = model_fingerprint(model, config.model_revision)
         self.max_length = config.max_length or context_window(self.model_config)
@@ -228,11 +242,11 @@ class KeepingGenerator:
         if len(ids) <= limit:
             return ids, False
         place = max(range(len(prompt)), key=lambda i: len(prompt[i]["content"]))
-        text = self.tokenizer(prompt[place]["content"], add_special_tokens=False, verbose=False)["input_ids"]
-        keep = len(text) - (len(ids) - limit)
+        text = prompt[place]["content"]
+        starts = self._token_starts(text)
+        keep = len(starts) - (len(ids) - limit)
         while keep >= FEWEST_PROMPT_TOKENS:
-            ends = text[: keep // 2], text[-(keep // 2) :]
-            cut = "".join(self.tokenizer.decode(end, skip_special_tokens=True) for end in ends)
+            cut = text[: starts[keep // 2]] + text[starts[-(keep // 2)] :]
             ids = self._tokens([*prompt[:place], {**prompt[place], "content": cut}, *prompt[place + 1 :]])
             if len(ids) <= limit:
                 return ids, True
@@ -241,6 +255,12 @@ class KeepingGenerator:
             f"{self.model!r} reads {self.max_length:,} tokens, which leaves no room for a prompt before an answer of "
             f"{max_new_tokens:,}; take a model with a longer window, or a larger max_length."
         )
+
+    def _token_starts(self, text: str) -> list[int]:
+        """Where in a text each token begins. A cut there loses nothing of what is kept, which decoding would: white space,
+        and words that the vocabulary has not."""
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return [start for start, _ in found["offset_mapping"]]
 
     def _tokens(self, prompt: Messages) -> list[int]:
         """A whole prompt as the model reads it; `verbose=False` leaves out a warning on length."""

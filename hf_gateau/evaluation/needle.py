@@ -239,15 +239,10 @@ class Haystack:
         longest: tokens of the longest piece.
 
     Raises:
-        ValueError: the tokenizer is no fast one, or the text has no sentence.
+        ValueError: the text has no sentence.
     """
 
     def __init__(self, text: str, tokenizer: PreTrainedTokenizerFast, longest: int):
-        if not tokenizer.is_fast:
-            raise ValueError(
-                f"A haystack needs a fast tokenizer, and {type(tokenizer).__name__} is none; convert it once with "
-                "`AutoTokenizer.from_pretrained(...).save_pretrained(...)` where a fast one exists."
-            )
         self.tokenizer = tokenizer
         text = text.strip() + "\n"
         if not SENTENCE_END.search(text):
