@@ -180,7 +180,9 @@ def test_out_of_memory_halves_the_batch(tiny_model, tmp_path, caplog):
     assert small.generate(PROMPTS, 12) == expected and len(small.ran) == len(PROMPTS)
     assert "Out of memory with 8 prompts at a time" in caplog.text
     small.room = 0
-    with pytest.raises(RuntimeError, match="A prompt of 93 tokens does not fit into the memory of cpu; lower max_length"):
+    with pytest.raises(
+        RuntimeError, match="A prompt of 93 tokens does not fit into the memory of cpu; lower max_length"
+    ):
         small.generate(PROMPTS, 11)
 
 

@@ -34,7 +34,8 @@ PROMPT = "{context}\n\nRead the document and answer: {question}"  # LongAlign's
 SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*\s+|[。！？][”’」』]*\s*")
 TEXT_SUFFIXES = (".txt", ".md")
 SHORTEST, LONGEST, NUM_LENGTHS = 1_000, 64_000, 10  # of the grid, where none is given; LongAlign's
-ROUNDS = 20  # to make a text of a wanted number of tokens; two or three are usual
+SPARE = 16  # tokens of a haystack before a piece of it that begins first, so that it can begin a little earlier
+ROUNDS, FAR, ENDS = 8, 20, 8  # attempts, characters and ends to look at for a text of a wanted number of tokens
 
 
 @dataclass
@@ -270,16 +271,17 @@ class Haystack:
 
     def draw_end(self, length: int, rng: random.Random | None) -> int:
         """Where in the text a piece of that many tokens may end: the first place, or one drawn at random."""
-        enough = self.starts[min(length, len(self.starts) - 1)]
+        enough = self.starts[min(length + SPARE, len(self.starts) - 1)]
         first = min(bisect_left(self.boundaries, enough), len(self.boundaries) - 1)
         return self.boundaries[first if rng is None else rng.randrange(first, len(self.boundaries))]
 
     def with_needle(self, needle: str, length: int, depth: float, end: int) -> tuple[str, int]:
-        """A piece of the text with the needle in it, and its number of tokens.
+        """A piece of the text with the needle in it, and its number of tokens: `length`, or, where no cut gives that, as
+        near as can be.
 
-        The piece ends at `end`, with a whole sentence; it begins wherever the number of tokens comes out as `length`. The
-        needle is a line of its own at the last end of a sentence before `depth` percent of the other tokens, at the very
-        beginning for 0 and at the very end for 100.
+        The piece ends at `end`, or a few sentences on, with a whole sentence; it begins wherever the number of tokens comes
+        out right. The needle is a line of its own at the last end of a sentence before `depth` percent of the other tokens,
+        at the very beginning for 0 and at the very end for 100.
 
         Raises:
             ValueError: the needle alone is longer.
@@ -287,28 +289,40 @@ class Haystack:
         line = needle.strip()
         room = length - self.count(line)
         if room < 0:
-            raise ValueError(
-                f"The needle has {length - room} tokens, more than a text of {length}; give longer lengths."
-            )
-        last = bisect_left(self.starts, end)
-        first, best = max(0, last - room), None
-        for _ in range(ROUNDS):
-            text = self._piece(line, self.starts[first] if first < len(self.starts) else end, end, last - first, depth)
-            found = self.count(text)
-            if best is None or abs(found - length) < abs(best[1] - length):
-                best = text, found
-            if found == length or not 0 <= first + found - length <= last:
+            raise ValueError(f"The needle has {length - room} tokens, more than a text of {length}; give longer lengths.")
+        at, found = bisect_left(self.boundaries, end), []
+        for place in self.boundaries[at : at + ENDS]:
+            found.append(self._cut(line, length, room, depth, place))
+            if found[-1][1] == length:
                 break
-            first += found - length
-        return best
+        return min(found, key=lambda piece: abs(piece[1] - length))
 
-    def _piece(self, line: str, start: int, end: int, num_tokens: int, depth: float) -> str:
+    def _cut(self, line: str, length: int, room: int, depth: float, end: int) -> tuple[str, int]:
+        """The piece that ends at `end`, as near to the length as can be."""
+        last = bisect_left(self.starts, end)
+        first, tried = max(0, last - room), {}
+        for _ in range(ROUNDS):
+            start = self.starts[first] if first < last else end
+            tried[start] = self.count(self._piece(line, start, end, depth))
+            moved = first + tried[start] - length
+            if tried[start] == length or not 0 <= moved <= last:
+                break
+            first = moved
+        best = min(tried, key=lambda start: abs(tried[start] - length))
+        # Text that is cut elsewhere may have other tokens than before; within a word, one more or less.
+        near = (place for step in range(1, FAR) for place in (best - step, best + step) if 0 <= place < end)
+        while tried[best] != length and (place := next(near, None)) is not None:
+            tried[place] = self.count(self._piece(line, place, end, depth))
+            best = place if tried[place] == length else best
+        return self._piece(line, best, end, depth), tried[best]
+
+    def _piece(self, line: str, start: int, end: int, depth: float) -> str:
         """Text from `start` to `end` with the line in it."""
         if depth >= 100 or start >= end:
-            return f"{self.text[start:end].rstrip()}\n{line}"
-        target = bisect_right(self.starts, start) - 1 + int(num_tokens * depth / 100)
-        last = bisect_right(self.boundaries, self.starts[min(target, len(self.starts) - 1)]) - 1
-        place = self.boundaries[last] if last >= 0 else 0
+            return f"{self.text[start:end].strip()}\n{line}".strip()
+        first, last = bisect_left(self.starts, start), bisect_left(self.starts, end)
+        target = self.starts[min(first + int((last - first) * depth / 100), len(self.starts) - 1)]
+        place = self.boundaries[bisect_right(self.boundaries, target) - 1] if target >= self.boundaries[0] else start
         if place <= start:
             return f"{line}\n{self.text[start:end].strip()}"
         return f"{self.text[start:place].strip()}\n{line}\n{self.text[place:end].strip()}"

@@ -10,7 +10,7 @@ import random
 from dataclasses import asdict, dataclass, field
 
 from ..quickstart.world import FIRST_NAMES, ask_people, draw_people, fact_sentence, filler_sentence
-from .needle import Haystack, NeedleConfig, Question, ask
+from .needle import SPARE, Haystack, NeedleConfig, Question, ask
 from .results import TaskResult
 from .tasks import Work
 
@@ -52,7 +52,7 @@ def run(work: Work) -> TaskResult:
             rng = random.Random(f"{grid.needle_seed} {length} {repeat}")
             (asked, *others) = draw_people(rng, 1 + min(len(FIRST_NAMES) - 1, length // TOKENS_A_PERSON))
             needle = " ".join(fact_sentence(rng, asked))
-            haystack = Haystack(planted_text(rng, others, length), tokenizer, length)
+            haystack = Haystack(planted_text(rng, others, length + 2 * SPARE), tokenizer, length)
             question, _ = ask_people([asked])
             end = haystack.draw_end(length, None)
             for depth in sorted(set(grid.needle_depths)):
