@@ -32,7 +32,7 @@ LONGBENCH = {
     "summarization": ("gov_report", "qmsum", "multi_news", "vcsum"),
 }
 NIAH = tuple(f"niah_{kind}" for kind in ("single_1", "single_2", "single_3", "multikey_1", "multikey_2", "multikey_3"))
-NIAH += ("niah_multivalue", "niah_multiquery")
+NIAH += ("niah_multiquery", "niah_multivalue")
 RULER = (*NIAH, "ruler_vt", "ruler_cwe", "ruler_fwe", "ruler_qa_squad", "ruler_qa_hotpot")
 PREFIX = "longbench_"  # of its sets' names in the harness
 # LongBench-E's ranges of `length`, which counts words in English and characters in Chinese: (its name, its end)
@@ -85,7 +85,7 @@ def run_longbench(work: Work) -> TaskResult:
     """LongBench by its published metrics, in points; the mean of the sets comes first, then those of the three kinds."""
     longbench_metrics()
     config = work.settings(HarnessConfig)
-    rows = harness_rows(work, [PREFIX + name for name in config.longbench_sets])
+    rows = harness_rows(work, [PREFIX + name for name in config.longbench_sets], folder="longbench")
     means = _means(rows, "group")
     metrics = {"mean": sum(means.values()) / len(means)}
     for kind, names in LONGBENCH.items():
@@ -128,7 +128,8 @@ def _run_synthetic(name: str, work: Work, tasks: tuple[str, ...]) -> TaskResult:
     config, folder = work.settings(HarnessConfig), work.folder / name / "tokenizer"
     work.generator().tokenizer.save_pretrained(folder)
     try:
-        rows = harness_rows(work, list(tasks), {"tokenizer": str(folder), "max_seq_lengths": config.ruler_lengths})
+        told = {"tokenizer": str(folder), "max_seq_lengths": config.ruler_lengths}
+        rows = harness_rows(work, list(tasks), told, folder="ruler")
     except LookupError as error:
         raise RuntimeError(f"RULER's texts need data of nltk, which cannot be loaded: {error}") from error
     by_length = {f"{length} tokens": mean for length, mean in _means(rows, "length").items()}
@@ -155,13 +156,16 @@ def _means(rows: list[dict[str, Any]], column: str) -> dict[Any, float]:
 # The harness
 
 
-def harness_rows(work: Work, tasks: list[str], metadata: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+def harness_rows(
+    work: Work, tasks: list[str], metadata: dict[str, Any] | None = None, folder: str | None = None
+) -> list[dict[str, Any]]:
     """Questions of tasks of the harness with their answers and scores, in points.
 
     Args:
         work: what to take, and who answers.
         tasks: names of tasks or groups.
         metadata: what tasks that make their own data are told.
+        folder: the harness's own folder that they are in, where that is known; to read all of them takes a while.
 
     Raises:
         ImportError: the harness is not installed.
@@ -174,7 +178,9 @@ def harness_rows(work: Work, tasks: list[str], metadata: dict[str, Any] | None =
     except ImportError as error:
         raise ImportError("LongBench and RULER need lm-evaluation-harness; `pip install hf-gateau[eval]`.") from error
     include = work.settings(HarnessConfig).include_path
-    manager = TaskManager(include_path=include and str(Path(include).expanduser()), metadata=metadata or {})
+    places = [] if folder is None else [Path(lm_eval.tasks.__file__).parent / folder]
+    places += [] if include is None else [Path(include).expanduser()]
+    manager = TaskManager(include_path=places, include_defaults=folder is None, metadata=metadata or {})
     if unknown := [name for name in tasks if name not in manager.all_tasks]:
         raise ValueError(f"lm-evaluation-harness {lm_eval.__version__} has no task {', '.join(unknown)}.")
     answering = answering_model()(work.generator())
@@ -202,7 +208,7 @@ def _row(task: str, sample: dict[str, Any]) -> dict[str, Any]:
         "group": task.removeprefix(PREFIX),
         "metric": main if main != "score" else next((name for name in names if name != "score"), main),
         "length": length,
-        "bucket": bucket_of(doc.get("length")),
+        "bucket": bucket_of(None if "max_length" in doc else doc.get("length")),
         "answer": answer,
         "target": sample["target"],
     }

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 NEEDLE = "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day."
 QUESTION = "What is the best thing to do in San Francisco?"
 PROMPT = "{context}\n\nRead the document and answer: {question}"  # LongAlign's
-SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*\s+|[。！？][”’」』]*\s*")
+# A full stop, or a blank line, as after a heading
+SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*\s+|[。！？][”’」』]*\s*|\n\s*\n")
 TEXT_SUFFIXES = (".txt", ".md")
 SHORTEST, LONGEST, NUM_LENGTHS = 1_000, 64_000, 10  # of the grid, where none is given; LongAlign's
 SPARE = 16  # tokens of a haystack before a piece of it that begins first, so that it can begin a little earlier
@@ -289,7 +290,9 @@ class Haystack:
         line = needle.strip()
         room = length - self.count(line)
         if room < 0:
-            raise ValueError(f"The needle has {length - room} tokens, more than a text of {length}; give longer lengths.")
+            raise ValueError(
+                f"The needle has {length - room} tokens, more than a text of {length}; give longer lengths."
+            )
         at, found = bisect_left(self.boundaries, end), []
         for place in self.boundaries[at : at + ENDS]:
             found.append(self._cut(line, length, room, depth, place))
