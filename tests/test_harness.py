@@ -181,6 +181,7 @@ def test_groups_of_the_harness_hold_the_same_sets():
     assert set(NIAH) == {name for name in RULER if name.startswith("niah")}
 
 
+@pytest.mark.slow  # the harness draws from seven million words
 def test_ruler_makes_texts_by_the_models_tokenizer(tmp_path, monkeypatch, tokenizer):
     """The one needle task that needs no data from elsewhere. The needle's number is said where the text is short."""
     monkeypatch.setattr("hf_gateau.evaluation.harness.RULER", ("niah_single_1",))

@@ -88,7 +88,7 @@ def test_reads_files_and_folders(tmp_path):
         (tmp_path / name).write_text(text)
     assert read_haystack(str(tmp_path)) == "First.\n\nSecond." and read_haystack(str(tmp_path / "b.txt")) == "Second."
     with pytest.raises(FileNotFoundError, match="There is no haystack"):
-        read_haystack(str(tmp_path / "d.txt"))
+        NeedleConfig(haystack=str(tmp_path / "d.txt"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no sentence in 0 files"):
         read_haystack(str(tmp_path / "empty"))

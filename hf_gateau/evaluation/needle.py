@@ -45,6 +45,7 @@ class NeedleConfig:
 
     Raises:
         ValueError: a field is out of range.
+        FileNotFoundError: there is no such haystack.
     """
 
     needle_lengths: list[int] | None = field(
@@ -94,6 +95,10 @@ class NeedleConfig:
             raise ValueError(f"needle_depths are percent, got {self.needle_depths}; give some from 0 to 100.")
         if missing := [name for name in ("{context}", "{question}") if name not in self.needle_prompt]:
             raise ValueError(f"needle_prompt has no {' and no '.join(missing)}: {self.needle_prompt!r}; put it there.")
+        if self.haystack is not None and not Path(self.haystack).expanduser().exists():
+            raise FileNotFoundError(
+                f"There is no haystack at {self.haystack!r}; give a text file, or a folder of such files."
+            )
         if not self.words:
             raise ValueError("No word of the needle is left that the question has not; name some as needle_words.")
 
@@ -215,15 +220,13 @@ def read_haystack(place: str | None) -> str:
     """The text of a file, or of all text files of a folder in order of their names; Python's documentation for None.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such text.
+        ValueError: there is no sentence in it.
     """
     if place is None:
         from pydoc_data.topics import topics
 
         return "\n\n".join(topics.values())
     path = Path(place).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"There is no haystack at {place!r}; give a text file, or a folder of such files.")
     files = [path] if path.is_file() else sorted(x for x in path.rglob("*") if x.suffix in TEXT_SUFFIXES)
     texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
     text = "\n\n".join(texts).strip()
