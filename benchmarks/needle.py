@@ -20,7 +20,7 @@ from hf_gateau.quickstart import LONG_MODEL, SHORT_MODEL
 from . import common
 
 
-COLOURS = 48  # of the pictures, which makes small files; the heat maps have fewer
+COLOURS = 96  # of the pictures, which makes small files; the heat maps have fewer
 MODELS = {"long": LONG_MODEL, "short": SHORT_MODEL}
 
 

@@ -247,6 +247,20 @@ def test_two_models_stand_side_by_side_with_a_gap():
     assert ("short", 100, 50.0, "100.0") in figure.table[1] and len(figure.table[1]) == 5
 
 
+def test_models_of_one_name_and_long_names():
+    name = "them/" + "a-rather-long-name-" * 3
+    figure = needle_figure({"/a/model": result_of(GRID), "/b/model": result_of(GRID), name: result_of(GRID)})
+    ax = Canvas().add_subplot()
+    figure.draw(ax)
+    names = [text.get_text() for text in ax.texts[:3]]
+    assert (
+        names[:2] == ["model", "model (2)"]
+        and names[2].replace("\n", "") == name
+        and max(map(len, names[2].split("\n"))) < 20
+    )
+    assert {row[0] for row in figure.table[1]} == {"model", "model (2)", name}
+
+
 def test_red_is_lost_and_green_is_found(tmp_path):
     for score, strongest in ((0, 0), (100, 1)):
         path = write_maps({"m": result_of({(1, 0.0): [score], (2, 0.0): [score]})}, tmp_path)[0]

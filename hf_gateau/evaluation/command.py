@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..cards import inline, public_name
 from ..endpoint import EndpointConfig
 from .generation import GeneratorConfig, load_generator
 from .results import TaskResult, eval_results, load_result, save_result, summary, summary_text
@@ -99,11 +100,12 @@ def evaluate(
         model, folder, how
     )  # finds the model and its tokenizer; weights come when they are needed
     endpoint = cache(lambda: Endpoint(judge))
-    options = {type(part).__name__: part for part in settings}
+    given = {type(part).__name__: part for part in settings}
     results, failed = [], {}
     for name in tasks:
-        own = [options.get(kind.__name__) or kind() for kind in task_options(name)]
-        work = Work(model, folder, lambda: generator, endpoint, _by_name(name, own), limit)
+        own = [given.get(kind.__name__) or kind() for kind in task_options(name)]
+        options = {type(part).__name__: part for part in own}
+        work = Work(model, folder, lambda: generator, endpoint, options, limit)
         asked = _asked(generator.describe(), judge, own, limit)
         kept = load_result(folder, name)
         if kept is not None and kept.settings.get(ASKED) == asked:
@@ -119,15 +121,10 @@ def evaluate(
             failed[name] = f"{type(error).__name__}: {error}"
             logger.error("%s: %s", name, error)
             continue
-        result.settings[ASKED] = asked
+        result.settings |= {"model": public_name(model), ASKED: asked}
         save_result(result, folder)
         results.append(result)
     return results, failed
-
-
-def _by_name(task: str, own: list[Any]) -> dict[str, Any]:
-    """A task's settings by the names of their classes, and by its own, where they are of one class."""
-    return {type(part).__name__: part for part in own} | ({task: own[0]} if len(own) == 1 else {})
 
 
 def _asked(generator: dict[str, Any], judge: EndpointConfig, own: list[Any], limit: int | None) -> dict[str, Any]:
@@ -138,8 +135,6 @@ def _asked(generator: dict[str, Any], judge: EndpointConfig, own: list[Any], lim
 
 def write_summary(folder: Path, model: str, results: list[TaskResult]) -> None:
     """`summary.md`, the table, and `model_index.json`, the same for a model card's metadata."""
-    from ..cards import inline, public_name
-
     name = public_name(model) or model
     text = f"# Evaluation of {inline(name)}\n\n{summary(results)}\n"
     (folder / SUMMARY).write_text(text, encoding="utf-8")

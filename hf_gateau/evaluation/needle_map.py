@@ -6,6 +6,7 @@ Shapes: D depths, L lengths.
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..cards import public_name
-from ..drawing import Figure, save_png
+from ..drawing import WIDTH, Figure, save_png
 from .metrics import POINTS
 from .results import TaskResult
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 COLOURS = ["#b2182b", "#ef8a62", "#fddf8b", "#91cf60", "#1a7f37"]  # red to green; the middle is the lightest
 MARGIN, CELL, NARROW = 1.6, 0.34, 0.2  # inches: what is no cell, a cell's width, and that of many
+CHARACTERS = 13  # of a model's name to an inch
 MOST_WRITTEN = 12  # lengths whose cells have room for a number
 MOST_LABELS = 12  # of lengths under one map
 
@@ -50,7 +52,10 @@ def needle_figure(results: Mapping[str, TaskResult]) -> Figure:
     """
     if not results or any(not result.rows for result in results.values()):
         raise ValueError("A heat map needs results with rows; run the task first.")
-    grids = {public_name(name) or name: needle_grid(result) for name, result in results.items()}
+    grids: dict[str, tuple[list[int], list[float], np.ndarray]] = {}
+    for place, (name, result) in enumerate(results.items(), start=1):
+        name = public_name(name) or name
+        grids[f"{name} ({place})" if name in grids else name] = needle_grid(result)
     num_columns = sum(len(lengths) for lengths, _, _ in grids.values()) + len(grids) - 1
     num_depths = max(len(depths) for _, depths, _ in grids.values())
     rows = [
@@ -63,14 +68,18 @@ def needle_figure(results: Mapping[str, TaskResult]) -> Figure:
         f"{name}: {np.nanmean(grid):.0f} of {POINTS:.0f} points on average" for name, (_, _, grid) in grids.items()
     ]
     cell = CELL if num_columns <= MOST_WRITTEN * len(grids) else NARROW
+    width = max(WIDTH, MARGIN + cell * num_columns)
+    characters = max(8, int((width - MARGIN) / len(grids) * CHARACTERS))
+    named = {textwrap.fill(name, characters): grid for name, grid in grids.items()}
+    num_lines = max(name.count("\n") + 1 for name in named)
     return Figure(
         "needle",
-        f"Needle in a haystack: {next(iter(grids))}" if len(grids) == 1 else "Needle in a haystack",
+        "Needle in a haystack",
         f"Share of the needle's words that the answer has, by length of the text and depth of the needle. {'; '.join(words)}.",
         (("model", "tokens", "depth, %", "points"), rows),
-        partial(_draw, grids=grids, write=cell == CELL),
-        max(2.6, 1.3 + 0.19 * num_depths),
-        max(3.8, MARGIN + cell * num_columns),
+        partial(_draw, grids=named, write=cell == CELL),
+        max(2.4, 1.3 + 0.19 * num_depths) + 0.16 * num_lines,
+        width,
     )
 
 
@@ -99,8 +108,9 @@ def _draw(ax: Axes, grids: dict[str, tuple[list[int], list[float], np.ndarray]],
         step = -(-len(lengths) // MOST_LABELS)
         ticks += range(start, start + len(lengths), step)
         labels += [f"{length:,}" for length in lengths[::step]]
-        if len(grids) > 1:
-            ax.text(start + (len(lengths) - 1) / 2, -0.8, name, ha="center", va="bottom")
+        ax.annotate(
+            name, (start + (len(lengths) - 1) / 2, -0.5), (0, 3), textcoords="offset points", ha="center", size=9
+        )
         start += len(lengths) + 1
     colours = LinearSegmentedColormap.from_list("needle", COLOURS)
     image = ax.imshow(np.ma.masked_invalid(picture), cmap=colours, vmin=0, vmax=POINTS, aspect="auto")
