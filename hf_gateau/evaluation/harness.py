@@ -125,13 +125,11 @@ def run_harness(work: Work) -> TaskResult:
 def _run_synthetic(name: str, work: Work, tasks: tuple[str, ...]) -> TaskResult:
     """The harness makes these texts as long as the model's tokenizer counts; it reads it from a folder, whatever the
     model's form."""
-    config, folder = work.settings(HarnessConfig), work.folder / name / "tokenizer"
+    folder, rows = work.folder / name / "tokenizer", []
     work.generator().tokenizer.save_pretrained(folder)
-    try:
-        told = {"tokenizer": str(folder), "max_seq_lengths": config.ruler_lengths}
-        rows = harness_rows(work, list(tasks), told, folder="ruler")
-    except LookupError as error:
-        raise RuntimeError(f"RULER's texts need data of nltk, which cannot be loaded: {error}") from error
+    for length in sorted(set(work.settings(HarnessConfig).ruler_lengths)):  # one by one, so that a limit is of each
+        told = {"tokenizer": str(folder), "max_seq_lengths": [length]}
+        rows += harness_rows(work, list(tasks), told, folder="ruler")
     by_length = {f"{length} tokens": mean for length, mean in _means(rows, "length").items()}
     groups = _means(rows, "group")
     mean = sum(groups.values()) / len(groups)
@@ -170,7 +168,7 @@ def harness_rows(
     Raises:
         ImportError: the harness is not installed.
         ValueError: it has no such task, or one is not answered with text.
-        ConnectionError: data of a task cannot be loaded.
+        Exception: whatever the harness raises where data of a task cannot be loaded.
     """
     try:
         import lm_eval
@@ -183,9 +181,8 @@ def harness_rows(
     manager = TaskManager(include_path=places, include_defaults=folder is None, metadata=metadata or {})
     if unknown := [name for name in tasks if name not in manager.all_tasks]:
         raise ValueError(f"lm-evaluation-harness {lm_eval.__version__} has no task {', '.join(unknown)}.")
-    answering = answering_model()(work.generator())
     found = lm_eval.simple_evaluate(
-        model=answering,
+        answering_model()(work.generator()),
         tasks=tasks,
         task_manager=manager,
         limit=work.limit,
@@ -199,16 +196,16 @@ def _row(task: str, sample: dict[str, Any]) -> dict[str, Any]:
     """One question. Its score is the task's main metric, which is `score` in LongBench, the question's length in RULER, and
     otherwise the first one."""
     doc, names = sample["doc"], sample["metrics"]
-    length = doc.get("max_length", doc.get("length"))
+    length, made = doc.get("max_length", doc.get("length")), "max_length" in doc
     main = next((name for name in (str(doc.get("max_length")), "score") if name in names), names[0])
     answer = sample["resps"][0][0]
     return {
-        "id": f"{task}/{doc.get('_id', sample['doc_id'])}",
+        "id": f"{task}/{f'{length}-' if made else ''}{doc.get('_id', sample['doc_id'])}",
         "score": POINTS * float(sample[main]),
         "group": task.removeprefix(PREFIX),
         "metric": main if main != "score" else next((name for name in names if name != "score"), main),
         "length": length,
-        "bucket": bucket_of(None if "max_length" in doc else doc.get("length")),
+        "bucket": None if made else bucket_of(length),
         "answer": answer,
         "target": sample["target"],
     }
