@@ -81,7 +81,7 @@ def load_result(folder: str | os.PathLike, task: str) -> TaskResult | None:
     place = Path(folder) / task
     if not (place / "results.json").exists():
         return None
-    lines = (place / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = filter(None, (place / "rows.jsonl").read_text("utf-8").split("\n"))  # not at U+2028, as splitlines does
     return TaskResult(rows=[json.loads(x) for x in lines], **json.loads((place / "results.json").read_text("utf-8")))
 
 
