@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 # LongBench's sets in the GATEAU paper, by what they are about
 LONGBENCH = {
-    "single": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
-    "multi": ("hotpotqa", "2wikimqa", "musique", "dureader"),
+    "single_doc_qa": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
+    "multi_doc_qa": ("hotpotqa", "2wikimqa", "musique", "dureader"),
     "summarization": ("gov_report", "qmsum", "multi_news", "vcsum"),
 }
 NIAH = tuple(f"niah_{kind}" for kind in ("single_1", "single_2", "single_3", "multikey_1", "multikey_2", "multikey_3"))
@@ -206,6 +206,7 @@ def _row(task: str, sample: dict[str, Any]) -> dict[str, Any]:
         "metric": main if main != "score" else next((name for name in names if name != "score"), main),
         "length": length,
         "bucket": None if made else bucket_of(length),
+        "question": doc.get("question", doc.get("input")),
         "answer": answer,
         "target": sample["target"],
     }
