@@ -482,6 +482,7 @@ COMMANDS = {
 }
 # name -> module with `command`, a function like those above, and `TAKES`, what it takes
 COMMAND_MODULES: dict[str, str] = {
+    "eval": "evaluation.command",
     "characteristics": "evaluation.characteristics",
     "human-sheet": "evaluation.human_sheet",
     "human-tally": "evaluation.human_tally",
