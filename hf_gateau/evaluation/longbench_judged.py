@@ -27,6 +27,7 @@ from .judging import (
     version_of,
 )
 from .results import TaskResult
+from .harness import LONGBENCH
 from .rows import read_rows
 from .tasks import Work
 
@@ -34,11 +35,6 @@ from .tasks import Work
 TASK = "longbench_judged"
 QA, SUMMARY = "qa", "summary"
 SCALES = {QA: (1, 3), SUMMARY: (1, 5)}
-FAMILIES = {  # data sets of LongBench that a judge can rate
-    "single_doc_qa": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
-    "multi_doc_qa": ("hotpotqa", "2wikimqa", "musique", "dureader"),
-    "summarization": ("gov_report", "qmsum", "multi_news", "vcsum"),
-}
 NAMES = {  # what is read -> columns that it may stand in, the first that is there
     "question": ("question", "input", "query"),
     "reference": ("reference", "references", "answers", "target"),
@@ -171,7 +167,7 @@ def data_set_of(group: str) -> str:
 
 def family_of(group: str) -> str:
     """The family of a data set; "other" where LongBench has it not."""
-    return next((family for family, names in FAMILIES.items() if data_set_of(group) in names), "other")
+    return next((family for family, names in LONGBENCH.items() if data_set_of(group) in names), "other")
 
 
 def kind_of(group: str) -> str | None:
