@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import load_rows
+from .harness import LONGBENCH
 from .judging import (
     Messages,
     check_ratings,
@@ -27,7 +28,6 @@ from .judging import (
     version_of,
 )
 from .results import TaskResult
-from .harness import LONGBENCH
 from .rows import read_rows
 from .tasks import Work
 
