@@ -14,6 +14,7 @@ setup(
     package_dir={"hf_gateau.recipes": "recipes", "hf_gateau.model_cards": "model_cards"},
     package_data={
         "hf_gateau.quickstart": ["data/*", "data/*/*"],
+        "hf_gateau.evaluation": ["prompts/*.md", "prompts/*/*"],
         "hf_gateau.recipes": ["*.yaml", "*/*.yaml"],
         "hf_gateau.model_cards": ["*.md", "*.html"],
     },
@@ -41,6 +42,7 @@ setup(
         "eval": ["lm-eval[longbench,ruler]>=0.4.13", "jieba>=0.42", "rouge>=1.0.1"],
         "embed": ["sentence-transformers>=5.0", "scikit-learn>=1.4"],
         "test": [
+            "hf-gateau[judge,eval,embed]",
             "pytest>=8",
             "pytest-xdist>=3.5",
             "markdown-it-py>=3",

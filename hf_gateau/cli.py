@@ -294,9 +294,8 @@ def rank(
     ranked = _ranked(_supplied(_load(data, rows), config, models, how), config)
     record = ranking_record(ranked)
     save_rows(ranked, out.output, sidecar_of(ranked), out.max_shard_size)
-    counts = ("num_ranked", "num_unranked", "measuring_configs", "measured_by", "warnings", "what", "version")
-    settings = ", ".join(f"{name}={x}" for name, x in record.items() if x is not None and name not in counts)
-    print(f"{record['num_ranked']} of {len(ranked)} rows ranked, {record['what']} ({settings}): {out.output}")
+    by = "" if record["method"] == "gateau" else f" by {record['what']}"
+    print(f"{record['num_ranked']} of {len(ranked)} rows ranked{by} ({_settings(record)}): {out.output}")
     for reason, count in record["num_unranked"].items():
         print(f"  {count} not ranked: {reason}")
     if "car_num_rows" in record:
@@ -361,16 +360,26 @@ def sft(arguments: list[str]) -> int:
     return launch(arguments)
 
 
+def _settings(record: dict) -> str:
+    """The settings of a ranking that were read, from its record."""
+    from .formulas import METHODS
+
+    names = ("method", "mode", "hmp", "cas", "combine", "alpha", *METHODS[record["method"]].settings)
+    names += ("seed",) if record["method"] in ("car", "random") else ()
+    return ", ".join(f"{name}={record[name]}" for name in names if record[name] is not None)
+
+
 def _supplied(ds, config: RankConfig, models: MethodModelsConfig, how: RunConfig):
     """Rows with what `score` measures where the method needs it, and with what the method's own models measure."""
     from .batches import VALUE_COLUMNS
     from .formulas import needed_columns
-    from .supply import measure_missing, missing_values
 
-    needed = [name for name in needed_columns(config) if name not in VALUE_COLUMNS]
-    if all(name in ds.column_names for name in needed) and missing_values(config, ds.column_names):
-        ds = measure_missing(ds, config, models, how)
-    return ds  # `rank` says what is missing
+    missing = [name for name in needed_columns(config) if name not in ds.column_names]
+    if not missing or any(name not in VALUE_COLUMNS for name in missing):
+        return ds  # `rank` says what is missing
+    from .supply import measure_missing
+
+    return measure_missing(ds, config, models, how)
 
 
 def _ranked(ds, config: RankConfig):
@@ -473,7 +482,12 @@ COMMANDS = {
 }
 # name -> module with `command`, a function like those above, and `TAKES`, what it takes
 COMMAND_MODULES: dict[str, str] = {
+    "eval": "evaluation.command",
+    "characteristics": "evaluation.characteristics",
+    "human-sheet": "evaluation.human_sheet",
+    "human-tally": "evaluation.human_tally",
     "experiment": "experiments.command",
+    "build": "building.command",
 }
 
 
@@ -517,7 +531,7 @@ def _usage() -> str:
     lines = [f"usage: {PROGRAM} COMMAND ...   ({PROGRAM} COMMAND --help says more)", ""]
     for name in (*COMMANDS, *COMMAND_MODULES):
         first = re.split(r"[.:] ", " ".join(_command(name)[0].__doc__.split()))[0].rstrip(".")
-        lines.append(f"  {name:<12}{first}")
+        lines.append(f"  {name:<17}{first}")
     return "\n".join(lines)
 
 
@@ -544,7 +558,7 @@ def main(arguments: list[str] | None = None) -> int:
         _command(command)[0](*_parse(command, arguments[1:]))
     except KeyboardInterrupt:
         print(
-            "\nInterrupted. Rows measured so far are in the store; the same command goes on from there.",
+            "\nInterrupted. What was measured or asked so far is kept; the same command goes on from there.",
             file=sys.stderr,
         )
         return INTERRUPTED

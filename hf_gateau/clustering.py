@@ -13,7 +13,7 @@ import numpy as np
 
 
 KEPT_VARIANCE = 0.95
-NUM_STARTS = 10  # of k-means, of which the best counts; scikit-learn's default when CaR was published
+NUM_STARTS = 10  # of k-means, of which the best counts; scikit-learn's default until 1.4
 
 
 def default_num_clusters(num_rows: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .cards import CITATIONS, TAGS, inline, is_repo_id, link, one_line, public_name, table
+from .formulas import METHOD_SETTINGS
 from .scored import ScoredRecord
 from .selection import SelectionRecord
 from .templates import render
@@ -154,7 +155,7 @@ def ranking_rows(ranking: dict[str, Any]) -> list[list[str]]:
     if not ranking:
         return [["ranking", "not recorded"]]
     rows = [["method", inline(ranking.get("method"))]]
-    names = ("mode", "alpha", "hmp", "cas", "combine")
+    names = ("what", "mode", "alpha", "hmp", "cas", "combine", *METHOD_SETTINGS)
     rows += [[name, inline(ranking[name])] for name in names if ranking.get(name) is not None]
     unranked = sum((ranking.get("num_unranked") or {}).values())
     rows.append(["rows ranked", f"{ranking.get('num_ranked', 0):,}" + (f", {unranked:,} not" if unranked else "")])

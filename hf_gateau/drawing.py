@@ -48,7 +48,7 @@ class Figure:
         text (`str`): what is to be seen, in words and numbers of the data at hand.
         table (`tuple`): (names of columns, rows), the numbers behind it: shares from 0 to 1, lengths in tokens.
         draw: draws it into matplotlib axes, in the colours C0, C1 and C2 of their cycle.
-        height (`float`): inches.
+        height, width (`float`): inches.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Figure:
     table: tuple[tuple[str, ...], list[tuple]]
     draw: Callable[[Axes], None]
     height: float = 2.9
+    width: float = WIDTH
 
 
 def save_png(figure: Figure, path: str | os.PathLike) -> None:
@@ -81,7 +82,7 @@ def _save(figure: Figure, target: Any, colours: dict, title: str | None, **optio
         cycle = matplotlib.cycler(color=colours["cycle"])
         inks = dict.fromkeys(INK, colours["ink"])
         matplotlib.rcParams.update(STYLE | inks | {"grid.color": colours["grid"], "axes.prop_cycle": cycle})
-        canvas = Canvas(figsize=(WIDTH, figure.height), layout="constrained")
+        canvas = Canvas(figsize=(figure.width, figure.height), layout="constrained")
         figure.draw(canvas.add_subplot())
         if title is not None:
             canvas.suptitle(title)

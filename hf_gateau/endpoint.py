@@ -9,18 +9,19 @@ the same results on a machine without network.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import sqlite3
+import queue
 import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .redaction import redact
+from .replies import EndpointError, ReplyStore, Request, default_replies_path
 
 
 if TYPE_CHECKING:
@@ -29,16 +30,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHARACTERS_A_TOKEN = 4  # of English text, for the estimate of cost alone
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS replies (
-    key TEXT PRIMARY KEY, model TEXT NOT NULL, request TEXT NOT NULL, attempt INTEGER NOT NULL,
-    text TEXT NOT NULL, finish_reason TEXT, input_tokens INTEGER, output_tokens INTEGER, created REAL NOT NULL)
-WITHOUT ROWID;
-"""
+CONNECT_SECONDS = 20.0  # to wait for a connection, which no model's thinking delays
+# HTTP statuses that say nothing of the endpoint: this one request is too long, or not in order.
+OF_ONE_REQUEST = (400, 413, 422)
+FEWEST_FAILURES = 3  # with no reply ever, before an endpoint is given up
 
 
-class EndpointError(RuntimeError):
-    """The endpoint cannot be used; replies that have arrived are kept."""
+class _NoReply(Exception):
+    """Nothing came to a request; `status` is HTTP's, None where there was no answer at all."""
+
+    def __init__(self, reason: str, status: int | None = None):
+        super().__init__(reason)
+        self.status = status
 
 
 class ReplyError(ValueError):
@@ -85,6 +88,13 @@ class EndpointConfig:
     replay: bool = field(
         default=False, metadata={"help": "Ask nothing: take recorded replies alone, and stop where one is missing."}
     )
+    endpoint_parameters: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON of other parameters of every request, over our own; null leaves one out. Some models want "
+            """'{"max_tokens": null, "max_completion_tokens": 4096, "temperature": null}'."""
+        },
+    )
     input_price: float | None = field(
         default=None, metadata={"help": "Price of a million input tokens, in any currency, for the estimate of cost."}
     )
@@ -98,24 +108,27 @@ class EndpointConfig:
             raise ValueError(f"request_retries is a number of times, got {self.request_retries}; give 0 or more.")
         if not self.request_timeout > 0:
             raise ValueError(f"request_timeout is a number of seconds, got {self.request_timeout}; give more than 0.")
+        for name in ("input_price", "output_price"):
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is a price, got {getattr(self, name)}; give 0 or more.")
+        self.parameters()
 
+    def parameters(self) -> dict[str, Any]:
+        """`endpoint_parameters`, read.
 
-@dataclass(frozen=True)
-class Request:
-    """One question: chat messages and the sampling settings of `chat.completions.create`.
-
-    `sample` tells apart questions that are asked more than once on purpose, as for two ratings to be averaged.
-    """
-
-    messages: Sequence[dict[str, str]]
-    max_tokens: int = 1024
-    temperature: float = 0.0
-    sample: int = 0
-
-    def key(self, model: str, attempt: int) -> str:
-        """What a reply is known by."""
-        asked = [model, list(self.messages), self.max_tokens, self.temperature, self.sample, attempt]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        Raises:
+            ValueError: they are no JSON object.
+        """
+        try:
+            found = json.loads(self.endpoint_parameters or "{}")
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ValueError(
+                f"endpoint_parameters must be a JSON object, got {self.endpoint_parameters!r}; give e.g. "
+                """'{"reasoning_effort": "low"}'."""
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -126,11 +139,13 @@ class Answer:
         value: what `parse` made of the reply; None where there is no usable one.
         error: why there is none, else None.
         replies: the texts that arrived, the last one the one that counts.
+        key: what the file of replies knows that one by; None where none arrived.
     """
 
     value: Any
     error: str | None
     replies: tuple[str, ...] = ()
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -152,50 +167,6 @@ class Estimate:
         )
 
 
-class ReplyStore:
-    """Every reply, in one SQLite file; safe for threads and for several processes."""
-
-    def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self._lock = path, threading.Lock()
-        try:
-            self._connection = sqlite3.connect(path, timeout=120, isolation_level=None, check_same_thread=False)
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.executescript(SCHEMA)
-        except sqlite3.Error as error:
-            raise EndpointError(f"The file of replies {path} cannot be used ({error}); name another.") from error
-
-    def get(self, key: str) -> str | None:
-        """The text of a reply, None where there is none."""
-        with self._lock:
-            found = self._connection.execute("SELECT text FROM replies WHERE key = ?", [key]).fetchone()
-        return found[0] if found else None
-
-    def put(self, key: str, model: str, request: Request, attempt: int, completion: Any) -> str:
-        """Commit a reply; returns its text. It is on the disk when this returns."""
-        choice, usage = completion.choices[0], completion.usage
-        text = choice.message.content or ""
-        asked = {"messages": list(request.messages), "max_tokens": request.max_tokens}
-        asked |= {"temperature": request.temperature, "sample": request.sample}
-        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
-        row = [key, model, json.dumps(asked), attempt, text, choice.finish_reason, *tokens, time.time()]
-        try:
-            with self._lock:
-                self._connection.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-        except sqlite3.Error as error:
-            raise EndpointError(
-                f"A reply could not be kept in {self.path} ({error}). What was kept before is there; run again to go on."
-            ) from error
-        return self.get(key) or text  # another thread's, where it asked the same and was first
-
-
-def default_replies_path() -> Path:
-    """`gateau/replies.sqlite` under `HF_HOME`."""
-    from huggingface_hub.constants import HF_HOME
-
-    return Path(HF_HOME) / "gateau" / "replies.sqlite"
-
-
 class Endpoint:
     """Asks a model, and keeps what it replies.
 
@@ -212,13 +183,19 @@ class Endpoint:
         if not config.endpoint_model:
             raise ValueError("No model to ask is named; give endpoint_model, e.g. --endpoint_model gpt-4.1.")
         self.config, self.model = config, config.endpoint_model
+        self._parameters = config.parameters()
+        # What replies are known by: other parameters, other replies.
+        self._known_as = (
+            f"{self.model} {json.dumps(self._parameters, sort_keys=True)}" if self._parameters else self.model
+        )
         self.store = ReplyStore(Path(config.replies).expanduser() if config.replies else default_replies_path())
         self._client = None if config.replay else self._connect()
         self._failures = 0  # one after the other, with no reply in between
+        self._has_replied = False
 
     def _connect(self) -> OpenAI:
         try:
-            from openai import OpenAI
+            from openai import OpenAI, Timeout
         except ImportError as error:
             raise ImportError(
                 "Asking an endpoint needs the `openai` client; install it with `pip install hf-gateau[judge]`."
@@ -234,19 +211,23 @@ class Endpoint:
         return OpenAI(
             base_url=url,
             api_key=key or "none",
-            timeout=settings.request_timeout,
+            timeout=Timeout(settings.request_timeout, connect=min(CONNECT_SECONDS, settings.request_timeout)),
             max_retries=settings.request_retries,
         )
 
+    def key(self, request: Request, attempt: int = 0) -> str:
+        """What the reply to a request is known by in the file of replies."""
+        return request.key(self._known_as, attempt)
+
     def estimate(self, requests: Iterable[Request]) -> Estimate:
         """What asking will take; nothing is asked."""
-        requests = list(requests)
-        new = [request for request in requests if self.store.get(request.key(self.model, 0)) is None]
+        keys = {self.key(request): request for request in requests}
+        new = [request for key, request in keys.items() if self.store.get(key) is None]
         characters = sum(len(message["content"]) for request in new for message in request.messages)
         tokens, most = characters // CHARACTERS_A_TOKEN, sum(request.max_tokens for request in new)
         prices = self.config.input_price, self.config.output_price
         price = None if None in prices else (tokens * prices[0] + most * prices[1]) / 1e6
-        return Estimate(len(requests), len(requests) - len(new), tokens, most, price)
+        return Estimate(len(keys), len(keys) - len(new), tokens, most, price)
 
     def ask(
         self,
@@ -269,43 +250,72 @@ class Endpoint:
         """
         from tqdm.auto import tqdm
 
-        requests, answers = list(requests), {}
-        waiting = iter(enumerate(requests))
-        under_way: dict[Future, int] = {}
+        requests, answers, places = list(requests), {}, defaultdict(list)
+        for place, request in enumerate(requests):
+            places[self.key(request)].append(place)  # equal ones are asked once
         self._failures = 0
-        pool = ThreadPoolExecutor(self.config.concurrency, thread_name_prefix="endpoint")
-        try:
-            with tqdm(total=len(requests), desc=desc, disable=not requests) as bar:
-                while len(answers) < len(requests):
-                    while len(under_way) < self.config.concurrency and (item := next(waiting, None)) is not None:
-                        under_way[pool.submit(self._answer, item[1], parse)] = item[0]
-                    for done in wait(under_way, return_when=FIRST_COMPLETED).done:
-                        place = under_way.pop(done)
-                        answers[place] = done.result()
-                        bar.update()
-                        if tell is not None:
-                            tell(place, answers[place])
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        ended = _in_threads(
+            lambda same: self._answer(requests[same[0]], parse),
+            list(places.values()),
+            self.config.concurrency,
+            self._tell_silence,
+            self.config.request_timeout,
+        )
+        with tqdm(total=len(requests), desc=desc, disable=not requests) as bar:
+            for same, answer in ended:
+                for place in same:
+                    answers[place] = answer
+                    bar.update()
+                    if tell is not None:
+                        tell(place, answer)
+        self._check_heard(answers.values())
         return [answers[place] for place in range(len(requests))]
+
+    def _tell_silence(self) -> None:
+        """Called each time that nothing has come for as long as one reply may take."""
+        if not self._has_replied:
+            logger.warning(
+                "%s has not answered within %g seconds, and is asked again, %d times in all. Ctrl-C ends this.",
+                self._client.base_url if self._client else self.store.path,
+                self.config.request_timeout,
+                self.config.request_retries + 1,
+            )
+
+    def _check_heard(self, answers: Iterable[Answer]) -> None:
+        """An endpoint that answered nothing, ever, is not one bad question."""
+        answers = list(answers)
+        if answers and not self._has_replied and not any(answer.replies for answer in answers):
+            raise EndpointError(
+                f"The endpoint {self._client.base_url} answered none of {len(answers)} requests ({answers[-1].error}). "
+                "Check its address, the model, and what it takes (endpoint_parameters)."
+            )
 
     def _answer(self, request: Request, parse: Callable[[str], Any]) -> Answer:
         """Ask until a reply can be used."""
-        replies, error = [], None
+        replies, error, key = [], None, None
         for attempt in range(self.config.reply_attempts):
-            text = self._reply(request, attempt)
-            if isinstance(text, Answer):
-                return Answer(None, text.error, tuple(replies))
-            replies.append(text)
             try:
-                return Answer(parse(text), None, tuple(replies))
+                replies.append(self._reply(request, attempt))
+                key = request.key(self._known_as, attempt)
+                if request.whole and self.store.was_cut_off(key):
+                    raise ReplyError(f"it is cut off at max_tokens={request.max_tokens}")
+                return Answer(parse(replies[-1]), None, tuple(replies), key)
             except ReplyError as problem:
                 error = str(problem)
-        return Answer(None, f"{len(replies)} replies, the last one: {error}", tuple(replies))
+            except _NoReply as problem:
+                self._failed(problem)
+                return Answer(None, str(problem), tuple(replies), key)
+        return Answer(None, f"{self.config.reply_attempts} replies, the last one: {error}", tuple(replies), key)
 
-    def _reply(self, request: Request, attempt: int) -> str | Answer:
-        """The text of one reply, recorded or new; an `Answer` with the reason where this request can have none."""
-        key = request.key(self.model, attempt)
+    def _reply(self, request: Request, attempt: int) -> str:
+        """The text of one reply, recorded or new.
+
+        Raises:
+            ReplyError: what came is no chat completion.
+            EndpointError: the endpoint refuses, or nothing is recorded and nothing may be asked.
+            _NoReply: no reply came to this request.
+        """
+        key = self.key(request, attempt)
         if (text := self.store.get(key)) is not None:
             return text
         if self._client is None:
@@ -313,42 +323,97 @@ class Endpoint:
                 f"There is no recorded reply of {self.model} to a question that starts "
                 f"{request.messages[-1]['content'][:80]!r} in {self.store.path}; run without replay to ask it."
             )
+        completion = self._complete(request, attempt)
+        self._failures, self._has_replied = 0, True
+        if not getattr(completion, "choices", None) or getattr(completion.choices[0], "message", None) is None:
+            raise ReplyError("it holds no message")
+        return self.store.put(key, self.model, request, attempt, completion)
+
+    def _complete(self, request: Request, attempt: int) -> Any:
+        """Ask the endpoint once; `openai` itself asks again after a timeout, a lost connection, 429 or 5xx."""
         import openai
 
-        try:
+        settings = {
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
             # A reply that is asked for once more must not be the same one again, where the server counts seeds.
-            completion = self._client.chat.completions.create(
+            "seed": request.sample * 1000 + attempt,
+            **self._parameters,
+        }
+        try:
+            return self._client.chat.completions.create(
                 model=self.model,
                 messages=list(request.messages),
-                max_tokens=request.max_tokens,
-                temperature=request.temperature,
-                seed=request.sample * 1000 + attempt,
+                extra_body={name: value for name, value in settings.items() if value is not None},
             )
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise EndpointError(
-                f"The endpoint {self._client.base_url} refuses ({error}). Check {self.config.endpoint_key_variable}, the "
-                f"address and the model's name, {self.model!r}."
+                redact(
+                    f"The endpoint {self._client.base_url} refuses ({error}). Check {self.config.endpoint_key_variable}, "
+                    f"the address and the model's name, {self.model!r}."
+                )
             ) from error
         except openai.OpenAIError as error:
-            return self._failed(error)
-        self._failures = 0
-        if not completion.choices:
-            return Answer(None, "the endpoint's reply has no choices")
-        return self.store.put(key, self.model, request, attempt, completion)
+            reason = redact(f"{type(error).__name__}: {error}")
+            raise _NoReply(reason, getattr(error, "status_code", None)) from error
+        except UnicodeError as error:
+            raise _NoReply(f"it cannot be sent ({error})", status=400) from error
+        except ValueError as error:
+            raise ReplyError(f"it is no JSON ({error})") from error
 
-    def _failed(self, error: Exception) -> Answer:
-        """The reason why one request has no reply.
+    def _failed(self, error: _NoReply) -> None:
+        """Count a request without a reply.
 
         Raises:
             EndpointError: none of the last ones had any.
         """
-        from openai import BadRequestError
+        if error.status in OF_ONE_REQUEST:
+            return
+        self._failures += 1
+        patience = self.config.concurrency * (2 if self._has_replied else 1)
+        if self._failures > max(patience, FEWEST_FAILURES):
+            raise EndpointError(
+                f"The endpoint {self._client.base_url} did not answer {self._failures} requests in a row ({error}). "
+                "Replies that arrived are kept; run again to go on."
+            ) from error
 
-        if not isinstance(error, BadRequestError):  # which is about this request alone
-            self._failures += 1
-            if self._failures > 2 * self.config.concurrency:
-                raise EndpointError(
-                    f"The endpoint {self._client.base_url} did not answer {self._failures} requests in a row ({error}). "
-                    "Replies that arrived are kept; run again to go on."
-                ) from error
-        return Answer(None, f"{type(error).__name__}: {error}")
+
+def _in_threads(
+    work: Callable, items: Sequence, num_threads: int, on_silence: Callable[[], None], patience: float
+) -> Iterator[tuple]:
+    """(item, what `work` makes of it), as they end; `on_silence` is called each `patience` seconds without one.
+
+    Unlike those of a pool, these threads do not keep the interpreter from ending: a question can be under way for minutes
+    when Ctrl-C is pressed.
+    """
+    todo, ended, stopped = queue.SimpleQueue(), queue.SimpleQueue(), threading.Event()
+    for item in items:
+        todo.put(item)
+
+    def run() -> None:
+        while not stopped.is_set():
+            try:
+                item = todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                ended.put((item, work(item), None))
+            except BaseException as error:
+                ended.put((item, None, error))
+
+    for number in range(min(num_threads, len(items))):
+        threading.Thread(target=run, name=f"endpoint-{number}", daemon=True).start()
+    missing = len(items)
+    try:
+        while missing:
+            try:
+                item, result, error = ended.get(timeout=patience)
+            except queue.Empty:
+                on_silence()
+                continue
+            if error is not None:
+                raise error
+            missing -= 1
+            yield item, result
+    finally:
+        stopped.set()

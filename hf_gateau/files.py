@@ -21,6 +21,7 @@ PARQUET_SUFFIX = ".parquet"
 UNREADABLE = "unreadable"  # column that keeps the original of a line that does not fit the others
 RECORDS = (
     "origin",
+    "building",
     "measuring",
     "ppl_response",
     "reward",

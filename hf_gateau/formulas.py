@@ -374,6 +374,8 @@ METHODS: dict[str, Method] = {
     "no_long": Method("no long row at all", full),
 }
 
+METHOD_SETTINGS = tuple(dict.fromkeys(name for method in METHODS.values() for name in method.settings))
+
 
 def is_gateau(method: str) -> bool:
     """Whether a method is GATEAU or one of its ablations."""

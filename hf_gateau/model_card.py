@@ -25,7 +25,7 @@ from .cards import (
     public_name,
     table,
 )
-from .config import TrainConfig
+from .config import ABLATIONS, TrainConfig
 from .dataset_card import license_text, measuring_rows, ranking_rows, source_rows
 from .hub import HubError, head_of, license_of, read_text
 from .models import commit_of
@@ -296,8 +296,11 @@ def _summary(facts: ModelFacts) -> str:
         best = (
             "whose responses need their long context most, as [GATEAU](https://arxiv.org/abs/2410.15633) measures it"
         )
-        best = best if method == "gateau" else f"that the baseline {inline(method)} puts first"
+        if method != "gateau":
+            best = f"that the {'ablation' if method in ABLATIONS else 'baseline'} {inline(method)} puts first"
         how = f" It was trained on the {facts.record.num_kept:,} of {facts.record.num_rows:,} long samples {best}."
+        if not facts.record.num_kept:
+            how = f" It was trained on none of the {facts.record.num_rows:,} long samples."
     return f"{what} {base}, trained{data} with `hf_gateau` and [TRL](https://github.com/huggingface/trl).{how}"
 
 

@@ -38,7 +38,7 @@ class ModelPair:
     def __init__(self, config: ModelPairConfig, rank: int = 0):
         self.config, self.rank = config, rank
         for name in filter(None, (config.long_model, config.short_model)):
-            _check_local(name)
+            check_local(name)
         self.long_config = _load_config(config.long_model, config.long_revision, config.trust_remote_code)
         self.short_config = self._short_config()
         self.tokenizer = self._checked_tokenizer()
@@ -185,7 +185,7 @@ class ModelPair:
         if self.config.device_map is not None:
             options["device_map"] = self.config.device_map
         model = AutoModelForCausalLM.from_pretrained(
-            *_location(name), **_options(name, revision, self.config.trust_remote_code), **options
+            *load_location(name), **load_options(name, revision, self.config.trust_remote_code), **options
         )
         if adapter is not None:
             from peft import PeftModel
@@ -210,13 +210,14 @@ class ModelPair:
 # Loading
 
 
-def _location(name: str) -> tuple[str]:
+def load_location(name: str) -> tuple[str]:
     """A GGUF file is loaded by its folder (or repository) and its own name."""
     name = os.path.expanduser(name)
     return (name.rpartition("/")[0] or ".",) if name.endswith(".gguf") else (name,)
 
 
-def _options(name: str, revision: str | None, trust_remote_code: bool) -> dict:
+def load_options(name: str, revision: str | None, trust_remote_code: bool) -> dict:
+    """What `from_pretrained` takes besides `load_location`."""
     gguf = {"gguf_file": name.rpartition("/")[2]} if name.endswith(".gguf") else {}
     return {"revision": revision or "main", "trust_remote_code": trust_remote_code, **gguf}
 
@@ -227,18 +228,25 @@ def _place(name: str, revision: str | None) -> str:
     return str(path.resolve()) if path.exists() else f"{name}@{revision or 'main'}"
 
 
-def _check_local(name: str) -> None:
+def check_local(name: str) -> None:
+    """Refuse the name of a folder or file that is not there.
+
+    Raises:
+        FileNotFoundError: it looks like one, and nothing is there.
+    """
     if name.startswith(("/", "./", "../", "~")) and not Path(name).expanduser().exists():
         raise FileNotFoundError(f"There is no model at {name!r}; give an existing folder, a .gguf file, or a Hub id.")
 
 
 def _load_config(name: str, revision: str | None, trust_remote_code: bool):
-    config = AutoConfig.from_pretrained(*_location(name), **_options(name, revision, trust_remote_code))
+    config = AutoConfig.from_pretrained(*load_location(name), **load_options(name, revision, trust_remote_code))
     return config.get_text_config(decoder=True)
 
 
 def _load_tokenizer(name: str, revision: str | None, config: ModelPairConfig):
-    return AutoTokenizer.from_pretrained(*_location(name), **_options(name, revision, config.trust_remote_code))
+    return AutoTokenizer.from_pretrained(
+        *load_location(name), **load_options(name, revision, config.trust_remote_code)
+    )
 
 
 def resolve_device(device: str, rank: int = 0) -> torch.device:

@@ -24,7 +24,7 @@ from .conversations import CONTENT_COLUMNS
 from .dataset_card import DEFAULT, dataset_card, folder_of
 from .files import SIDECAR
 from .folder_store import known_measuring
-from .formulas import METHODS
+from .formulas import METHOD_SETTINGS
 from .hub import check_arrived, commit, license_of, open_repository, read_text, upload
 from .mixture import to_messages
 from .pull import record_at
@@ -143,8 +143,7 @@ def _as_pushed(ds: Dataset) -> Dataset:
     from datasets import concatenate_datasets
 
     was = ranking_record(ds)
-    names = ("method", "mode", "alpha", "hmp", "cas", "combine", "seed")
-    names += tuple(name for method in METHODS.values() for name in method.settings)
+    names = ("method", "mode", "alpha", "hmp", "cas", "combine", "seed", *METHOD_SETTINGS)
     settings = {name: was[name] for name in names if was.get(name) is not None}
     numbers, own = compact(ds), [was["reward_column"]] if was.get("reward_column") else []
     own = [name for name in own if name not in numbers.column_names]  # of the user's, to rank by

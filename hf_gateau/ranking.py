@@ -450,7 +450,7 @@ def rank(
         columns = _read(part, config)
         derived, messages, about = _derive(columns, config)
         record = _record(columns, derived, messages, about, config)
-        if record["num_unranked"]:
+        if record["num_unranked"] and config.method != "no_long":
             unranked = sum(record["num_unranked"].values())
             logger.warning("%d of %d rows have no rank: %s", unranked, len(part), record["num_unranked"])
         if len(record["measuring_configs"]) > 1:

@@ -10,7 +10,7 @@ from typing import Any
 from .config import DTYPES
 from .conversations import SampleError, checked_turns
 from .rendering import apply_template
-from .samples import build_sample
+from .samples import build_sample, truncate_context
 from .value_scorer import ValueScorer
 
 
@@ -140,25 +140,30 @@ class RewardScorer(ValueScorer):
         messages = checked_turns(row)
         if messages[-1]["role"] != "assistant":
             raise SampleError(f"the last turn is the {messages[-1]['role']}'s; the response must be the assistant's")
-        tokens = self._as_chat(row, messages) if self.tokenizer.chat_template else self._as_pair(messages)
-        if len(tokens.input_ids) > self.max_length:
-            raise SampleError(
-                f"the conversation takes {len(tokens.input_ids)} tokens, and max_length={self.max_length}"
-            )
-        return tokens
+        return self._as_chat(row, messages) if self.tokenizer.chat_template else self._as_pair(messages)
 
     def _as_chat(self, row: Mapping[str, Any], messages: list[dict]) -> Tokens:
         text = apply_template(self.tokenizer, messages)
         input_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(input_ids) <= self.max_length:
             return Tokens(input_ids)
-        sample = build_sample(row, self.tokenizer)
-        beyond = len(sample.input_ids) - sample.response_end  # such as a line break behind the end-of-turn token
-        return Tokens(build_sample(row, self.tokenizer, max_length=self.max_length - beyond).input_ids)
+        try:
+            sample = build_sample(row, self.tokenizer)
+            beyond = len(sample.input_ids) - sample.response_end  # such as a line break behind the end-of-turn token
+            return Tokens(truncate_context(sample, self.max_length - beyond).input_ids)
+        except SampleError as error:
+            raise SampleError(
+                f"{len(input_ids)} tokens are more than max_length={self.max_length}, and cannot be cut: {error}"
+            ) from error
 
     def _as_pair(self, messages: list[dict]) -> Tokens:
         asked = "\n\n".join(message["content"] for message in messages[:-1])
         texts = asked, messages[-1]["content"]
+        num_tokens = len(self.tokenizer(*texts, verbose=False)["input_ids"])
+        if num_tokens - self.max_length >= len(
+            self.tokenizer(asked, add_special_tokens=False, verbose=False)["input_ids"]
+        ):
+            raise SampleError(f"the response alone takes the {self.max_length} tokens that the reward model sees")
         found = self.tokenizer(*texts, truncation="only_first", max_length=self.max_length)
         return Tokens(found["input_ids"], found.get("token_type_ids"))
 

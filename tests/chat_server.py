@@ -26,7 +26,8 @@ class Fault:
         times: how many requests it befalls.
         retry_after: the header of that name, in seconds.
         delay: seconds before anything is answered; with `status` 200 the answer then comes as usual.
-        text: what is answered, with `status` 200, instead of the real reply.
+        text: what is answered instead of the real reply, or the message of the error.
+        body: the whole body of the answer, with `status` 200, whatever it is.
     """
 
     status: int = 200
@@ -34,6 +35,7 @@ class Fault:
     retry_after: float | None = None
     delay: float = 0.0
     text: str | None = None
+    body: str | None = None
 
 
 @dataclass
@@ -104,14 +106,19 @@ def _handler(state: ChatServer) -> type[BaseHTTPRequestHandler]:
                 self.answer(404, {"error": {"message": f"no such path {self.path}"}})
             elif fault.status != 200:
                 headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
-                self.answer(fault.status, {"error": {"message": f"fault {fault.status}"}}, headers)
+                message = fault.text or f"fault {fault.status}"
+                self.answer(fault.status, {"error": {"message": message}}, headers)
+            elif fault.body is not None:
+                self.send(200, fault.body.encode())
             else:
                 text = state.reply(request) if fault.text is None else fault.text
                 state.keep(request)
                 self.answer(200, completion(request, text))
 
         def answer(self, status: int, body: dict, headers: dict[str, str] | None = None) -> None:
-            data = json.dumps(body).encode()
+            self.send(status, json.dumps(body).encode(), headers)
+
+        def send(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
             try:
                 self.send_response(status)
                 for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
@@ -127,13 +134,21 @@ def _handler(state: ChatServer) -> type[BaseHTTPRequestHandler]:
 
 def completion(request: dict, text: str) -> dict:
     """The JSON of one answer."""
+    cut_off = len(text) // 4 > request.get("max_tokens", len(text))
+    text = text[: 4 * request["max_tokens"]] if cut_off else text
     num_in = sum(len(message["content"]) for message in request["messages"]) // 4
     return {
         "id": "chatcmpl-0",
         "object": "chat.completion",
         "created": 0,
         "model": request["model"],
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "length" if cut_off else "stop",
+                "message": {"role": "assistant", "content": text},
+            }
+        ],
         "usage": {
             "prompt_tokens": num_in,
             "completion_tokens": len(text) // 4,

@@ -101,7 +101,7 @@ def test_kept_share_by_length(ranked):
 
 def test_overlap_with_baselines(ranked):
     figure, kept = by_name(ranked)["baseline_overlap"], best(ranked, 12)
-    names = {"Perplexity": "perplexity", "IFD": "ifd", "longest": "longest", "random": "random"}
+    names = {"Perplexity": "perplexity", "IFD of context": "ifd_context", "longest": "longest", "random": "random"}
     expected = {label: len(best(rank(ranked, method=method), 12) & kept) for label, method in names.items()}
     assert {row[0]: row[1] for row in figure.table[1]} == expected
     assert all(row[2] == row[1] / 12 for row in figure.table[1]) and "have 10% in common" in figure.text
@@ -131,7 +131,11 @@ def test_without_keys_ties_go_by_position():
 def test_what_the_data_do_not_have_is_left_out(ranked):
     longest = rank(measured(50), method="longest")
     assert "hmp_and_cas" not in by_name(longest) and "alpha_stability" not in by_name(longest)
-    assert [row[0] for row in by_name(longest)["baseline_overlap"].table[1]] == ["Perplexity", "IFD", "random"]
+    assert [row[0] for row in by_name(longest)["baseline_overlap"].table[1]] == [
+        "Perplexity",
+        "IFD of context",
+        "random",
+    ]
     few = ranked.remove_columns(["source", "gateau_num_context_tokens", "gateau_ppl_no_context"])
     assert not {"kept_by_source", "kept_by_length", "score_and_length"} & set(by_name(few))
     assert [row[0] for row in by_name(few)["baseline_overlap"].table[1]] == ["Perplexity", "random"]

@@ -25,8 +25,8 @@ def test_robust_meets_its_bar_on_a_fresh_seed(figures, sibling):
 
 @pytest.mark.parametrize("sibling", demo.SIBLINGS)
 def test_other_rankings_stand_where_the_planted_noise_puts_them(figures, sibling):
-    """Eq. 2's softmax is one-hot on a noise row; Perplexity Guidance and IFD look for difficulty, not for distance."""
-    for ranking in ("paper", "Perplexity Guidance", "IFD (Cherry)"):
+    """Eq. 2's softmax is one-hot on a noise row; Perplexity Guidance and the context's IFD look for difficulty, not for distance."""
+    for ranking in ("paper", "Perplexity Guidance", "IFD of context"):
         assert figures[sibling][ranking][0] < 0.7
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_gateau.config import MeasureConfig, MixConfig, ModelPairConfig, RankConfig, SelectConfig
+from hf_gateau.config import MeasureConfig, MethodModelsConfig, MixConfig, ModelPairConfig, RankConfig, SelectConfig
 from hf_gateau.scripts.arguments import config_of, find_recipe, make_parser, recipes_folder, resolve_shipped
 
 
@@ -24,7 +24,7 @@ def parse(path, *arguments):
 def test_recipe_parses_and_fits_together(path):
     script, training, model, _, gateau = parse(path)
     assert script.dataset_name and model.model_name_or_path and training.output_dir
-    for config in (SelectConfig, RankConfig, ModelPairConfig, MeasureConfig, MixConfig):
+    for config in (SelectConfig, RankConfig, ModelPairConfig, MeasureConfig, MethodModelsConfig, MixConfig):
         config_of(gateau, config)
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     name = path.relative_to(FOLDER)

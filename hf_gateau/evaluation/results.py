@@ -9,9 +9,25 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ..cards import inline, table
+
+
+# task -> name that readers know
+TITLES = {
+    "needle": "Needle in a Haystack",
+    "planted_needle": "Needle in a Haystack, planted language",
+    "longbench": "LongBench",
+    "ruler": "RULER",
+    "niah": "RULER, needle tasks",
+    "longbench_chat": "LongBench-Chat",
+    "mt_bench": "MT-Bench",
+    "longbench_judged": "LongBench, judged",
+}
 
 
 @dataclass
@@ -65,5 +81,59 @@ def load_result(folder: str | os.PathLike, task: str) -> TaskResult | None:
     place = Path(folder) / task
     if not (place / "results.json").exists():
         return None
-    lines = (place / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = filter(None, (place / "rows.jsonl").read_text("utf-8").split("\n"))  # not at U+2028, as splitlines does
     return TaskResult(rows=[json.loads(x) for x in lines], **json.loads((place / "results.json").read_text("utf-8")))
+
+
+HEADER = ("task", "metric", "value", "questions")
+
+
+def _summary_rows(results: Sequence[TaskResult]) -> list[tuple[str, str, str, str]]:
+    """One line a metric; a task's name and its number of questions stand on its first."""
+    rows = []
+    for result in results:
+        scored = sum(row.get("score") is not None for row in result.rows)
+        count = f"{scored:,}" if scored == len(result.rows) else f"{scored:,} of {len(result.rows):,}"
+        for i, (name, value) in enumerate(result.metrics.items()):
+            rows.append(("" if i else result.task, name, f"{value:.2f}", "" if i else count))
+    return rows
+
+
+def summary(results: Sequence[TaskResult]) -> str:
+    """A Markdown table of what tasks found."""
+    rows = [[task and inline(task), inline(metric), *rest] for task, metric, *rest in _summary_rows(results)]
+    return table(HEADER, rows)
+
+
+def summary_text(results: Sequence[TaskResult]) -> str:
+    """The same for a terminal."""
+    rows = [HEADER, *_summary_rows(results)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    numbers = (2, 3)  # columns that end at the same place
+    cells = [[x.rjust(widths[i]) if i in numbers else x.ljust(widths[i]) for i, x in enumerate(row)] for row in rows]
+    return "\n".join("  ".join(row).rstrip() for row in cells)
+
+
+def eval_results(results: Sequence[TaskResult], model_name: str) -> list[dict[str, Any]]:
+    """What tasks found as the Hub's evaluation metadata: the value of a model card's `model-index`.
+
+    Args:
+        results: of tasks; those without a metric are left out.
+        model_name: the card's title, without its owner.
+    """
+    from huggingface_hub import EvalResult
+    from huggingface_hub.repocard_data import eval_results_to_model_index
+
+    found = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=result.task,
+            dataset_name=TITLES.get(result.task, result.task),
+            metric_type=name,
+            metric_name=name,
+            metric_value=value,
+        )
+        for result in results
+        for name, value in result.metrics.items()
+    ]
+    return eval_results_to_model_index(model_name, found) if found else []

@@ -1,33 +1,57 @@
 """The tasks that `hf-gateau eval` knows, and what each is given.
 
-A task is a function `run(work: Work) -> TaskResult` in a module of its own, imported when it is asked for.
+A task is a function `run(work: Work) -> TaskResult` in a module of its own. One that has settings says which in `OPTIONS`,
+a tuple of dataclasses at the top of its module, and reads them with `work.settings(ItsConfig)`. A module of several tasks
+has `run_NAME` for each.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
     from .results import TaskResult
 
-# name -> module with `run`
-TASKS: dict[str, str] = {}
+T = TypeVar("T")
+# name -> module with `run`, or module:function
+TASKS: dict[str, str] = {
+    "needle": "needle",
+    "planted_needle": "planted_needle",
+    "longbench": "harness:run_longbench",
+    "ruler": "harness:run_ruler",
+    "niah": "harness:run_niah",
+    "harness": "harness:run_harness",
+    "longbench_chat": "longbench_chat",
+    "mt_bench": "mt_bench",
+    "longbench_judged": "longbench_judged",
+}
 
 
 class Generator(Protocol):
-    """A model that answers; greedy. What it has answered is kept in the evaluation's folder and not generated twice."""
+    """A model that answers; greedy. What it has answered is kept in the evaluation's folder and not generated twice.
+
+    Attributes:
+        model: as it was named.
+        tokenizer: its own, of transformers.
+        max_length: tokens that a prompt and its answer may have together.
+    """
 
     model: str
+    tokenizer: Any
+    max_length: int
 
     def generate(self, prompts: Sequence[list[dict[str, str]]], max_new_tokens: int) -> list[str]:
-        """One answer a prompt (chat messages, the last one the user's), in order. Prompts that are longer than the model
-        takes lose their middle."""
+        """One answer a prompt (chat messages, the last one the user's, or the beginning of the assistant's), in order.
+        Prompts that are longer than the model takes lose their middle."""
+
+    def num_tokens(self, prompt: list[dict[str, str]]) -> int:
+        """Tokens of a whole prompt, chat template and all."""
 
 
 @dataclass
@@ -39,7 +63,7 @@ class Work:
         folder: where results go; a task may keep files of its own in `folder / its name`.
         generator: makes the `Generator`, once, when a task first needs it.
         endpoint: makes the `Endpoint` that judges, once, when a task first needs it.
-        options: settings of tasks by name, the dataclasses that the command took.
+        options: settings of tasks, the dataclasses that the command took, by the names of their classes.
         limit: questions of each data set to take; all where None.
     """
 
@@ -50,6 +74,25 @@ class Work:
     options: dict[str, Any] = field(default_factory=dict)
     limit: int | None = None
 
+    def settings(self, kind: type[T]) -> T:
+        """The settings of that class: those that the command took, else the defaults."""
+        return self.options.get(kind.__name__) or kind()
+
+
+def check_tasks(names: Iterable[str]) -> None:
+    """Refuse names that are no task's.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    if unknown := [name for name in names if name not in TASKS]:
+        raise ValueError(f"There is no task {', '.join(map(repr, unknown))}; use some of {', '.join(TASKS)}.")
+
+
+def task_options(name: str) -> tuple[type, ...]:
+    """The dataclasses that a task's settings are."""
+    return getattr(_module(name), "OPTIONS", ())
+
 
 def run_task(name: str, work: Work) -> TaskResult:
     """What the named task finds.
@@ -57,6 +100,9 @@ def run_task(name: str, work: Work) -> TaskResult:
     Raises:
         ValueError: there is no such task.
     """
-    if name not in TASKS:
-        raise ValueError(f"There is no task {name!r}; use some of {', '.join(TASKS)}.")
-    return importlib.import_module(f".{TASKS[name]}", __package__).run(work)
+    check_tasks([name])
+    return getattr(_module(name), TASKS[name].partition(":")[2] or "run")(work)
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f".{TASKS[name].partition(':')[0]}", __package__)

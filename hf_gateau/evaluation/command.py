@@ -1,0 +1,152 @@
+"""`hf-gateau eval`: run tasks on a model, keep every answer, print what came of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..cards import inline, public_name
+from ..endpoint import EndpointConfig
+from .generation import GeneratorConfig, load_generator
+from .results import TaskResult, eval_results, load_result, save_result, summary, summary_text
+from .tasks import TASKS, Work, check_tasks, run_task, task_options
+
+
+logger = logging.getLogger(__name__)
+
+SUMMARY, MODEL_INDEX = "summary.md", "model_index.json"
+ASKED = "asked"  # in a result's settings: what the command was asked for
+
+
+@dataclass
+class EvalArguments:
+    """Which tasks, and where to.
+
+    Raises:
+        ValueError: there is no such task, or a field is out of range.
+    """
+
+    tasks: list[str] = field(
+        metadata={"help": f"Tasks, one after the other or with commas between: {', '.join(TASKS)}."}
+    )
+    output: str = field(
+        metadata={
+            "help": "Folder for results and answers; with the same one, what is finished is not done again.",
+            "aliases": ["-o"],
+        }
+    )
+    limit: int | None = field(
+        default=None,
+        metadata={"help": "Take this many questions of each task or of each of its data sets, to try it out."},
+    )
+
+    def __post_init__(self):
+        self.tasks = list(dict.fromkeys(name for part in self.tasks for name in part.split(",") if name))
+        check_tasks(self.tasks)
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit is a number of questions, got {self.limit}; give 1 or more.")
+
+
+def command(model: str, arguments: EvalArguments, how: GeneratorConfig, judge: EndpointConfig, *settings: Any) -> None:
+    """Evaluate a model on LongBench, RULER and needles in haystacks, and by judges of its answers. Every answer is kept at
+    once, so a run that was stopped goes on where it was when the same command is given again. Example:
+    hf-gateau eval Qwen/Qwen3-0.6B --tasks needle,longbench -o results/qwen3
+    Without network or GPU: hf-gateau eval MODEL --tasks needle --needle_lengths 500 1000 2000 -o results"""
+    folder = Path(arguments.output).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    results, failed = evaluate(model, folder, arguments.tasks, how, judge, settings, arguments.limit)
+    write_summary(folder, model, results)
+    if results:
+        print(
+            f"\n{summary_text(results)}\n\nAlso in {folder / SUMMARY}; question by question in {folder}/TASK/rows.jsonl."
+        )
+    if failed:
+        raise RuntimeError("; ".join(f"{name} could not be finished: {reason}" for name, reason in failed.items()))
+
+
+def evaluate(
+    model: str,
+    folder: Path,
+    tasks: list[str],
+    how: GeneratorConfig | None = None,
+    judge: EndpointConfig | None = None,
+    settings: tuple[Any, ...] = (),
+    limit: int | None = None,
+) -> tuple[list[TaskResult], dict[str, str]]:
+    """What tasks find of a model; a finished one with the same settings is read from the folder.
+
+    Args:
+        model: folder, .gguf file or Hub id.
+        folder: for results and answers.
+        tasks: names from `TASKS`.
+        how: how the model answers.
+        judge: who judges, for tasks that need it.
+        settings: dataclasses of tasks (`OPTIONS`); defaults for those that are not given.
+        limit: questions of each data set.
+
+    Returns:
+        the results of the tasks that could be finished, and why others could not.
+    """
+    from ..endpoint import Endpoint
+
+    check_tasks(tasks)
+    how, judge = how or GeneratorConfig(), judge or EndpointConfig()
+    generator = load_generator(
+        model, folder, how
+    )  # finds the model and its tokenizer; weights come when they are needed
+    endpoint = cache(lambda: Endpoint(judge))
+    given = {type(part).__name__: part for part in settings}
+    results, failed = [], {}
+    for name in tasks:
+        own = [given.get(kind.__name__) or kind() for kind in task_options(name)]
+        options = {type(part).__name__: part for part in own}
+        work = Work(model, folder, lambda: generator, endpoint, options, limit)
+        asked = _asked(generator.describe(), judge, own, limit)
+        kept = load_result(folder, name)
+        if kept is not None and kept.settings.get(ASKED) == asked and not kept.settings.get("num_failed"):
+            print(f"{name}: finished before, with the same settings.")
+            results.append(kept)
+            continue
+        print(f"{name} ...", flush=True)
+        try:
+            result = run_task(name, work)
+        except Exception as error:  # tasks of others may raise anything; it is told, and the other tasks go on
+            if os.environ.get("HF_GATEAU_TRACEBACK"):
+                raise
+            failed[name] = f"{type(error).__name__}: {error}"
+            logger.error("%s: %s", name, error)
+            continue
+        result.settings |= {"model": public_name(model), ASKED: asked}
+        save_result(result, folder)
+        results.append(result)
+    return results, failed
+
+
+def _asked(generator: dict[str, Any], judge: EndpointConfig, own: list[Any], limit: int | None) -> dict[str, Any]:
+    """What a task's figures depend on, as it comes back from JSON."""
+    settings = {type(part).__name__: asdict(part) for part in own}
+    return json.loads(json.dumps({"generator": generator, "judge": judge.endpoint_model, "limit": limit, **settings}))
+
+
+def write_summary(folder: Path, model: str, results: list[TaskResult]) -> None:
+    """`summary.md`, the table, and `model_index.json`, the same for a model card's metadata."""
+    name = public_name(model) or model
+    text = f"# Evaluation of {inline(name)}\n\n{summary(results)}\n"
+    (folder / SUMMARY).write_text(text, encoding="utf-8")
+    index = json.dumps(eval_results(results, name.rpartition("/")[2]), indent=2)
+    (folder / MODEL_INDEX).write_text(index + "\n", encoding="utf-8")
+
+
+# The settings of all tasks, each once.
+TAKES = (
+    "model",
+    EvalArguments,
+    GeneratorConfig,
+    EndpointConfig,
+    *dict.fromkeys(kind for name in TASKS for kind in task_options(name)),
+)

@@ -1,0 +1,30 @@
+"""Rows in JSON lines: questions, answers, and what evaluations left."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The rows of a file in JSON lines, as `results.save_result` writes them; empty lines are none.
+
+    Raises:
+        ValueError: a line is no JSON object, or the file no text in UTF-8.
+    """
+    return rows_of(Path(path).expanduser().read_text(encoding="utf-8"), str(path))
+
+
+def rows_of(text: str, where: str) -> list[dict[str, Any]]:
+    """The same of a text; `where` it is from is for the message."""
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):  # not at U+2028, as splitlines does
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(f"Line {number} of {where} is no JSON ({error}); give one JSON object a line.") from error
+        if rows and not isinstance(rows[-1], dict):
+            raise ValueError(f"Line {number} of {where} is a {type(rows[-1]).__name__}; give one JSON object a line.")
+    return rows
