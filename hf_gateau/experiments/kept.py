@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..cards import inline, is_repo_id, table
-from ..evaluation.results import TaskResult
+from ..evaluation.results import TaskResult, eval_results
 from .cells import Job
 
 
 def write_card(job: Job, results: dict[str, TaskResult]) -> Path:
     """Put results into the card of a job's model; the card is made where the training left none."""
     from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub.repocard_data import model_index_to_eval_results
 
     path = Path(job.folder) / "model" / "README.md"
     name, base = path.parent.parent.name, job.recipe["model_name_or_path"]
@@ -23,7 +24,8 @@ def write_card(job: Job, results: dict[str, TaskResult]) -> Path:
         if is_repo_id(base):
             card.data.base_model = base
     card.data.model_name = name
-    card.data.eval_results = [x for result in results.values() for x in hub_results(result)]
+    index = eval_results(list(results.values()), name)
+    card.data.eval_results = model_index_to_eval_results(index)[1] if index else None
     card.save(path)
     return path
 
@@ -33,13 +35,3 @@ def _about(job: Job) -> str:
         [f"{kind} rows", f"{job.selection[name]:,}"] for kind, name in (("long", "num_kept"), ("short", "num_short"))
     ]
     return f"Trained by `hf-gateau experiment`: {inline(job.label)}.\n\n" + table(["", ""], rows)
-
-
-def hub_results(result: TaskResult) -> list:
-    """A task's figures as `EvalResult`s of the Hub."""
-    from huggingface_hub import EvalResult
-
-    return [
-        EvalResult("text-generation", result.task, result.task, metric, value, metric_name=metric)
-        for metric, value in result.metrics.items()
-    ]
