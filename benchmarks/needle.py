@@ -20,7 +20,6 @@ from hf_gateau.quickstart import LONG_MODEL, SHORT_MODEL
 from . import common
 
 
-COLOURS = 96  # of the pictures, which makes small files; the heat maps have fewer
 MODELS = {"long": LONG_MODEL, "short": SHORT_MODEL}
 
 
@@ -36,12 +35,8 @@ def needle_result(model: str) -> TaskResult:
 
 def save_small(figure: Figure, path: Path) -> None:
     """Write a figure in few colours."""
-    from PIL import Image
-
     save_png(figure, path)
-    with Image.open(path) as picture:
-        small = picture.convert("RGB").quantize(COLOURS)
-    small.save(path, optimize=True)
+    common.shrink_png(path)
 
 
 def table(results: dict[str, TaskResult]) -> str:

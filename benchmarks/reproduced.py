@@ -3,11 +3,14 @@
     hf-gateau experiment recipes/reproduce-tiny.yaml -o reproduce-tiny --num_workers 2
     python -m benchmarks.reproduced reproduce-tiny --output benchmarks/results/reproduce_tiny.md
 
+With --output, the figure of the first column is copied beside it.
+
 The kinds are those of `hf_gateau/quickstart/harder.py`; no method sees them.
 """
 
 import argparse
 import json
+import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -15,6 +18,9 @@ from hf_gateau.cards import table
 from hf_gateau.quickstart import harder, reproduce
 
 from . import common
+
+
+FIGURE = "main-real_world-equal_steps-far.png"
 
 
 def kinds_kept(folder: Path) -> dict[tuple[str, float | None], list[Counter]]:
@@ -65,6 +71,11 @@ def main() -> None:
         "Mean over the seeds; of 400 rows.\n",
         kinds_table(args.folder),
     ]
+    if args.output:
+        picture = Path(args.output).with_suffix(".png")
+        shutil.copyfile(args.folder / "figures" / FIGURE, picture)
+        common.shrink_png(picture, colours=16)
+        lines += ["", f"![Far questions, by method and share of the rows]({picture.name})"]
     common.tell("\n".join(lines), args.output)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..drawing import Figure
+from ..drawing import WIDTH, Figure
 from ..evaluation.results import TaskResult
 from .grid import Cell
 from .statistics import Estimate
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MARKERS, STYLES = "os^Dvx*P", ("-", "--", ":", "-.")
 HEIGHT_A_LINE, MARGIN = 0.26, 1.3  # inches
+PLOT_WIDTH, LETTER_WIDTH = 2.2, 0.08  # inches, of the points and of a letter beside them
 FEWEST_AXES = 3  # of a radar
 MOST_SHAPES = 5  # methods in a figure, besides the reference
 MOST_COLUMNS = 4  # of a table with more, the first alone is drawn
@@ -71,6 +72,7 @@ def _intervals(made: Table, setting: str, budget: str, column: str, found: list[
         (("method", column, "low", "high"), rows),
         draw,
         MARGIN + HEIGHT_A_LINE * len(found),
+        max(WIDTH, PLOT_WIDTH + LETTER_WIDTH * max(len(line.label) for line, _ in found)),
     )
 
 
