@@ -10,7 +10,7 @@ from hf_gateau.scripts.arguments import config_of, find_recipe, make_parser, rec
 
 
 FOLDER = recipes_folder()
-GRIDS = [FOLDER / "reproduce-tiny.yaml"]  # of `hf-gateau experiment`
+GRIDS = sorted(FOLDER.glob("reproduce-*.yaml"))  # of `hf-gateau experiment`
 RECIPES = sorted(x for x in FOLDER.rglob("*.yaml") if x.parent.name != "accelerate" and x not in GRIDS)
 PURE_TRL = "prescored.yaml"
 ON_THIS_MACHINE = ["--bf16", "false", "--use_cpu", "true"]  # a recipe's bf16 needs a GPU to be accepted
@@ -40,7 +40,8 @@ def test_grid_reads_and_says_how_it_is_launched(path):
     grid = load_grid(path)
     assert f"hf-gateau experiment recipes/{path.name}" in path.read_text()
     num_methods = len([method for method in grid.methods if method.has_fractions])
-    assert len(cells_of(grid)) == len(grid.seeds) * (num_methods * 3 + len(grid.methods) - num_methods)
+    places = len(grid.seeds) * len(grid.settings) * len(grid.budgets)
+    assert len(cells_of(grid)) == places * (num_methods * 3 + len(grid.methods) - num_methods)
 
 
 @pytest.mark.parametrize("path", [*RECIPES, *GRIDS], ids=lambda path: str(path.relative_to(FOLDER)))
