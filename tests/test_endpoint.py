@@ -15,6 +15,7 @@ import pytest
 from hf_gateau.endpoint import Endpoint, EndpointConfig, EndpointError, ReplyError, Request
 
 from .chat_server import ChatServer, Fault, rating_of
+from .interrupts import hears_ctrl_c
 
 
 pytest.importorskip("openai")
@@ -301,7 +302,8 @@ def slow_server(tmp_path):
 
 def start(url: str, replies: Path, num: int) -> subprocess.Popen:
     command = [sys.executable, "-c", RUN, url, str(replies), str(num)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, text=True, preexec_fn=hears_ctrl_c, **pipes)
 
 
 def asked(log: Path) -> list[str]:

@@ -24,6 +24,7 @@ from hf_gateau.experiments.tables import _questions_behind, table_specs
 from hf_gateau.experiments.workers import run_jobs
 from hf_gateau.files import save_rows
 from hf_gateau.quickstart.reproduce import measured_rows
+from tests.interrupts import hears_ctrl_c
 
 
 STEPS = "steps; model and gateau_selection.json"  # in a cell's log, once a training
@@ -110,7 +111,8 @@ def test_corner_from_end_to_end(grid, tmp_path, capsys):
 def start(file: str, out: Path, *arguments: str, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "hf_gateau.cli", "experiment", file, "-o", str(out), *arguments]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, env=env, text=True, preexec_fn=hears_ctrl_c, **pipes, **options)
 
 
 def test_killed_in_the_middle_and_resumed(grid, tmp_path):
