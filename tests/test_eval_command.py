@@ -15,13 +15,14 @@ from hf_gateau.cli import main
 from hf_gateau.evaluation import generation
 from hf_gateau.evaluation.command import MODEL_INDEX, SUMMARY, EvalArguments, evaluate
 from hf_gateau.evaluation.generation import ANSWERS
+from hf_gateau.evaluation.needle import NeedleConfig
 from hf_gateau.evaluation.planted_needle import PlantedNeedleConfig
 from hf_gateau.evaluation.results import TaskResult, eval_results, group_means, load_result, save_result, summary
 from hf_gateau.evaluation.tasks import TASKS, Work, run_task, task_options
 from hf_gateau.quickstart import LONG_MODEL, SHORT_MODEL
 
 
-GRID = "--planted_lengths 64 256 --planted_repeats 2 --needle_depths 0 50 100".split()
+GRID = "--needle_lengths 64 256 --planted_repeats 2 --needle_depths 0 50 100".split()
 
 
 def run(*arguments) -> int:
@@ -97,7 +98,7 @@ def num_answers(folder) -> int:
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
-    settings = ["--tasks", "planted_needle", "--planted_lengths", "700", "--planted_repeats", "20", "--device", "cpu"]
+    settings = ["--tasks", "planted_needle", "--needle_lengths", "700", "--planted_repeats", "20", "--device", "cpu"]
     command = [sys.executable, "-m", "hf_gateau.cli", "eval", LONG_MODEL, "-o", str(tmp_path), *settings]
     command += ["--batch_tokens", "1500"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
@@ -167,8 +168,9 @@ def test_tasks_by_name_with_commas_and_once():
 
 
 def test_settings_that_are_not_given_are_the_defaults(tmp_path):
-    results, failed = evaluate(LONG_MODEL, tmp_path, ["planted_needle"], settings=(PlantedNeedleConfig([64], 1),))
-    assert failed == {} and results[0].metrics == {"mean": 100.0, "64 tokens": 100.0} and len(results[0].rows) == 11
+    results, failed = evaluate(LONG_MODEL, tmp_path, ["planted_needle"], settings=(NeedleConfig([64]),))
+    assert failed == {} and list(results[0].metrics) == ["mean", "64 tokens"]
+    assert len(results[0].rows) == 11 * PlantedNeedleConfig().planted_repeats
 
 
 def test_a_result_comes_back_from_its_files(tmp_path):
@@ -182,3 +184,11 @@ def test_a_result_comes_back_from_its_files(tmp_path):
     assert load_result(tmp_path, "longbench") == result
     assert "| `longbench` | `mean` | 1.00 | 1 of 2 |" in summary([result])
     assert group_means([*rows, {"score": 0.0, "group": "b"}]) == {"mean": 0.5, "b": 0.0, "北京": 1.0}
+
+
+def test_lengths_of_planted_texts_are_as_asked_and_not_too_short(tmp_path):
+    assert main(["eval", LONG_MODEL, "--tasks", "planted_needle", "-o", str(tmp_path), "--device", "cpu", *GRID]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "planted_needle" / "rows.jsonl").read_text().splitlines()]
+    assert {row["length"] for row in rows} == {64, 256}
+    short = ["--needle_lengths", "8", "--tasks", "planted_needle", "--device", "cpu", "-o", str(tmp_path / "short")]
+    assert main(["eval", LONG_MODEL, *short]) == 2

@@ -200,7 +200,7 @@ def test_planted_texts_say_the_answer_once(tmp_path, tokenizer):
             return f"{first} {last} ."
 
     reader = Reader(tokenizer, "")
-    grid, planted = NeedleConfig(needle_depths=[0, 50, 100]), PlantedNeedleConfig([64, 400], 3)
+    grid, planted = NeedleConfig([64, 400], needle_depths=[0, 50, 100]), PlantedNeedleConfig(3)
     result = run_planted(work_of(reader, tmp_path, grid, planted))
     assert result.metrics == {"mean": 100.0, "64 tokens": 100.0, "400 tokens": 100.0}
     assert len(reader.asked) == 18 and {row["num_tokens"] - row["length"] for row in result.rows} == {0}

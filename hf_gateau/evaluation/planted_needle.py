@@ -19,23 +19,21 @@ TOKENS_A_PERSON = 40  # of text, for each of the other people in it, as in the q
 ANSWER_TOKENS = 6  # `adam baxter .` and some to spare
 
 
+# Where `--needle_lengths` says nothing; the quickstart's short model reads 128 tokens, its long one 1,024.
+LENGTHS, SHORTEST = (64, 128, 192, 256, 384, 512, 640, 768, 896), 16
+
+
 @dataclass
 class PlantedNeedleConfig:
-    """The grid; depths and seed are those of `NeedleConfig`.
+    """How often; lengths, depths and seed are those of `NeedleConfig`.
 
     Raises:
         ValueError: a field is out of range.
     """
 
-    planted_lengths: list[int] = field(
-        default_factory=lambda: [64, 128, 192, 256, 384, 512, 640, 768, 896],
-        metadata={"help": "Lengths of the planted text with the needle in it, in tokens."},
-    )
     planted_repeats: int = field(default=8, metadata={"help": "Planted texts and needles at each length and depth."})
 
     def __post_init__(self):
-        if not self.planted_lengths or min(self.planted_lengths) < 16:
-            raise ValueError(f"planted_lengths are numbers of tokens, got {self.planted_lengths}; give 16 or more.")
         if self.planted_repeats < 1:
             raise ValueError(f"planted_repeats is a whole number, got {self.planted_repeats}; give 1 or more.")
 
@@ -44,10 +42,17 @@ OPTIONS = (NeedleConfig, PlantedNeedleConfig)
 
 
 def run(work: Work) -> TaskResult:
-    """Ask for a last name at every length and depth."""
+    """Ask for a last name at every length and depth.
+
+    Raises:
+        ValueError: a length is too short for a question.
+    """
     grid, planted = work.settings(NeedleConfig), work.settings(PlantedNeedleConfig)
     tokenizer, questions = work.generator().tokenizer, []
-    for length in sorted(set(planted.planted_lengths)):
+    lengths = sorted(set(grid.needle_lengths or LENGTHS))
+    if lengths[0] < SHORTEST:
+        raise ValueError(f"needle_lengths of planted texts are {SHORTEST} tokens or more, got {lengths[0]}.")
+    for length in lengths:
         for repeat in range(planted.planted_repeats):
             rng = random.Random(f"{grid.needle_seed} {length} {repeat}")
             (asked, *others) = draw_people(rng, 1 + min(len(FIRST_NAMES) - 1, length // TOKENS_A_PERSON))
@@ -59,7 +64,11 @@ def run(work: Work) -> TaskResult:
                 text, num_tokens = haystack.with_needle(needle, length, depth, end)
                 prompt = f"{text}\n\n{' '.join(question)}"
                 questions.append(Question(length, depth, repeat, num_tokens, prompt, (asked[1],)))
-    settings = asdict(planted) | {name: getattr(grid, name) for name in ("needle_depths", "needle_seed")}
+    settings = (
+        asdict(planted)
+        | {"needle_lengths": lengths}
+        | {name: getattr(grid, name) for name in ("needle_depths", "needle_seed")}
+    )
     return ask("planted_needle", work, questions, ANSWER_TOKENS, settings)
 
 
