@@ -11,6 +11,7 @@ from typing import Any
 
 from .config import DTYPES
 from .conversations import FindContext, SampleError, checked_turns, last_paragraph, read_conversation
+from .runtime import find_context_of
 from .value_scorer import ValueScorer
 
 
@@ -104,10 +105,7 @@ class EmbeddingScorer(ValueScorer):
 
     @cached_property
     def _find_context(self) -> FindContext:
-        from .runtime import import_function
-
-        find = self.settings["find_context"]
-        return import_function(find) if isinstance(find, str) else find or last_paragraph
+        return find_context_of(self.settings["find_context"]) or last_paragraph
 
     def lay_out(self, row: Mapping[str, Any]) -> str:
         form = TEXT_WITH_CONTEXT if self.settings["embed_context"] else TEXT

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections import Counter
+from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -258,9 +259,18 @@ def check_output(output: str) -> None:
     if path.suffix and not path.name.endswith((".jsonl", PARQUET_SUFFIX)) and not is_folder:
         raise ValueError(f"--output {output!r} ends in {path.suffix!r}; use .jsonl, .parquet, or a folder's name.")
     check_folder(path)
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"--output {output!r} cannot be written: {parent} is not a folder that you can write to.")
+    check_writable(output, path.absolute().parents)
+
+
+def check_writable(output: str, places: Iterable[Path]) -> None:
+    """Let an output pass if the first of the places that exists is a folder that can be written to.
+
+    Raises:
+        ValueError: it is none.
+    """
+    place = next(x for x in places if x.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(f"--output {output!r} cannot be written: {place} is not a folder that you can write to.")
 
 
 def sidecar_path(path: str | os.PathLike) -> Path:

@@ -11,6 +11,7 @@ from .config import ModelPairConfig
 from .conversations import FindContext, SampleError
 from .packing import Limits
 from .perplexity import perplexity, response_nlls
+from .runtime import find_context_of
 from .samples import build_sample, truncate_response
 from .value_scorer import ValueScorer
 
@@ -116,10 +117,7 @@ class ResponseScorer(ValueScorer):
 
     @cached_property
     def _find_context(self) -> FindContext | None:
-        from .runtime import import_function
-
-        find = self.settings["find_context"]
-        return import_function(find) if isinstance(find, str) else find
+        return find_context_of(self.settings["find_context"])
 
     def num_tokens(self, item: list[int]) -> int:
         return len(item)

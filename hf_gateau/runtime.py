@@ -42,7 +42,7 @@ class Runtime:
         _use_one_thread_after_fork()
         self.config, self.rank = config, 0
         find = config.find_context
-        self.find_context = import_function(find) if isinstance(find, str) else find
+        self.find_context = find_context_of(find)
         self.pair = ModelPair(pair_config)
         self.max_length = min(config.max_length, self.pair.max_length)
         default = CPU_BATCH_TOKENS if self.pair.device.type == "cpu" else GPU_BATCH_TOKENS
@@ -281,15 +281,22 @@ class _Progress:
             self.bar.update(1)
 
 
-def import_function(name: str) -> Callable:
-    """The function that a `find_context` setting names."""
+def find_context_of(setting: Callable | str | None) -> Callable | None:
+    """The function that a `find_context` setting is, or names."""
+    return import_function(setting, f"find_context={setting!r}") if isinstance(setting, str) else setting
+
+
+def import_function(name: str, said: str) -> Callable:
+    """The function behind 'package.module:function'.
+
+    Raises:
+        ValueError: there is none; `said` is how the message begins.
+    """
     module, _, function = name.partition(":")
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"find_context={name!r} cannot be imported ({error}); name a function as 'module:function'."
-        ) from error
+        raise ValueError(f"{said} cannot be imported ({error}); name a function as 'module:function'.") from error
 
 
 def _use_one_thread_after_fork() -> None:

@@ -114,17 +114,9 @@ class MeasurementStore:
 
     def get(self, config_key: str, sample_keys: Iterable[str]) -> dict[str, Measurement]:
         """The measurements there are, by sample key."""
-        keys, found = list(dict.fromkeys(sample_keys)), {}
-        with self._connected() as connection:
-            for a in range(0, len(keys), KEYS_PER_QUERY):
-                chunk = keys[a : a + KEYS_PER_QUERY]
-                rows = connection.execute(
-                    "SELECT sample_key, ppl_short, ppl_long, ppl_no_context, segment_ppl, segment_attention "
-                    f"FROM measurements WHERE config_key = ? AND sample_key IN ({','.join('?' * len(chunk))})",
-                    [config_key, *chunk],
-                )
-                found |= {key: Measurement(*ppl, _floats(a), _floats(b)) for key, *ppl, a, b in rows}
-        return found
+        columns = "sample_key, ppl_short, ppl_long, ppl_no_context, segment_ppl, segment_attention"
+        rows = self._rows(columns, "measurements", config_key, sample_keys)
+        return {key: Measurement(*ppl, _floats(a), _floats(b)) for key, *ppl, a, b in rows}
 
     def put(self, config_key: str, sample_key: str, measurement: Measurement) -> None:
         """`put_all` of one."""
@@ -132,38 +124,39 @@ class MeasurementStore:
 
     def put_all(self, config_key: str, measurements: Mapping[str, Measurement]) -> None:
         """Commit measurements, by sample key; they are on the disk when this returns. Measured twice, the first one stays."""
-        created = time.time()
-        rows = [[config_key, key, *map(_value, vars(found).values()), created] for key, found in measurements.items()]
-        with self._connected() as connection, _transaction(connection):
-            connection.executemany(
-                "INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?) "
-                "ON CONFLICT DO UPDATE SET times_measured = times_measured + 1",
-                rows,
-            )
+        rows = ([key, *map(_value, vars(found).values())] for key, found in measurements.items())
+        self._insert("measurements", config_key, rows)
 
     def get_values(self, config_key: str, content_keys: Iterable[str]) -> dict[str, Value]:
         """The values there are of what another scorer than the pair measured, by content key."""
-        keys, found = list(dict.fromkeys(content_keys)), {}
-        with self._connected() as connection:
-            for a in range(0, len(keys), KEYS_PER_QUERY):
-                chunk = keys[a : a + KEYS_PER_QUERY]
-                rows = connection.execute(
-                    "SELECT content_key, value FROM row_values "
-                    f"WHERE config_key = ? AND content_key IN ({','.join('?' * len(chunk))})",
-                    [config_key, *chunk],
-                )
-                found |= {key: _floats(value, "f") if isinstance(value, bytes) else value for key, value in rows}
-        return found
+        rows = self._rows("content_key, value", "row_values", config_key, content_keys)
+        return {key: _floats(value, "f") if isinstance(value, bytes) else value for key, value in rows}
 
     def put_values(self, config_key: str, values: Mapping[str, Value]) -> None:
         """Commit values, by content key; as `put_all`."""
+        self._insert("row_values", config_key, ([key, _value(value, "f")] for key, value in values.items()))
+
+    def _rows(self, columns: str, table: str, config_key: str, keys: Iterable[str]) -> Iterator[tuple]:
+        """Those columns, the first of which is the key, of the rows that a table has of some keys."""
+        keys = list(dict.fromkeys(keys))
+        with self._connected() as connection:
+            for a in range(0, len(keys), KEYS_PER_QUERY):
+                chunk = keys[a : a + KEYS_PER_QUERY]
+                among = f"{columns.partition(',')[0]} IN ({','.join('?' * len(chunk))})"
+                query = f"SELECT {columns} FROM {table} WHERE config_key = ? AND {among}"
+                yield from connection.execute(query, [config_key, *chunk])
+
+    def _insert(self, table: str, config_key: str, rows: Iterable[list]) -> None:
+        """Commit rows of a table, each a key and its values; of one that is there the count of times alone changes."""
         created = time.time()
-        rows = [[config_key, key, _value(value, "f"), created] for key, value in values.items()]
+        whole = [[config_key, *row, 1, created] for row in rows]
+        if not whole:
+            return
         with self._connected() as connection, _transaction(connection):
             connection.executemany(
-                "INSERT INTO row_values VALUES (?, ?, ?, 1, ?) "
+                f"INSERT INTO {table} VALUES ({', '.join('?' * len(whole[0]))}) "
                 "ON CONFLICT DO UPDATE SET times_measured = times_measured + 1",
-                rows,
+                whole,
             )
 
     def describe(self, config_key: str, description: dict) -> None:

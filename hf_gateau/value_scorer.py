@@ -20,13 +20,11 @@ from .conversations import SampleError, content_hash
 from .folder_store import FolderStore, open_store
 from .packing import pack
 from .ranking import REASON
+from .runtime import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, TOKENS_LAID_OUT
 from .store import MeasurementStore, Value, resolve_store_path
 
 
 logger = logging.getLogger(__name__)
-
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1_024, 65_536
-TOKENS_LAID_OUT = 1 << 20  # in memory at a time
 
 
 class ValueScorer(ABC):

@@ -100,12 +100,11 @@ def evaluate(
         model, folder, how
     )  # finds the model and its tokenizer; weights come when they are needed
     endpoint = cache(lambda: Endpoint(judge))
-    given = {type(part).__name__: part for part in settings}
+    options = {type(part).__name__: part for part in settings}
+    work = Work(model, folder, lambda: generator, endpoint, options, limit)
     results, failed = [], {}
     for name in tasks:
-        own = [given.get(kind.__name__) or kind() for kind in task_options(name)]
-        options = {type(part).__name__: part for part in own}
-        work = Work(model, folder, lambda: generator, endpoint, options, limit)
+        own = [work.settings(kind) for kind in task_options(name)]
         asked = _asked(generator.describe(), judge, own, limit)
         kept = load_result(folder, name)
         if kept is not None and kept.settings.get(ASKED) == asked and not kept.settings.get("num_failed"):

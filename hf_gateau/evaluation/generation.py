@@ -18,6 +18,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import DTYPES
+
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,7 +32,6 @@ Messages = list[dict[str, str]]
 ANSWERS = "answers.sqlite"  # in the evaluation's folder
 BACKENDS = ("transformers", "vllm")
 CHAT_TEMPLATES = ("auto", "off")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 8_192, 131_072
 VLLM_PROMPTS_AT_A_TIME = 256  # their answers are kept together
 NO_WINDOW = 1 << 62  # tokens, of a model that names no window
@@ -205,7 +206,8 @@ class KeepingGenerator:
         """
         from tqdm.auto import tqdm
 
-        keys = [self._key(prompt, max_new_tokens) for prompt in prompts]
+        described = self.describe()
+        keys = [_key(described, prompt, max_new_tokens) for prompt in prompts]
         todo = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if self._store.get(key) is None}
         if todo:
             ids = [self.prompt_ids(prompt, max_new_tokens) for prompt in tqdm(todo.values(), "Prompts", leave=False)]
@@ -220,10 +222,6 @@ class KeepingGenerator:
     def num_tokens(self, prompt: Messages) -> int:
         """Tokens of a whole prompt, chat template and all."""
         return len(self._tokens(prompt))
-
-    def _key(self, prompt: Messages, max_new_tokens: int) -> str:
-        asked = [self.describe(), prompt, max_new_tokens]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
     def _tell_truncated(self, num_truncated: int, num_prompts: int, max_new_tokens: int) -> None:
         if num_truncated:
@@ -282,6 +280,11 @@ class KeepingGenerator:
     def _answers(self, prompts: list[list[int]], max_new_tokens: int) -> Iterator[tuple[int, str]]:
         """(place of the prompt, its answer), as they come."""
         raise NotImplementedError
+
+
+def _key(described: dict[str, Any], prompt: Messages, max_new_tokens: int) -> str:
+    """What an answer is known by."""
+    return hashlib.sha256(json.dumps([described, prompt, max_new_tokens], sort_keys=True).encode()).hexdigest()
 
 
 class TransformersGenerator(KeepingGenerator):

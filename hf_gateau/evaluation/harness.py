@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .metrics import POINTS, longbench_metrics
-from .results import TaskResult
+from .results import TaskResult, means_by
 from .tasks import Generator, Work
 
 
@@ -86,12 +86,12 @@ def run_longbench(work: Work) -> TaskResult:
     longbench_metrics()
     config = work.settings(HarnessConfig)
     rows = harness_rows(work, [PREFIX + name for name in config.longbench_sets], folder="longbench")
-    means = _means(rows, "group")
+    means = means_by(rows, "group")
     metrics = {"mean": sum(means.values()) / len(means)}
     for kind, names in LONGBENCH.items():
         if found := [means[name] for name in names if name in means]:
             metrics[kind] = sum(found) / len(found)
-    buckets = _means(rows, "bucket")
+    buckets = means_by(rows, "bucket")
     metrics |= means | {name: buckets[name] for name, _ in BUCKETS if name in buckets}
     return TaskResult("longbench", metrics, rows, _settings(work) | {"length": "words, in Chinese characters"})
 
@@ -118,7 +118,7 @@ def run_harness(work: Work) -> TaskResult:
             "The task harness runs what you name; give harness_tasks, e.g. --harness_tasks longbench_trec."
         )
     rows = harness_rows(work, names)
-    means = _means(rows, "group")
+    means = means_by(rows, "group")
     return TaskResult("harness", {"mean": sum(means.values()) / len(means), **means}, rows, _settings(work))
 
 
@@ -130,8 +130,8 @@ def _run_synthetic(name: str, work: Work, tasks: tuple[str, ...]) -> TaskResult:
     for length in sorted(set(work.settings(HarnessConfig).ruler_lengths)):  # one by one, so that a limit is of each
         told = {"tokenizer": str(folder), "max_seq_lengths": [length]}
         rows += harness_rows(work, list(tasks), told, folder="ruler")
-    by_length = {f"{length} tokens": mean for length, mean in _means(rows, "length").items()}
-    groups = _means(rows, "group")
+    by_length = {f"{length} tokens": mean for length, mean in means_by(rows, "length").items()}
+    groups = means_by(rows, "group")
     mean = sum(groups.values()) / len(groups)
     return TaskResult(name, {"mean": mean, **by_length, **groups}, rows, _settings(work))
 
@@ -140,15 +140,6 @@ def _settings(work: Work) -> dict[str, Any]:
     from importlib.metadata import version
 
     return asdict(work.settings(HarnessConfig)) | {"lm_eval": version("lm_eval")}
-
-
-def _means(rows: list[dict[str, Any]], column: str) -> dict[Any, float]:
-    """Mean score of the rows by a column, in the order of the rows."""
-    groups = defaultdict(list)
-    for row in rows:
-        if row["score"] is not None and row.get(column) is not None:
-            groups[row[column]].append(row["score"])
-    return {name: sum(scores) / len(scores) for name, scores in groups.items()}
 
 
 # The harness

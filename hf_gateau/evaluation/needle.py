@@ -12,7 +12,6 @@ from __future__ import annotations
 import random
 import re
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .metrics import distinctive_words, needle_score
 from .needle_map import write_maps
-from .results import TaskResult
+from .results import TaskResult, means_by
 from .tasks import Generator, Work
 
 
@@ -183,10 +182,7 @@ def ask(name: str, work: Work, questions: list[Question], answer_tokens: int, se
 
 def grid_metrics(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
     """The mean of all cells, and of those of each length, in points."""
-    groups = defaultdict(list)
-    for row in rows:
-        groups[row["length"]].append(row["score"])
-    means = {length: sum(scores) / len(scores) for length, scores in sorted(groups.items())}
+    means = dict(sorted(means_by(rows, "length").items()))
     return {"mean": sum(means.values()) / len(means), **{f"{length} tokens": mean for length, mean in means.items()}}
 
 

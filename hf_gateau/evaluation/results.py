@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,24 @@ class TaskResult:
 
 def group_means(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Mean score by `group`, of the rows that have a score, and `mean`, the mean of the groups' means, first."""
+    means = dict(sorted(means_by(rows, "group").items()))
+    return {"mean": sum(means.values()) / len(means), **means} if means else {}
+
+
+def means_by(rows: Iterable[dict[str, Any]], column: str) -> dict[Any, float]:
+    """Mean score of the rows that have one, by a column, in the order of the rows; without those that have nothing there."""
     groups = defaultdict(list)
     for row in rows:
-        if row.get("score") is not None:
-            groups[row["group"]].append(row["score"])
-    means = {group: sum(scores) / len(scores) for group, scores in sorted(groups.items())}
-    return {"mean": sum(means.values()) / len(means), **means} if means else {}
+        if row.get("score") is not None and row.get(column) is not None:
+            groups[row[column]].append(row["score"])
+    return {name: sum(scores) / len(scores) for name, scores in groups.items()}
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is whole or not there."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def save_result(result: TaskResult, folder: str | os.PathLike) -> Path:
@@ -66,13 +78,8 @@ def save_result(result: TaskResult, folder: str | os.PathLike) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     about = {name: value for name, value in asdict(result).items() if name != "rows"}
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in result.rows)
-    for name, text in (
-        ("rows.jsonl", lines),
-        ("results.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n"),
-    ):
-        partial = place / f".{name}.{os.getpid()}"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(place / name)
+    write_whole(place / "rows.jsonl", lines)
+    write_whole(place / "results.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     return place
 
 

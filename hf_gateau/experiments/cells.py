@@ -14,12 +14,14 @@ from typing import Any
 
 from ..config import MixConfig, RankConfig, SelectConfig, set_fields
 from ..conversations import SampleError, content_hash
+from ..evaluation.tasks import TASKS
 from ..formulas import needed_columns
 from ..labels import tokenize_for_training
 from ..mixture import load_short
 from ..models import model_fingerprint
 from ..ranking import DegenerateRankingWarning, rank
 from ..records import column_of
+from ..runtime import import_function
 from ..selection import SelectionRecord, select_rows, selection_record
 from .grid import (
     EQUAL_EPOCHS,
@@ -33,7 +35,7 @@ from .grid import (
     cells_of,
     split_training,
 )
-from .sources import digest, import_function, load_source, model_of, rows_of
+from .sources import digest, load_source, model_of, rows_of
 
 
 # What a cell trains with where the grid says nothing: no files but the model, no reports.
@@ -254,17 +256,14 @@ def _check_recipe(recipe: dict[str, Any]) -> None:
 
 
 def _task(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    from ..cli import COMMAND_MODULES, COMMANDS
-    from ..evaluation.tasks import TASKS
-
     options = dict(options)
     evaluator = options.pop("evaluator", None)
     if evaluator is not None:
-        import_function(str(evaluator), f"task {name!r}")
-    elif name not in TASKS or "eval" not in {**COMMANDS, **COMMAND_MODULES}:
-        known = f" ({', '.join(TASKS)})" if TASKS else ""
+        import_function(str(evaluator), f"task {name!r}: {str(evaluator)!r}")
+    elif name not in TASKS:
         raise ValueError(
-            f"There is no task {name!r}; give one of `hf-gateau eval`{known}, or `evaluator: package.module:function`."
+            f"There is no task {name!r}; give one of `hf-gateau eval` ({', '.join(TASKS)}), or "
+            "`evaluator: package.module:function`."
         )
     return {"evaluator": evaluator, "options": options, "key": digest([evaluator, options])}
 

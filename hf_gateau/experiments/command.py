@@ -52,6 +52,7 @@ def command(grid: str, how: ExperimentArguments) -> None:
     hf-gateau experiment recipes/reproduce-tiny.yaml -o results --num_workers 2"""
     from pathlib import Path
 
+    from ..files import check_writable
     from ..scoring import keep_freed_memory
     from ..scripts.arguments import find_recipe
     from .cells import plan_jobs
@@ -64,7 +65,7 @@ def command(grid: str, how: ExperimentArguments) -> None:
     file, folder = find_recipe(grid), Path(how.output).expanduser().absolute()
     planned = load_grid(file)
     specs = table_specs(planned)
-    _check_folder(folder)
+    check_writable(str(folder), (folder, *folder.parents))
     _check_workers(planned, how)
     jobs = plan_jobs(planned, folder)
     if how.dry_run:
@@ -82,14 +83,6 @@ def command(grid: str, how: ExperimentArguments) -> None:
         raise RuntimeError(
             f"{num_failed} of {len(jobs)} trainings failed; {path} says why. The same command tries again."
         )
-
-
-def _check_folder(folder) -> None:
-    import os
-
-    there = next(x for x in (folder.absolute(), *folder.absolute().parents) if x.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ValueError(f"--output {str(folder)!r} cannot be written: {there} is not a folder that you can write to.")
 
 
 def _check_workers(grid, how: ExperimentArguments) -> None:

@@ -7,10 +7,10 @@ gives, or that a matrix product reaches here; evaluation is then left out, and s
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
+from ..pilot import matrix_rate
 from .cells import Job
 from .grid import EQUAL_STEPS, Grid
 from .running import RESULTS, failure_of, is_finished, read_json
@@ -18,7 +18,6 @@ from .running import RESULTS, failure_of, is_finished, read_json
 
 FLOPS_A_WEIGHT = 6  # forward 2, backward 4
 REACHED = 0.5  # of a matrix product's rate, by training
-MATRIX, PROBE_SECONDS = 1024, 0.5
 
 
 def dry_run_text(grid: Grid, jobs: list[Job], flops_per_second: float | None = None) -> str:
@@ -71,7 +70,7 @@ def seconds_per_token(jobs: list[Job], grid: Grid, flops_per_second: float | Non
     took = [(x["train"]["seconds"], trained_tokens(job)) for job, x in _results(jobs)]
     if took:
         return sum(x for x, _ in took) / max(1, sum(x for _, x in took)), f"as {len(took)} finished took"
-    rate = flops_per_second or REACHED * matrix_rate()
+    rate = flops_per_second or REACHED * _matrix_rate()
     weights = num_parameters(jobs[0].recipe)
     source = "given" if flops_per_second else "half of a matrix product's here"
     devices = int(grid.launch.get("num_processes") or 1)
@@ -105,16 +104,9 @@ def num_parameters(recipe: dict[str, Any]) -> int:
     return sum(x.numel() for x in model.parameters())
 
 
-def matrix_rate() -> float:
+def _matrix_rate() -> float:
     """Floating-point operations a second of a matrix product, on the GPU in bfloat16 where there is one."""
     import torch
 
     on_gpu = torch.cuda.is_available()
-    size = 4 * MATRIX if on_gpu else MATRIX
-    x = torch.ones(size, size, device="cuda" if on_gpu else "cpu", dtype=torch.bfloat16 if on_gpu else torch.float32)
-    (x @ x).sum().item()
-    count, started = 0, time.monotonic()
-    while time.monotonic() - started < PROBE_SECONDS:
-        (x @ x)[0, 0].item()
-        count += 1
-    return count * 2 * size**3 / (time.monotonic() - started)
+    return matrix_rate(torch.device("cuda" if on_gpu else "cpu"), torch.bfloat16 if on_gpu else torch.float32)

@@ -20,9 +20,10 @@ from typing import Any
 
 from ..evaluation.results import TaskResult, load_result, save_result
 from ..evaluation.tasks import Work
+from ..runtime import import_function
 from ..selection import library_versions
 from .cells import Job
-from .sources import import_function, write_json
+from .sources import write_json
 
 
 DONE, FAILED, BUSY = "done", "failed", "busy"
@@ -137,17 +138,14 @@ def _train(job: Job, folder: Path, log) -> dict[str, Any]:
     if not has_checkpoint:
         shutil.rmtree(model, ignore_errors=True)  # of a training that was stopped
     arguments = ["--recipe", str(recipe), *(["--resume_from_checkpoint", "true"] if has_checkpoint else [])]
-    started, log_size = time.monotonic(), _size_of(log)
+    started, so_far = time.monotonic(), _size_of(log)
     if job.launch:
         flags = [part for name, value in job.launch.items() for part in (f"--{name}", str(value))]
         _call(["sft", *arguments, *flags], log)
     else:
         _train_here(arguments)
     seconds = time.monotonic() - started
-    log.flush()
-    with open(log.name, encoding="utf-8", errors="replace") as stream:
-        stream.seek(log_size)
-        steps = STEPS.findall(stream.read())
+    steps = STEPS.findall(_said_since(log, so_far))
     _check_selection(job, model)
     for checkpoint in model.glob("checkpoint-*"):
         shutil.rmtree(checkpoint, ignore_errors=True)
@@ -157,6 +155,14 @@ def _train(job: Job, folder: Path, log) -> dict[str, Any]:
 def _size_of(log) -> int:
     log.flush()
     return os.path.getsize(log.name)
+
+
+def _said_since(log, size: int) -> str:
+    """What the log holds beyond its first `size` bytes."""
+    log.flush()
+    with open(log.name, encoding="utf-8", errors="replace") as stream:
+        stream.seek(size)
+        return stream.read()
 
 
 def _train_here(arguments: list[str]) -> None:
@@ -196,8 +202,7 @@ def _call(arguments: list[str], log) -> None:
     Raises:
         RuntimeError: it failed; with its last lines.
     """
-    log.flush()
-    size = os.path.getsize(log.name)
+    so_far = _size_of(log)
     command = [sys.executable, "-m", "hf_gateau.cli", *arguments]
     options = {"stdout": log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, "start_new_session": True}
     with subprocess.Popen(command, **options) as process:
@@ -207,9 +212,7 @@ def _call(arguments: list[str], log) -> None:
             os.killpg(process.pid, signal.SIGKILL)
             raise
     if status:
-        with open(log.name, encoding="utf-8", errors="replace") as stream:
-            stream.seek(size)
-            said = "\n".join(stream.read().strip().splitlines()[-LAST_LINES:])
+        said = "\n".join(_said_since(log, so_far).strip().splitlines()[-LAST_LINES:])
         raise RuntimeError(f"`hf-gateau {arguments[0]}` ended with status {status}: {said}")
 
 
@@ -237,7 +240,7 @@ def _ask(task: dict[str, Any], name: str, model: str, results: Path, log) -> Non
         return
     work = Work(model, results, _no_generator, _no_generator, task["options"])
     try:
-        result = import_function(task["evaluator"], f"task {name!r}")(model, work)
+        result = import_function(task["evaluator"], f"task {name!r}: {task['evaluator']!r}")(model, work)
     finally:
         _free_memory()
     if not isinstance(result, TaskResult):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.results import write_whole
+from ..runtime import import_function
 from .grid import Source
 
 
@@ -21,24 +21,7 @@ def digest(value: Any, size: int = 16) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """A file that is whole or not there."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def import_function(name: str, what: str) -> Callable:
-    """The function behind `package.module:function`.
-
-    Raises:
-        ValueError: there is none; `what` says in the message who asked for it.
-    """
-    module, _, function = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"{what}: {name!r} cannot be imported ({error}); name a 'package.module:function'."
-        ) from error
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def rows_of(source: Source, folder: Path, what: str) -> Source:
@@ -55,7 +38,7 @@ def rows_of(source: Source, folder: Path, what: str) -> Source:
         return Source(resolve_shipped(_expanded(source.name)), split=source.split, config=source.config)
     path = folder / "made" / f"{source.make.partition(':')[2]}-{digest([source.make, source.options], 12)}.parquet"
     if not path.exists():
-        rows = import_function(source.make, what)(**source.options)
+        rows = import_function(source.make, f"{what}: {source.make!r}")(**source.options)
         rows = rows if isinstance(rows, Dataset) else Dataset.from_list(list(rows))
         save_rows(rows, str(path), sidecar_of(rows))
     return Source(str(path))
@@ -72,7 +55,7 @@ def model_of(source: Source, folder: Path) -> str:
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        import_function(source.make, "model")(str(partial), **source.options)
+        import_function(source.make, f"model: {source.make!r}")(str(partial), **source.options)
         partial.replace(path)
     return str(path)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..cards import escape, inline, table
 from ..drawing import Figure, save_png
+from ..evaluation.results import write_whole
 from ..redaction import redact
 from ..selection import library_versions
 from .cells import Job
@@ -37,9 +38,7 @@ def write_summary(
     parts += [_warnings(jobs), _settings(settings), _again(grid_file, folder, num_workers)]
     path = folder / "README.md"
     text = "\n\n".join(part for part in parts if part) + "\n"
-    partial = path.with_name(".README.md.partial")
-    partial.write_text(redact(text), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, redact(text))
     return path
 
 
