@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import DTYPES
+from .tasks import Messages
 
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Messages = list[dict[str, str]]
 ANSWERS = "answers.sqlite"  # in the evaluation's folder
 BACKENDS = ("transformers", "vllm")
 CHAT_TEMPLATES = ("auto", "off")
@@ -136,7 +137,7 @@ class AnswerStore:
         self._connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", [key, text])
 
 
-class KeepingGenerator:
+class KeepingGenerator(ABC):
     """What all backends share: prompts as tokens, answers that are kept, and a progress bar.
 
     Attributes:
@@ -277,9 +278,9 @@ class KeepingGenerator:
         found = configured if isinstance(configured, list) else [configured]
         return sorted({token for token in (*found, self.tokenizer.eos_token_id) if token is not None})
 
+    @abstractmethod
     def _answers(self, prompts: list[list[int]], max_new_tokens: int) -> Iterator[tuple[int, str]]:
         """(place of the prompt, its answer), as they come."""
-        raise NotImplementedError
 
 
 def _key(described: dict[str, Any], prompt: Messages, max_new_tokens: int) -> str:

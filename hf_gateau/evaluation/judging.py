@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..endpoint import ReplyError, Request
 from ..records import commonest
+from .tasks import Messages
 
 
 if TYPE_CHECKING:
     from ..endpoint import Answer, Endpoint
 
-Messages = list[dict[str, str]]
 BRACKETS = re.compile(r"\[\[\s*([^\[\]]*?)\s*\]\]")
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 JUDGE_TOKENS = 2048  # of a judgement, at most: FastChat's

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .results import TaskResult
 
 T = TypeVar("T")
+Messages = list[dict[str, str]]  # of a chat
 # name -> module with `run`, or module:function
 TASKS: dict[str, str] = {
     "needle": "needle",
@@ -46,7 +47,7 @@ class Generator(Protocol):
     tokenizer: Any
     max_length: int
 
-    def generate(self, prompts: Sequence[list[dict[str, str]]], max_new_tokens: int) -> list[str]:
+    def generate(self, prompts: Sequence[Messages], max_new_tokens: int) -> list[str]:
         """One answer a prompt (chat messages, the last one the user's, or the beginning of the assistant's), in order.
         Prompts that are longer than the model takes lose their middle."""
 
