@@ -13,9 +13,11 @@ Shapes: B batch, H heads, K keys (all tokens so far), T rows computed now, Q row
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import nn
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -83,6 +85,15 @@ class ResponseAttention:
         return [[float(part.mean()) for part in cut(span.split(cut.length))] for span in spans]
 
 
+@dataclass(frozen=True)  # no tuple: accelerate would move the layer in it to a device
+class ReadRows:
+    """The rows of a pass that are read of one attention layer's output: those from `first_row`, counted from the first of
+    the pass. Those before stay zero."""
+
+    layer: nn.Module
+    first_row: int
+
+
 class RowMask:
     """The mask of one kind of layer, made for some query rows at a time instead of T x T."""
 
@@ -115,6 +126,7 @@ def gateau_attention(
     scaling=None,
     *,
     response_attention: ResponseAttention | None = None,
+    read_rows: ReadRows | None = None,
     **kw,
 ):
     """Attention of one layer, (B, H, T, head size) each, as transformers' interface asks; returns (B, T, H, size), None.
@@ -125,7 +137,12 @@ def gateau_attention(
     kw.pop("output_attentions", None)
     layer = _Layer(module, query, key, value, attention_mask, scaling, kw)
     split = layer.end if response_attention is None else max(layer.start, response_attention.first_row)
-    outputs = layer.plain(split)
+    outputs, first_read = [], layer.start
+    if read_rows is not None and read_rows.layer is module:
+        first_read = min(layer.start + read_rows.first_row, split)
+    if first_read > layer.start:
+        outputs.append(query.new_zeros(query.shape[0], first_read - layer.start, query.shape[1], value.shape[-1]))
+    outputs += layer.plain(first_read, split)
     if response_attention is not None:
         response_attention.num_layers += 1
         for start, end, first_key in layer.chunks(split, layer.end):
@@ -145,20 +162,20 @@ class _Layer:
         self.start = self.end - query.shape[2]
         self.window = kw.get("sliding_window") or self.end
 
-    def plain(self, end: int) -> list[torch.Tensor]:
-        """The rows up to `end`, without their weights, by the fastest way that can serve this layer."""
-        if end == self.start:
+    def plain(self, start: int, end: int) -> list[torch.Tensor]:
+        """Some rows, without their weights, by the fastest way that can serve this layer."""
+        if start == end:
             return []
         sdpa_serves = self.kw.get("softcap") is None and self.kw.get("s_aux") is None
         if self.mask is not None or not sdpa_serves:
             forward = self.sdpa if sdpa_serves else self.eager
-            return [forward(*rows)[0] for rows in self.chunks(self.start, end)]
-        if self.start == 0:
+            return [forward(*rows)[0] for rows in self.chunks(start, end)]
+        if start == 0:
             return [sdpa_attention_forward(self.module, *self._slices(0, end, 0), None, **self.kw)[0]]
         if self.query.device.type in KERNELS_KNOW_PAST:
-            mask = causal_lower_right(end - self.start, end)
-            return [sdpa_attention_forward(self.module, *self._slices(self.start, end, 0), mask, **self.kw)[0]]
-        return [self.sdpa(*rows)[0] for rows in self.chunks(self.start, end)]
+            mask = causal_lower_right(end - start, end)
+            return [sdpa_attention_forward(self.module, *self._slices(start, end, 0), mask, **self.kw)[0]]
+        return [self.sdpa(*rows)[0] for rows in self.chunks(start, end)]
 
     def chunks(self, start: int, end: int):
         """(start, end, first key) of chunks of query rows, bounded by the weights they give rise to."""
@@ -192,6 +209,11 @@ class _Layer:
             self.module, query.to(dtype), key.to(dtype), value.to(dtype), mask, **self.kw
         )
         return output.to(query.dtype), weights
+
+
+def attention_layers(decoder: nn.Module) -> list[nn.Module]:
+    """The modules that are on transformers' attention interface, in the order of the layers."""
+    return [module for module in decoder.modules() if hasattr(module, "is_causal") and hasattr(module, "scaling")]
 
 
 def weights_per_chunk(device: torch.device) -> int:

@@ -5,9 +5,11 @@ For one forward pass over B sequences of T tokens, with R rows of logits each:
     linear       2 B T x (weights that every token is multiplied with)
     attention    4 B x (heads x head size) x (pairs of a query and a key that are computed) per layer, outside of the rows
                  whose weights are collected; T (T + 1) / 2 pairs without a sliding window
-    weights      the same on the rows whose weights are collected: the response's, in the long pass
+    weights      the same, and 2 B x heads for the mean over them, on the rows whose weights are collected: the response's, in
+                 the long pass
     head         2 B R x hidden size x vocabulary
 
+The last layer's MLP and attention run on the rows that are read alone, as last_layer.py says.
 A backward pass there is none. Norms, RoPE, softmax and cross-entropy are not counted; their time goes with the tokens', and
 so into the rate of `linear`.
 """
@@ -44,6 +46,8 @@ class ModelShape:
         layers: every kind of attention layer, with how many there are.
         sdpa (`bool`): whether rows without weights go through SDPA; else through the eager function, in chunks.
         weights_per_chunk (`int`): elements of one chunk of attention weights.
+        last_mlp (`int`): of `linear`, the weights of the last layer's MLP, which only the rows that are read are multiplied with.
+        last (`LayerShape`, *optional*): of `layers`, the last one, where it leaves out the rows that are not read.
     """
 
     linear: int
@@ -51,6 +55,8 @@ class ModelShape:
     layers: tuple[tuple[LayerShape, int], ...]
     sdpa: bool
     weights_per_chunk: int
+    last_mlp: int = 0
+    last: LayerShape | None = None
 
 
 @dataclass(frozen=True)
@@ -169,14 +175,19 @@ def forward_work(
     attention = weights = 0
     end = past + tokens
     start = end if split is None else split
+    num_unread = (
+        tokens - num_logits - (split is not None)
+    )  # attention is read of the last response token too, no logits
     for layer, count in model.layers:
-        pairs = (
-            _chunked_pairs(model, layer, batch, past, start, end) if past else _pairs(model, layer, batch, end, start)
-        )
-        attention += 4 * count * layer.width * batch * pairs
-        weights += 4 * count * layer.width * batch * _chunked_pairs(model, layer, batch, start, end, end)
-    linear, head = 2 * batch * tokens * model.linear, 2 * batch * num_logits * model.head
-    return np.array([1, linear, attention, weights, head], float)
+        pairs = count * _pairs(model, layer, batch, past, start, end)
+        if layer == model.last:
+            pairs += _chunked_pairs(model, layer, batch, past + num_unread, start, end)
+            pairs -= _pairs(model, layer, batch, past, start, end)
+        attention += 4 * layer.width * batch * pairs
+        per_pair = 4 * layer.width + 2 * layer.heads
+        weights += per_pair * count * batch * _chunked_pairs(model, layer, batch, start, end, end)
+    linear = 2 * batch * (tokens * model.linear - num_unread * model.last_mlp)
+    return np.array([1, linear, attention, weights, 2 * batch * num_logits * model.head], float)
 
 
 def flops(work: np.ndarray) -> float:
@@ -184,11 +195,11 @@ def flops(work: np.ndarray) -> float:
     return float(work[1:].sum())
 
 
-def _pairs(model: ModelShape, layer: LayerShape, batch: int, tokens: int, end: int) -> int:
-    """Pairs of a query before `end` and a key that are computed: a triangle where SDPA knows the mask, else chunks."""
-    if model.sdpa and (layer.window is None or tokens <= layer.window):
+def _pairs(model: ModelShape, layer: LayerShape, batch: int, past: int, end: int, tokens: int) -> int:
+    """Pairs of a query from `past` to `end` and a key that are computed: a triangle where SDPA knows the mask, else chunks."""
+    if past == 0 and model.sdpa and (layer.window is None or tokens <= layer.window):
         return end * (end + 1) // 2
-    return _chunked_pairs(model, layer, batch, 0, end, tokens)
+    return _chunked_pairs(model, layer, batch, past, end, tokens)
 
 
 def _chunked_pairs(model: ModelShape, layer: LayerShape, batch: int, start: int, end: int, tokens: int) -> int:
@@ -202,26 +213,29 @@ def _chunked_pairs(model: ModelShape, layer: LayerShape, batch: int, start: int,
 
 def model_shape(model) -> ModelShape:
     """The shape of a loaded model of transformers, from its actual parameters."""
-    from .attention import weights_per_chunk
+    from .attention import ATTENTION_NAME, attention_layers, weights_per_chunk
+    from .last_layer import last_mlp
 
     config, decoder = model.config.get_text_config(), model.get_decoder()
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-    layers = [module for module in decoder.modules() if hasattr(module, "is_causal") and hasattr(module, "scaling")]
+    layers, mlp = attention_layers(decoder), last_mlp(decoder)
     window = getattr(config, "sliding_window", None)  # of all layers, where they do not say it themselves
-    counted = Counter(LayerShape(width, heads, getattr(layer, "sliding_window", window)) for layer in layers)
+    shapes = [LayerShape(width, heads, getattr(layer, "sliding_window", window)) for layer in layers]
     sinks = any(hasattr(layer, "sinks") for layer in layers)
     return ModelShape(
         linear=_linear_weights(decoder, config),
         head=config.hidden_size * config.vocab_size,
-        layers=tuple(counted.items()),
+        layers=tuple(Counter(shapes).items()),
         sdpa=not sinks and getattr(config, "attn_logit_softcapping", None) is None,
         weights_per_chunk=weights_per_chunk(model.device),
+        last_mlp=0 if mlp is None else _linear_weights(mlp, config),
+        last=shapes[-1] if model.config._attn_implementation == ATTENTION_NAME else None,
     )
 
 
 def _linear_weights(decoder, config) -> int:
-    """Weights of the linear layers, and of the experts' (one tensor of three dimensions for all) the share that a token meets."""
+    """Weights of a decoder's (or an MLP's) linear layers, and of the experts' (one tensor of three dimensions for all) the share that a token meets."""
     from torch import nn
 
     linear = sum(x.in_features * x.out_features for x in decoder.modules() if isinstance(x, nn.Linear))

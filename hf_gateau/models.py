@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from .attention import ATTENTION_NAME, eager_attention_forward
+from .attention import ATTENTION_NAME, attention_layers, eager_attention_forward
 from .config import ModelPairConfig
 from .samples import Sample
 
@@ -351,7 +351,7 @@ def check_measurable(name: str, model) -> None:
     decoder = model.get_decoder()
     if decoder is model:
         raise ValueError(f"{name!r} is a {type(model).__name__} without a language-model head; use a causal LM.")
-    attention = [module for module in decoder.modules() if hasattr(module, "is_causal") and hasattr(module, "scaling")]
+    attention = attention_layers(decoder)
     for module in attention[:1]:
         eager_attention_forward(module)
     if not attention:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from .last_layer import rows_read
 from .packing import Limits, pack
 
 
@@ -72,9 +73,11 @@ def batch_nlls(
     """
     cut = None if full else -1
     sequences = [prompt + response[:cut] for prompt, response in zip(prompts, responses, strict=True)]
-    outputs = model.get_decoder()(input_ids=padded(sequences, model.device), use_cache=False, **kwargs)
-    hidden_BTD = outputs.last_hidden_state
     starts = [len(prompt) - 1 for prompt in prompts]
+    ids_BT = padded(sequences, model.device)
+    with rows_read(model, min(starts)) as keywords:
+        outputs = model.get_decoder()(input_ids=ids_BT, use_cache=False, **keywords, **kwargs)
+    hidden_BTD = outputs.last_hidden_state
     hidden_ND = torch.cat(
         [hidden_D[a : a + len(y)] for hidden_D, a, y in zip(hidden_BTD, starts, responses, strict=True)]
     )

@@ -4,12 +4,14 @@ Rows that ask several questions about one document share its prefill, and the pr
 too long for one pass goes through in pieces.
 """
 
+import inspect
 import math
 from collections.abc import Sequence
 
 import torch
 from transformers import DynamicCache
 
+from .last_layer import rows_read
 from .perplexity import batch_nlls, padded
 
 
@@ -36,17 +38,22 @@ class Prefill:
         self._cache = (
             DynamicCache()
         )  # without the configuration: keys outside of sliding windows stay, for cutting back
+        decoder = model.get_decoder()
+        # transformers 5.24 calls it `cache`, and warns of the name before
+        name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+        self._past = {name: self._cache}
         ids_BT = padded(contexts, model.device)
         with torch.inference_mode():
             for piece_BT in ids_BT.split(int(min(piece_tokens, self.num_tokens)), dim=1):
-                model.get_decoder()(input_ids=piece_BT, past_key_values=self._cache, use_cache=True)
+                with rows_read(model, piece_BT.shape[1]) as keywords:
+                    decoder(input_ids=piece_BT, use_cache=True, **keywords, **self._past)
 
     def nlls(self, prompt: list[int], response: list[int], **kwargs) -> torch.Tensor:
         """Mean negative log-likelihood of one response after each context and the prompt (one token at least): (B,),
         as `batch_nlls`, which takes the keywords."""
         try:
             prompts, responses = [prompt] * self.num_contexts, [response] * self.num_contexts
-            return batch_nlls(self.model, prompts, responses, past_key_values=self._cache, **kwargs)
+            return batch_nlls(self.model, prompts, responses, **self._past, **kwargs)
         finally:
             self._cut_back()
 

@@ -1,0 +1,58 @@
+"""The last layer computes only the rows that are read: of the rows before them, its keys and values alone are needed.
+
+No layer comes after it, so its output on a row that nobody reads logits or attention from changes nothing. Its attention and
+its MLP leave those rows out; its projections, norms and residual sums, which are cheap beside them, go on over all rows.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from torch import nn
+
+from .attention import ATTENTION_NAME, ReadRows, attention_layers
+
+
+@contextmanager
+def rows_read(model, first_row: int) -> Iterator[dict]:
+    """Let a model's last layer leave out the rows before one, for the time of the block.
+
+    Args:
+        model: a causal language model of transformers. With another attention than ours, the MLP alone leaves them out.
+        first_row (`int`): the first row that is read, counted from the first of the pass. One row at least is computed.
+
+    Yields:
+        keywords for the decoder's call.
+    """
+    last = attention_layers(model.get_decoder())[-1]
+    mlp = last_mlp(model.get_decoder())
+    keywords = {"read_rows": ReadRows(last, first_row)} if model.config._attn_implementation == ATTENTION_NAME else {}
+    with nullcontext() if mlp is None else _from_row(mlp, first_row):
+        yield keywords
+
+
+def last_mlp(decoder: nn.Module) -> nn.Module | None:
+    """The MLP, or the experts, beside the last attention module; None where the architecture has another name for it."""
+    last = attention_layers(decoder)[-1]
+    layer = next((module for module in decoder.modules() if any(child is last for child in module.children())), None)
+    return getattr(layer, "mlp", None)
+
+
+@contextmanager
+def _from_row(mlp: nn.Module, first_row: int) -> Iterator[None]:
+    own_forward, forward = vars(mlp).get("forward"), mlp.forward  # set where accelerate hooked the module
+
+    def on_read_rows(hidden_BTD):
+        start = min(first_row, hidden_BTD.shape[1] - 1)
+        found = forward(hidden_BTD[:, start:])
+        output, *rest = found if isinstance(found, tuple) else (found,)  # experts tell their router's scores too
+        output = nn.functional.pad(output, (0, 0, start, 0))
+        return (output, *rest) if isinstance(found, tuple) else output
+
+    mlp.forward = on_read_rows
+    try:
+        yield
+    finally:
+        if own_forward is None:
+            del mlp.forward
+        else:
+            mlp.forward = own_forward
