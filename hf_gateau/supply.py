@@ -77,10 +77,9 @@ def _scorer(
     ds: Dataset, column: str, models: MethodModelsConfig, run: RunConfig, long: dict[str, Any] | None
 ) -> ValueScorer:
     how = vars(run)
-    texts = {name: value for name, value in how.items() if name != "find_context"}
     if column == REWARD and models.reward_model is not None:
         settings = {"revision": models.reward_revision, "max_length": models.reward_max_length}
-        return RewardScorer(models.reward_model, **settings, **texts)
+        return RewardScorer(models.reward_model, **settings, **how)
     if column == EMBEDDING and models.embedding_model is not None:
         settings = {"revision": models.embedding_revision, "embed_context": models.embed_context}
         return EmbeddingScorer(models.embedding_model, **settings, **how)

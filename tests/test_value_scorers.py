@@ -178,6 +178,54 @@ def test_long_conversation_loses_context_from_its_left(models, rows):
     assert "the context is empty" in reasons[0]
 
 
+def question_first(text: str) -> tuple[int, int]:
+    """A `find_context` for turns that begin with the question."""
+    return text.index("\n\n") + 2, len(text)
+
+
+@pytest.fixture
+def asked_first(rows) -> dict:
+    """A row whose question stands before its context, which has two paragraphs."""
+    (context, _, question), answer = (
+        rows[0]["messages"][0]["content"].rpartition("\n\n"),
+        rows[0]["messages"][1]["content"],
+    )
+    head, _, tail = context.rpartition(" . ")
+    return turns(f"{question}\n\n{head} .\n\n{tail}", answer)
+
+
+def test_a_reward_is_of_what_is_left_of_the_context_that_find_context_finds(models, asked_first):
+    question, _, last = asked_first["messages"][0]["content"].split("\n\n")
+    blind = scorer_of(RewardScorer, models, max_length=300)
+    seeing = scorer_of(RewardScorer, models, max_length=300, find_context="tests.test_value_scorers:question_first")
+    cut, kept = (x.lay_out(asked_first).input_ids for x in (blind, seeing))
+    assert len(cut) == len(kept) == 300 and cut[-20:] == kept[-20:]
+    cut, kept = (blind.tokenizer.decode(x) for x in (cut, kept))
+    assert question not in cut and question in kept and last in kept
+
+
+@pytest.mark.parametrize("kind", [EmbeddingScorer, RewardScorer])
+def test_another_context_is_another_value_in_the_store(kind, models, asked_first, tmp_path):
+    limits = {"max_length": 300} if kind is RewardScorer else {}
+    finds = (None, question_first, "tests.test_value_scorers:question_first")
+    store = str(tmp_path / "s.sqlite")
+    kept, fresh = (
+        [
+            scorer_of(kind, models, store=place, find_context=find, **limits).measure_rows([asked_first])[0]
+            for find in finds
+        ]
+        for place in (store, False)
+    )
+    assert kept == fresh and kept[0] != kept[1] == kept[2] and kept[0][kind.column] is not None
+    assert MeasurementStore(store).configurations()[0]["num_measured"] == 2
+
+
+def test_a_reward_model_keeps_no_keys_and_values(models):
+    scorer = scorer_of(RewardScorer, models)
+    out = scorer.model(input_ids=torch.tensor([[5, 6, 7]]))
+    assert getattr(out, "past_key_values", None) is None
+
+
 def test_classifier_without_a_chat_template_reads_a_pair_of_texts(tmp_path, models):
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
