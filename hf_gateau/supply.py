@@ -7,17 +7,19 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .batches import VALUE_COLUMNS
+from .batches import COLUMNS, VALUE_COLUMNS, BatchShape
 from .cards import public_name
 from .config import MethodModelsConfig, RankConfig, RunConfig
+from .conversations import SampleError
 from .distributed import main_process_first
 from .embeddings import EmbeddingScorer
 from .folder_store import known_description
-from .formulas import EMBEDDING, needed_columns
+from .formulas import EMBEDDING, LENGTHS, needed_columns
 from .ranking import HOW_TO_MEASURE, REASON
 from .records import attach_record, column_of, find_record
 from .responses import ResponseScorer
 from .rewards import RewardScorer
+from .samples import build_sample
 from .value_scorer import ValueScorer
 
 
@@ -31,7 +33,8 @@ RESPONSE, REWARD = "gateau_ppl_response", "gateau_reward"
 
 def missing_values(config: RankConfig, columns: list[str]) -> list[str]:
     """Columns that the method needs, that are not there, and that `measure_missing` can supply."""
-    return [name for name in needed_columns(config) if name in VALUE_COLUMNS and name not in columns]
+    supplied = (*VALUE_COLUMNS, *(LENGTHS if config.method == "longest" else ()))
+    return [name for name in needed_columns(config) if name in supplied and name not in columns]
 
 
 def measure_missing(
@@ -44,7 +47,8 @@ def measure_missing(
     Args:
         ds (`Dataset`): rows with their texts.
         config: which method.
-        models: what to measure with. Without a `response_model`, `long` is taken, or else the long model on record.
+        models: what to measure with. Without a `response_model`, `long` is taken, or else the long model on record; without a
+            `length_model`, `long`.
         run: device, dtype, store and the like.
         long (`dict`, *optional*): arguments of the `ResponseScorer` with the long model of the pair at hand.
 
@@ -52,7 +56,10 @@ def measure_missing(
         ValueError: no model is named that could measure a column, or the one on record is no more what it was.
         OSError: a model is not found.
     """
-    scorers = [_scorer(ds, name, models, run, long) for name in missing_values(config, ds.column_names)]
+    missing = missing_values(config, ds.column_names)
+    if missing and config.method == "longest":
+        return _with_lengths(ds, models, run, long)
+    scorers = [_scorer(ds, name, models, run, long) for name in missing]
     for scorer in scorers:  # wrong models are told before the first is run
         _ = scorer.config_key
     for scorer in scorers:
@@ -66,6 +73,29 @@ def measure_missing(
         described = scorer.description | {"model": public_name(scorer.description["model"])}
         attach_record(ds, record_kind(scorer.column), {"config_key": scorer.config_key, **described})
     return ds
+
+
+def _with_lengths(ds: Dataset, models: MethodModelsConfig, run: RunConfig, long: dict[str, Any] | None) -> Dataset:
+    """Rows with `LENGTHS`, of whole contexts; `gateau_error` says why a row has none. Loads no weights."""
+    if models.length_model is None and long is None:
+        raise ValueError(f"The rows are not measured, and no model is named: {HOW_TO_MEASURE[LENGTHS[0]]}.")
+    settings = long if models.length_model is None else {"model": models.length_model, **vars(run)}
+    counting = ResponseScorer(**settings)
+    _ = counting.pair  # a model that is not there is told before any row
+    options = {"batched": True, "fn_kwargs": {"counting": counting}, "desc": "Lengths"}
+    return main_process_first(counting, lambda: ds.map(_lengths, **options))
+
+
+def _lengths(batch: Mapping[str, Any], counting: ResponseScorer) -> Any:
+    shape, found = BatchShape(batch), []
+    for row in shape.rows:
+        try:
+            sample = build_sample(row, counting.pair.tokenizer, find_context=counting.find_context)
+            found.append((len(sample.context), len(sample.response), None))
+        except SampleError as error:
+            found.append((None, None, str(error)))
+    columns = {name: COLUMNS[name] for name in (*LENGTHS, "gateau_error")}
+    return shape.pack([dict(zip(columns, values, strict=True)) for values in found], columns)
 
 
 def record_kind(column: str) -> str:

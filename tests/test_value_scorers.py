@@ -576,6 +576,33 @@ def test_selector_measures_what_the_method_needs(models, rows, tmp_path):
         GateauSelector(method="car", top_k=5, store=False).select(Dataset.from_list(rows))
 
 
+def test_longest_counts_rows_that_are_not_measured_without_a_model(
+    measured, models, rows, tmp_path, monkeypatch, capsys
+):
+    import hf_gateau.models as loading
+
+    def refuse_weights(*args, **kwargs):
+        raise AssertionError("weights were loaded")
+
+    counted = load_rows(str(measured))["gateau_num_context_tokens"][:]
+    monkeypatch.setattr(loading.ModelPair, "_load", refuse_weights)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"messages": []}]))
+    ask = ["rank", str(tmp_path / "rows.jsonl"), "-o", str(tmp_path / "o.parquet"), "--method", "longest"]
+    assert main(ask) == 2
+    assert (
+        "not measured, and no model is named: `hf-gateau rank --method longest --length_model"
+        in capsys.readouterr().err
+    )
+    assert main([*ask, "--length_model", models["long"]]) == 0
+    said, ranked = capsys.readouterr().out, load_rows(str(tmp_path / "o.parquet"))
+    assert "12 of 13 rows ranked by longest" in said and "1 not ranked: messages has 0 turn(s)" in said
+    assert ranked["gateau_num_context_tokens"][:] == [*counted, None]
+    assert "gateau_ppl_long" not in ranked.column_names
+    selector = GateauSelector(method="longest", top_k=3, long_model=models["long"], short_window=200, store=False)
+    kept = selector.select(Dataset.from_list(rows))
+    assert sorted(kept["gateau_num_context_tokens"]) == sorted(counted)[-3:]
+
+
 def test_training_on_short_data_alone(models, rows, tmp_path):
     from hf_gateau import GateauSFTTrainer
 
