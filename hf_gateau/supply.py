@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RESPONSE, REWARD = "gateau_ppl_response", "gateau_reward"
+CHECKED_ROWS = 5
 
 
 def missing_values(config: RankConfig, columns: list[str]) -> list[str]:
@@ -62,6 +63,8 @@ def measure_missing(
     scorers = [_scorer(ds, name, models, run, long) for name in missing]
     for scorer in scorers:  # wrong models are told before the first is run
         _ = scorer.config_key
+        if isinstance(scorer, ResponseScorer):
+            _check_response(ds, scorer)
     for scorer in scorers:
         ds = main_process_first(scorer, lambda ds=ds, x=scorer: ds.map(x, batched=True, desc=x.title))
         reasons = column_of(ds, REASON.format(scorer.column))
@@ -155,6 +158,23 @@ def _response_scorer(ds: Dataset, models: MethodModelsConfig, how: dict[str, Any
             "response_model, or rank by method='ifd_context'."
         )
     return scorer
+
+
+def _check_response(ds: Dataset, scorer: ResponseScorer) -> None:
+    """Refuse to divide the perplexities of other tokens: those of another tokenizer or chat template."""
+    if LENGTHS[1] not in ds.column_names:
+        return
+    for row in ds.select(range(min(CHECKED_ROWS, len(ds)))).with_format(None):
+        try:
+            found = len(scorer.lay_out(row))
+        except SampleError:
+            continue
+        if row[LENGTHS[1]] not in (None, found):
+            raise ValueError(
+                f"The response of row {row.get('id')!r} was measured as {row[LENGTHS[1]]} tokens, and has {found} with the "
+                f"tokenizer of {scorer.settings['model']!r}, so IFD would compare different tokens. Measure it with the "
+                "tokenizer= and response_head= that measured the rows: ds.map(ResponseScorer(MODEL, tokenizer=...), batched=True)."
+            )
 
 
 def _given(how: Mapping[str, Any]) -> dict[str, Any]:

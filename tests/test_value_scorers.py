@@ -556,6 +556,20 @@ def test_ifd_refuses_other_weights_than_those_that_measured(measured, tmp_path, 
     assert "is not the long model that measured the rows" in caplog.text
 
 
+def test_ifd_refuses_tokens_that_are_not_those_that_were_measured(measured, models, tmp_path, capsys):
+    """As where the rows were measured with a tokenizer of another chat template."""
+    ds = load_rows(str(measured))
+    longer = [number + 1 for number in ds["gateau_num_response_tokens"]]
+    other = tmp_path / "other.parquet"
+    ds.remove_columns("gateau_num_response_tokens").add_column("gateau_num_response_tokens", longer).to_parquet(
+        str(other)
+    )
+    ask = ["--method", "ifd", "--device", "cpu", "-o", str(tmp_path / "o.parquet"), "--response_model", models["long"]]
+    assert main(["rank", str(measured), *ask]) == 0
+    assert main(["rank", str(other), *ask]) == 2
+    assert "so IFD would compare different tokens" in capsys.readouterr().err
+
+
 def test_selector_measures_what_the_method_needs(models, rows, tmp_path):
     pair = {"long_model": models["long"], "short_window": 200, "segment_length": 64, "device": "cpu"}
     selector = GateauSelector(method="ifd", top_k=4, store=str(tmp_path / "s.sqlite"), **pair)
