@@ -371,14 +371,15 @@ def _settings(record: dict) -> str:
 
 def _supplied(ds, config: RankConfig, models: MethodModelsConfig, how: RunConfig):
     """Rows with what `score` measures where the method needs it, and with what the method's own models measure."""
-    from .batches import VALUE_COLUMNS
     from .formulas import needed_columns
 
     missing = [name for name in needed_columns(config) if name not in ds.column_names]
-    if not missing or any(name not in VALUE_COLUMNS for name in missing):
-        return ds  # `rank` says what is missing
-    from .supply import measure_missing
+    if not missing:
+        return ds
+    from .supply import measure_missing, missing_values
 
+    if missing_values(config, ds.column_names) != missing:
+        return ds  # `rank` says what is missing
     return measure_missing(ds, config, models, how)
 
 

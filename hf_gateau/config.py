@@ -404,6 +404,13 @@ class MethodModelsConfig:
     response_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of the response model."}
     )
+    length_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Method 'longest': model whose tokenizer rows are counted with that are not measured. No weights are loaded. "
+            "Default: the long model, where there is one."
+        },
+    )
 
     def __post_init__(self):
         for model in ("reward_model", "embedding_model", "response_model"):

@@ -11,7 +11,6 @@ from typing import Any
 
 from .config import DTYPES
 from .conversations import FindContext, SampleError, checked_turns, last_paragraph, read_conversation
-from .runtime import find_context_of
 from .value_scorer import ValueScorer
 
 
@@ -103,13 +102,9 @@ class EmbeddingScorer(ValueScorer):
             "text": TEXT_WITH_CONTEXT if self.settings["embed_context"] else TEXT,
         }
 
-    @cached_property
-    def _find_context(self) -> FindContext:
-        return find_context_of(self.settings["find_context"]) or last_paragraph
-
     def lay_out(self, row: Mapping[str, Any]) -> str:
         form = TEXT_WITH_CONTEXT if self.settings["embed_context"] else TEXT
-        return form.format(**parts_of_row(row, self._find_context))
+        return form.format(**parts_of_row(row, self.find_context or last_paragraph))
 
     def num_tokens(self, item: str) -> int:
         window = self.model.max_seq_length or 1 << 62

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHARACTERS_A_TOKEN = 4  # of English text, for the estimate of cost alone
+BYTES_A_TOKEN = 4  # about, of UTF-8 text in English as in Chinese, for the estimate of cost alone
 CONNECT_SECONDS = 20.0  # to wait for a connection, which no model's thinking delays
 # HTTP statuses that say nothing of the endpoint: this one request is too long, or not in order.
 OF_ONE_REQUEST = (400, 413, 422)
@@ -223,8 +223,8 @@ class Endpoint:
         """What asking will take; nothing is asked."""
         keys = {self.key(request): request for request in requests}
         new = [request for key, request in keys.items() if self.store.get(key) is None]
-        characters = sum(len(message["content"]) for request in new for message in request.messages)
-        tokens, most = characters // CHARACTERS_A_TOKEN, sum(request.max_tokens for request in new)
+        num_bytes = sum(len(message["content"].encode()) for request in new for message in request.messages)
+        tokens, most = num_bytes // BYTES_A_TOKEN, sum(request.max_tokens for request in new)
         prices = self.config.input_price, self.config.output_price
         price = None if None in prices else (tokens * prices[0] + most * prices[1]) / 1e6
         return Estimate(len(keys), len(keys) - len(new), tokens, most, price)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PPL_PAIR = ("gateau_ppl_short", "gateau_ppl_long")
 EMBEDDING = "gateau_embedding"
+LENGTHS = ("gateau_num_context_tokens", "gateau_num_response_tokens")
 SEGMENT_COLUMNS = ("gateau_segment_ppl", "gateau_segment_attention")
 ROBUST_CAS = "gain_far"  # chosen by measurement: benchmarks/results/real_text.md has the table
 
@@ -284,8 +285,9 @@ def perplexity(columns: dict, config: RankConfig) -> dict[str, np.ndarray]:
 def ratio(columns: dict, config: RankConfig) -> dict[str, np.ndarray]:
     """The method's first column over its second, highest first.
 
-    'ifd': Instruction-Following Difficulty (Cherry Selection, arXiv 2308.12032), PPL(y|c,x) / PPL(y). 'ifd_context': PPL(y|c,x) /
-    PPL(y|x), what the context alone buys.
+    'ifd': Instruction-Following Difficulty (Cherry Selection, arXiv 2308.12032), PPL(y|c,x) / PPL(y). Its release divides mean
+    losses instead, which is below 1 for the same rows and may order them otherwise. 'ifd_context': PPL(y|c,x) / PPL(y|x), what
+    the context alone buys.
     """
     above, below = METHODS[config.method].columns
     return {"score": columns[above] / columns[below]}
@@ -368,7 +370,7 @@ METHODS: dict[str, Method] = {
         car,
         settings=("reward_column", "car_clusters", "car_per_cluster", "car_best"),
     ),
-    "longest": Method("longest context first", longest, ("gateau_num_context_tokens", "gateau_num_response_tokens")),
+    "longest": Method("longest context first", longest, LENGTHS),
     "random": Method("random order", random_score),
     "full": Method("all rows, in the order they came", full),
     "no_long": Method("no long row at all", full),

@@ -23,6 +23,7 @@ from .formulas import (
     COMBINE,
     COSINES,
     EMBEDDING,
+    LENGTHS,
     METHODS,
     PPL_PAIR,
     ROBUST_CAS,
@@ -55,7 +56,10 @@ HOW_TO_MEASURE = {
     "REWARD_MODEL`, measures gateau_reward; reward_column names any other column of scores",
     EMBEDDING: "ds.map(EmbeddingScorer(EMBEDDING_MODEL), batched=True), or `hf-gateau rank --method car --embedding_model "
     "EMBEDDING_MODEL`, measures gateau_embedding",
-}
+} | dict.fromkeys(
+    LENGTHS,
+    "`hf-gateau rank --method longest --length_model MODEL` counts lengths with a model's tokenizer, and loads no weights",
+)
 
 BATCH_ROWS = 4096  # bounds of what is read at a time: rows, and segment values (one row is never cut)
 BATCH_VALUES = 1 << 19
@@ -151,8 +155,8 @@ def _read(data: Dataset | pd.DataFrame, config: RankConfig) -> dict[str, Any]:
     have = list(data.columns if _is_frame(data) else data.column_names)
     needed, cas_name = needed_columns(config), parts_of(config)[1]
     if missing := [name for name in needed if name not in have]:
-        how = [HOW_TO_MEASURE[name] for name in missing if name in HOW_TO_MEASURE]
-        if len(how) < len(missing):
+        how = list(dict.fromkeys(HOW_TO_MEASURE[name] for name in missing if name in HOW_TO_MEASURE))
+        if any(name not in HOW_TO_MEASURE for name in missing):
             how.append(
                 "measure with `ds.map(gateau_score, batched=True)`, or take a method, hmp or cas that does without"
             )

@@ -11,7 +11,6 @@ from .config import ModelPairConfig
 from .conversations import FindContext, SampleError
 from .packing import Limits
 from .perplexity import perplexity, response_nlls
-from .runtime import find_context_of
 from .samples import build_sample, truncate_response
 from .value_scorer import ValueScorer
 
@@ -108,16 +107,12 @@ class ResponseScorer(ValueScorer):
         return {**described["long"], **kept, **head}
 
     def lay_out(self, row: Mapping[str, Any]) -> list[int]:
-        sample = build_sample(row, self.pair.tokenizer, find_context=self._find_context)
+        sample = build_sample(row, self.pair.tokenizer, find_context=self.find_context)
         head = self.settings["response_head"]
         response = (sample if head is None else truncate_response(sample, head)).response
         if len(response) > self.pair.max_length:
             raise SampleError(f"the response has {len(response)} tokens, and the model sees {self.pair.max_length}")
         return response
-
-    @cached_property
-    def _find_context(self) -> FindContext | None:
-        return find_context_of(self.settings["find_context"])
 
     def num_tokens(self, item: list[int]) -> int:
         return len(item)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from .config import DTYPES
-from .conversations import SampleError, checked_turns
+from .conversations import FindContext, SampleError, checked_turns
 from .rendering import apply_template
 from .samples import build_sample, truncate_context
 from .value_scorer import ValueScorer
@@ -33,7 +33,7 @@ class RewardScorer(ValueScorer):
         revision (`str`, *optional*): its branch, tag or commit.
         max_length (`int`, *optional*): longest conversation in tokens. Default: what the model was made for.
         dtype, device, trust_remote_code: see `ModelPairConfig`.
-        batch_tokens, store: see `MeasureConfig`.
+        find_context (a function, or its name), batch_tokens, store: see `MeasureConfig`.
 
     Example:
 
@@ -54,6 +54,7 @@ class RewardScorer(ValueScorer):
         dtype: str = "auto",
         device: str = "auto",
         trust_remote_code: bool = False,
+        find_context: FindContext | str | None = None,
         batch_tokens: int | None = None,
         store: Any = None,
     ):
@@ -123,6 +124,9 @@ class RewardScorer(ValueScorer):
                 f"{name!r} is no reward model: its checkpoint lacks {', '.join(sorted(info['missing_keys'])[:3])}, which "
                 "would be random. Give one that was trained to give rewards."
             )
+        model.config.get_text_config().use_cache = (
+            False  # nothing is generated, and 64k tokens of keys and values are gigabytes
+        )
         return model.to(self.device).eval()
 
     def describe_model(self) -> dict[str, Any]:
@@ -148,7 +152,7 @@ class RewardScorer(ValueScorer):
         if len(input_ids) <= self.max_length:
             return Tokens(input_ids)
         try:
-            sample = build_sample(row, self.tokenizer)
+            sample = build_sample(row, self.tokenizer, find_context=self.find_context)
             beyond = len(sample.input_ids) - sample.response_end  # such as a line break behind the end-of-turn token
             return Tokens(truncate_context(sample, self.max_length - beyond).input_ids)
         except SampleError as error:

@@ -7,17 +7,19 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .batches import VALUE_COLUMNS
+from .batches import COLUMNS, VALUE_COLUMNS, BatchShape
 from .cards import public_name
 from .config import MethodModelsConfig, RankConfig, RunConfig
+from .conversations import SampleError
 from .distributed import main_process_first
 from .embeddings import EmbeddingScorer
 from .folder_store import known_description
-from .formulas import EMBEDDING, needed_columns
+from .formulas import EMBEDDING, LENGTHS, needed_columns
 from .ranking import HOW_TO_MEASURE, REASON
 from .records import attach_record, column_of, find_record
 from .responses import ResponseScorer
 from .rewards import RewardScorer
+from .samples import build_sample
 from .value_scorer import ValueScorer
 
 
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RESPONSE, REWARD = "gateau_ppl_response", "gateau_reward"
+CHECKED_ROWS = 5
 
 
 def missing_values(config: RankConfig, columns: list[str]) -> list[str]:
     """Columns that the method needs, that are not there, and that `measure_missing` can supply."""
-    return [name for name in needed_columns(config) if name in VALUE_COLUMNS and name not in columns]
+    supplied = (*VALUE_COLUMNS, *(LENGTHS if config.method == "longest" else ()))
+    return [name for name in needed_columns(config) if name in supplied and name not in columns]
 
 
 def measure_missing(
@@ -44,7 +48,8 @@ def measure_missing(
     Args:
         ds (`Dataset`): rows with their texts.
         config: which method.
-        models: what to measure with. Without a `response_model`, `long` is taken, or else the long model on record.
+        models: what to measure with. Without a `response_model`, `long` is taken, or else the long model on record; without a
+            `length_model`, `long`.
         run: device, dtype, store and the like.
         long (`dict`, *optional*): arguments of the `ResponseScorer` with the long model of the pair at hand.
 
@@ -52,9 +57,14 @@ def measure_missing(
         ValueError: no model is named that could measure a column, or the one on record is no more what it was.
         OSError: a model is not found.
     """
-    scorers = [_scorer(ds, name, models, run, long) for name in missing_values(config, ds.column_names)]
+    missing = missing_values(config, ds.column_names)
+    if missing and config.method == "longest":
+        return _with_lengths(ds, models, run, long)
+    scorers = [_scorer(ds, name, models, run, long) for name in missing]
     for scorer in scorers:  # wrong models are told before the first is run
         _ = scorer.config_key
+        if isinstance(scorer, ResponseScorer):
+            _check_response(ds, scorer)
     for scorer in scorers:
         ds = main_process_first(scorer, lambda ds=ds, x=scorer: ds.map(x, batched=True, desc=x.title))
         reasons = column_of(ds, REASON.format(scorer.column))
@@ -68,6 +78,29 @@ def measure_missing(
     return ds
 
 
+def _with_lengths(ds: Dataset, models: MethodModelsConfig, run: RunConfig, long: dict[str, Any] | None) -> Dataset:
+    """Rows with `LENGTHS`, of whole contexts; `gateau_error` says why a row has none. Loads no weights."""
+    if models.length_model is None and long is None:
+        raise ValueError(f"The rows are not measured, and no model is named: {HOW_TO_MEASURE[LENGTHS[0]]}.")
+    settings = long if models.length_model is None else {"model": models.length_model, **vars(run)}
+    counting = ResponseScorer(**settings)
+    _ = counting.pair  # a model that is not there is told before any row
+    options = {"batched": True, "fn_kwargs": {"counting": counting}, "desc": "Lengths"}
+    return main_process_first(counting, lambda: ds.map(_lengths, **options))
+
+
+def _lengths(batch: Mapping[str, Any], counting: ResponseScorer) -> Any:
+    shape, found = BatchShape(batch), []
+    for row in shape.rows:
+        try:
+            sample = build_sample(row, counting.pair.tokenizer, find_context=counting.find_context)
+            found.append((len(sample.context), len(sample.response), None))
+        except SampleError as error:
+            found.append((None, None, str(error)))
+    columns = {name: COLUMNS[name] for name in (*LENGTHS, "gateau_error")}
+    return shape.pack([dict(zip(columns, values, strict=True)) for values in found], columns)
+
+
 def record_kind(column: str) -> str:
     """Of the record that says which model measured a column."""
     return column.removeprefix("gateau_")
@@ -77,10 +110,9 @@ def _scorer(
     ds: Dataset, column: str, models: MethodModelsConfig, run: RunConfig, long: dict[str, Any] | None
 ) -> ValueScorer:
     how = vars(run)
-    texts = {name: value for name, value in how.items() if name != "find_context"}
     if column == REWARD and models.reward_model is not None:
         settings = {"revision": models.reward_revision, "max_length": models.reward_max_length}
-        return RewardScorer(models.reward_model, **settings, **texts)
+        return RewardScorer(models.reward_model, **settings, **how)
     if column == EMBEDDING and models.embedding_model is not None:
         settings = {"revision": models.embedding_revision, "embed_context": models.embed_context}
         return EmbeddingScorer(models.embedding_model, **settings, **how)
@@ -126,6 +158,23 @@ def _response_scorer(ds: Dataset, models: MethodModelsConfig, how: dict[str, Any
             "response_model, or rank by method='ifd_context'."
         )
     return scorer
+
+
+def _check_response(ds: Dataset, scorer: ResponseScorer) -> None:
+    """Refuse to divide the perplexities of other tokens: those of another tokenizer or chat template."""
+    if LENGTHS[1] not in ds.column_names:
+        return
+    for row in ds.select(range(min(CHECKED_ROWS, len(ds)))).with_format(None):
+        try:
+            found = len(scorer.lay_out(row))
+        except SampleError:
+            continue
+        if row[LENGTHS[1]] not in (None, found):
+            raise ValueError(
+                f"The response of row {row.get('id')!r} was measured as {row[LENGTHS[1]]} tokens, and has {found} with the "
+                f"tokenizer of {scorer.settings['model']!r}, so IFD would compare different tokens. Measure it with the "
+                "tokenizer= and response_head= that measured the rows: ds.map(ResponseScorer(MODEL, tokenizer=...), batched=True)."
+            )
 
 
 def _given(how: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the scorers of `responses`, `rewards` and `embeddings` have in common: a batch of columns in, one value a row out.
 
 Like `GateauScorer` they are handed to `Dataset.map`, pickle as their settings, load a model when a row needs one, and keep
-each value in the store at once, by what the row says (`content_hash`) and what measured it (`config_key`).
+each value in the store at once, by what the row says (`key_of`) and what measured it (`config_key`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from .batches import VALUE_COLUMNS, BatchShape
-from .conversations import SampleError, content_hash
+from .conversations import FindContext, SampleError, content_hash, read_conversation
 from .folder_store import FolderStore, open_store
 from .packing import pack
 from .ranking import REASON
-from .runtime import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, TOKENS_LAID_OUT
+from .runtime import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, TOKENS_LAID_OUT, find_context_of
 from .store import MeasurementStore, Value, resolve_store_path
 
 
@@ -75,6 +75,23 @@ class ValueScorer(ABC):
 
     # What all have in common
 
+    @cached_property
+    def find_context(self) -> FindContext | None:
+        """The setting of that name, as a function; None where the default is to be taken, or the subclass has no such setting."""
+        return find_context_of(self.settings.get("find_context"))
+
+    def key_of(self, row: Mapping[str, Any]) -> str:
+        """What the store knows a row by: what it says, and the place of the context where `find_context` tells it."""
+        key = content_hash(row)
+        if self.find_context is None:
+            return key
+        try:
+            found = read_conversation(row, self.find_context)
+        except SampleError:
+            return key
+        place = f"{key} {found.first} {found.start} {found.last} {found.end}"
+        return hashlib.sha256(place.encode()).hexdigest()[:16]
+
     def __reduce__(self):
         return _rebuild, (type(self), sorted(self.settings.items()), self.version)
 
@@ -126,7 +143,7 @@ class ValueScorer(ABC):
 
     def measure_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """One value a row, or why there is none; what the store has is not measured again."""
-        keys = [content_hash(row) for row in rows]
+        keys = [self.key_of(row) for row in rows]
         found: dict[str, Value | str] = self.store.get_values(self.config_key, keys) if self.store is not None else {}
         pending = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
         with self._bar(len(pending)) as bar:

@@ -21,6 +21,7 @@ from hf_gateau.building.contexts import (
     NO_PLACE,
     SEPARATOR,
     TOO_FEW,
+    Context,
     ContextCutter,
     Lengths,
     cut_places,
@@ -39,7 +40,7 @@ from hf_gateau.building.prompts import (
 )
 from hf_gateau.building.rows import Assignment, Builder, RowWriter, choose_contexts
 from hf_gateau.cli import main
-from hf_gateau.endpoint import Endpoint, EndpointConfig, ReplyError
+from hf_gateau.endpoint import Endpoint, EndpointConfig, ReplyError, Request
 from hf_gateau.samples import build_sample
 
 from .chat_server import ChatServer, Fault
@@ -525,6 +526,24 @@ def test_chinese_documents_are_asked_about_in_chinese(tmp_path, count_tokens):
     assert sum(is_proposal(x) for x in asked) == 2 and all("中文问题" in x for x in asked if is_proposal(x))
 
 
+@pytest.mark.parametrize(
+    "kinds, expected",
+    [(TASK_TYPES, dict.fromkeys(TASK_TYPES, 6)), (("summary=2", "general"), {"summary": 16, "general": 8})],
+)
+@pytest.mark.parametrize("max_tokens", [800, 1600, 3200])
+def test_no_kind_is_asked_about_contexts_of_one_length_alone(kinds, expected, max_tokens):
+    """Lengths that come in turns, of 2, 3 and 4 ranges: every kind has its share of each, give or take a row."""
+    config = BuildConfig(min_tokens=200, max_tokens=max_tokens, task_types=list(kinds))
+    ranges = length_ranges(200, max_tokens)
+    contexts = [Context((), str(i), "en", ranges[i % len(ranges)][0]) for i in range(24)]
+    tasks = Assignment(contexts, config).take(24)
+    assert Counter(task.task_type for task in tasks) == expected
+    found = Counter((task.task_type, task.context.num_tokens) for task in tasks)
+    for name, number in expected.items():
+        for low, _ in ranges:
+            assert abs(found[name, low] - number / len(ranges)) <= 1, found
+
+
 def test_kinds_of_a_context_differ_while_they_can(long_documents, count_tokens):
     config = BuildConfig(**LENGTHS, num_rows=32, rows_per_context=4)
     _, _, contexts = cut_all(long_documents, count_tokens)
@@ -556,22 +575,35 @@ def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_command_makes_rows_that_score_takes(
-    long_documents, tmp_path, tokenizer_folder, tokenizer, tiny_model, capsys
+def test_two_books_make_twenty_rows_of_all_kinds_that_score_takes(
+    texts, tmp_path, tokenizer_folder, tokenizer, tiny_model, capsys
 ):
-    output = tmp_path / "long_rows.jsonl"
+    """The books are two stories of Project Gutenberg's; the rows go to `score` as they are, every one of them."""
+    books, output = tmp_path / "books", tmp_path / "long_rows.jsonl"
+    books.mkdir()
+    for i, (source, text) in enumerate(texts[:2]):
+        assert source.startswith("SQuALITY")
+        (books / f"{i}.txt").write_text(text, encoding="utf-8")
     with ChatServer(reply_with_faults) as server:
-        assert main(arguments(long_documents, str(output), server.url, tmp_path, tokenizer_folder)) == 0
+        named = {"--tokenizer": tokenizer_folder, "--min_tokens": "200", "--max_tokens": "1600", "--num_rows": "20"}
+        named |= {"--rows_per_context": "4", "--endpoint_model": "m", "--endpoint_url": server.url}
+        named |= {"--replies": str(tmp_path / "replies.sqlite"), "--license": "public domain"}
+        assert main(["build", str(books), "-o", str(output), *itertools.chain(*named.items())]) == 0
     said, rows = capsys.readouterr().out, read_lines(output)
-    assert len(rows) == 20 and f"20 rows: {output}" in said and "200 to 399" in said and "dropped: answer" in said
-    assert list(rows[0])[:3] == ["id", "messages", "length"]
+    assert f"20 rows: {output}" in said and "200 to 399" in said and "dropped: answer" in said
+    assert Counter(row["task_type"] for row in rows) == dict.fromkeys(TASK_TYPES, 5)
+    assert (
+        all(list(row)[:3] == ["id", "messages", "length"] for row in rows) and len({row["id"] for row in rows}) == 20
+    )
+    assert {part["id"] for row in rows for part in row["documents"]} == {"0.txt", "1.txt"}
+    assert {(row["source"], row["license"]) for row in rows} == {("books", "public domain")}
     record = json.loads((tmp_path / "long_rows.jsonl.gateau.json").read_text())["building"]
     assert record["num_rows"] == 20 and record["model"] == "m" and str(tmp_path) not in json.dumps(record)
     assert sum(sum(counts.values()) for counts in record["rows"].values()) == 20
     scored = tmp_path / "scored.parquet"
     score = ["score", str(output), "-o", str(scored), "--long_model", tiny_model, "--short_window", "200"]
-    assert main([*score, "--segment_length", "64", "--max_length", "400", "--device", "cpu", "--limit", "4"]) == 0
-    assert "4 of 4 rows measured" in capsys.readouterr().out
+    assert main([*score, "--segment_length", "64", "--max_length", "400", "--device", "cpu"]) == 0
+    assert "20 of 20 rows measured" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ""])
@@ -637,6 +669,23 @@ def test_a_dry_run_says_what_it_takes_and_asks_nothing(
     estimated = int(re.search(r"about ([\d,]+) input tokens", said).group(1).replace(",", ""))
     price = float(re.search(r"at most ([\d.]+); ", said).group(1))
     assert price == pytest.approx((2 * estimated + 8 * output_tokens) / 1e6, abs=0.006)
+
+
+def test_chinese_is_not_estimated_by_the_letter(tmp_path):
+    """A Chinese character is about a token, of three bytes; four letters of English are."""
+    config = EndpointConfig(endpoint_model="m", replies=str(tmp_path / "r.sqlite"), replay=True)
+    english, chinese = (
+        Endpoint(config).estimate([Request([{"role": "user", "content": text}], max_tokens=1, temperature=0.0)])
+        for text in ("word" * 300, "春天到了" * 300)
+    )
+    assert (english.input_tokens, chinese.input_tokens) == (300, 900)
+
+
+@pytest.mark.slow
+def test_lengths_are_counted_with_the_tokenizer_of_a_gguf_file():
+    from benchmarks.common import default_model
+
+    assert token_counter(default_model())(["One two three.", ""]) == [4, 0]
 
 
 def test_too_few_contexts_are_told_before_anything_is_asked(long_documents, tmp_path, tokenizer_folder, capsys):

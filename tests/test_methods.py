@@ -1,5 +1,6 @@
 """The ways to rank of the paper's tables, each against plain loops written from its paper, on 50 rows."""
 
+import hashlib
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from hf_gateau.config import RankConfig, SelectConfig
 from hf_gateau.formulas import METHODS, MODES
 from hf_gateau.ranking import DegenerateRankingWarning
 
-from .test_ranking import dataset, derived, measurements, ref_cosine, ref_softmax
+from .test_ranking import dataset, derived, measurements, ref_cosine, ref_scores, ref_softmax
 
 
 pytestmark = pytest.mark.filterwarnings(f"ignore::{DegenerateRankingWarning.__module__}.DegenerateRankingWarning")
@@ -30,6 +31,34 @@ def fifty(**changes) -> Dataset:
 def ref_cas(row: dict) -> float:
     """Eq. 5 of one row."""
     return ref_cosine(ref_softmax(row["gateau_segment_ppl"]), ref_softmax(row["gateau_segment_attention"]))
+
+
+# All
+
+
+def ref_random(seed: int, key: str) -> float:
+    """The first 53 bits of a hash, little-endian."""
+    digest = hashlib.blake2b(f"{seed}:{key.split(':')[1]}".encode(), digest_size=8).digest()
+    return (sum(byte << 8 * i for i, byte in enumerate(digest)) >> 11) / 2**53
+
+
+@pytest.mark.parametrize("method", [*MODES, "perplexity", "longest", "random", "full"])
+def test_scores_of_fifty_rows_are_those_of_plain_loops(method):
+    """The ablations, IFD and CaR: below."""
+    rows, columns = fifty().to_list(), measurements(50, seed=1)
+    expected = {
+        "perplexity": lambda: [row["gateau_ppl_long"] for row in rows],
+        "longest": lambda: [
+            row["gateau_num_context_tokens"] + row["gateau_num_response_tokens"] / 2**24 for row in rows
+        ],
+        "random": lambda: [ref_random(7, row["gateau_key"]) for row in rows],
+        "full": lambda: [50 - i for i in range(50)],
+    }.get(method, lambda: ref_scores(columns, *MODES[method], 0.7)[2])()
+    settings = {"mode": method, "alpha": 0.7} if method in MODES else {"method": method, "seed": 7}
+    found = derived(rank(fifty(), **settings))
+    np.testing.assert_allclose(found["gateau_score"], expected, rtol=1e-11)
+    order = sorted(range(50), key=lambda i: (-found["gateau_score"][i], rows[i]["gateau_key"]))
+    assert [found["gateau_rank"][i] for i in order] == list(range(1, 51))
 
 
 # Ablations

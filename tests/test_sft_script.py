@@ -215,6 +215,9 @@ def test_dry_run_shows_the_plan(scored, no_model, tmp_path, monkeypatch, capsys)
     ):
         assert part in shown
     assert "6 steps (2 epochs)" in shown and "accelerate launch --num_processes 4 -m hf_gateau.scripts.sft" in shown
+    assert launch(["--recipe", "tiny-cpu", "--dry_run", "true", "--gateau_method", "longest"]) == 0
+    shown = capsys.readouterr().out
+    assert "lengths of 200 rows, with a tokenizer alone" in shown and "20 of 200 rows kept" in shown
     arguments = ["--recipe", RECIPE, "--dry_run", "true", "--dataset_name", scored, "--gateau_short_data", PLANTED]
     assert launch([*arguments, "--push_to_hub", "true", "--hub_model_id", "me/model"]) == 0
     shown = capsys.readouterr().out

@@ -178,6 +178,54 @@ def test_long_conversation_loses_context_from_its_left(models, rows):
     assert "the context is empty" in reasons[0]
 
 
+def question_first(text: str) -> tuple[int, int]:
+    """A `find_context` for turns that begin with the question."""
+    return text.index("\n\n") + 2, len(text)
+
+
+@pytest.fixture
+def asked_first(rows) -> dict:
+    """A row whose question stands before its context, which has two paragraphs."""
+    (context, _, question), answer = (
+        rows[0]["messages"][0]["content"].rpartition("\n\n"),
+        rows[0]["messages"][1]["content"],
+    )
+    head, _, tail = context.rpartition(" . ")
+    return turns(f"{question}\n\n{head} .\n\n{tail}", answer)
+
+
+def test_a_reward_is_of_what_is_left_of_the_context_that_find_context_finds(models, asked_first):
+    question, _, last = asked_first["messages"][0]["content"].split("\n\n")
+    blind = scorer_of(RewardScorer, models, max_length=300)
+    seeing = scorer_of(RewardScorer, models, max_length=300, find_context="tests.test_value_scorers:question_first")
+    cut, kept = (x.lay_out(asked_first).input_ids for x in (blind, seeing))
+    assert len(cut) == len(kept) == 300 and cut[-20:] == kept[-20:]
+    cut, kept = (blind.tokenizer.decode(x) for x in (cut, kept))
+    assert question not in cut and question in kept and last in kept
+
+
+@pytest.mark.parametrize("kind", [EmbeddingScorer, RewardScorer])
+def test_another_context_is_another_value_in_the_store(kind, models, asked_first, tmp_path):
+    limits = {"max_length": 300} if kind is RewardScorer else {}
+    finds = (None, question_first, "tests.test_value_scorers:question_first")
+    store = str(tmp_path / "s.sqlite")
+    kept, fresh = (
+        [
+            scorer_of(kind, models, store=place, find_context=find, **limits).measure_rows([asked_first])[0]
+            for find in finds
+        ]
+        for place in (store, False)
+    )
+    assert kept == fresh and kept[0] != kept[1] == kept[2] and kept[0][kind.column] is not None
+    assert MeasurementStore(store).configurations()[0]["num_measured"] == 2
+
+
+def test_a_reward_model_keeps_no_keys_and_values(models):
+    scorer = scorer_of(RewardScorer, models)
+    out = scorer.model(input_ids=torch.tensor([[5, 6, 7]]))
+    assert getattr(out, "past_key_values", None) is None
+
+
 def test_classifier_without_a_chat_template_reads_a_pair_of_texts(tmp_path, models):
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -508,6 +556,20 @@ def test_ifd_refuses_other_weights_than_those_that_measured(measured, tmp_path, 
     assert "is not the long model that measured the rows" in caplog.text
 
 
+def test_ifd_refuses_tokens_that_are_not_those_that_were_measured(measured, models, tmp_path, capsys):
+    """As where the rows were measured with a tokenizer of another chat template."""
+    ds = load_rows(str(measured))
+    longer = [number + 1 for number in ds["gateau_num_response_tokens"]]
+    other = tmp_path / "other.parquet"
+    ds.remove_columns("gateau_num_response_tokens").add_column("gateau_num_response_tokens", longer).to_parquet(
+        str(other)
+    )
+    ask = ["--method", "ifd", "--device", "cpu", "-o", str(tmp_path / "o.parquet"), "--response_model", models["long"]]
+    assert main(["rank", str(measured), *ask]) == 0
+    assert main(["rank", str(other), *ask]) == 2
+    assert "so IFD would compare different tokens" in capsys.readouterr().err
+
+
 def test_selector_measures_what_the_method_needs(models, rows, tmp_path):
     pair = {"long_model": models["long"], "short_window": 200, "segment_length": 64, "device": "cpu"}
     selector = GateauSelector(method="ifd", top_k=4, store=str(tmp_path / "s.sqlite"), **pair)
@@ -526,6 +588,33 @@ def test_selector_measures_what_the_method_needs(models, rows, tmp_path):
     assert selector.record.ranking["measured_by"]["gateau_reward"]["column"] == "gateau_reward"
     with pytest.raises(ValueError, match="no column gateau_reward"):
         GateauSelector(method="car", top_k=5, store=False).select(Dataset.from_list(rows))
+
+
+def test_longest_counts_rows_that_are_not_measured_without_a_model(
+    measured, models, rows, tmp_path, monkeypatch, capsys
+):
+    import hf_gateau.models as loading
+
+    def refuse_weights(*args, **kwargs):
+        raise AssertionError("weights were loaded")
+
+    counted = load_rows(str(measured))["gateau_num_context_tokens"][:]
+    monkeypatch.setattr(loading.ModelPair, "_load", refuse_weights)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"messages": []}]))
+    ask = ["rank", str(tmp_path / "rows.jsonl"), "-o", str(tmp_path / "o.parquet"), "--method", "longest"]
+    assert main(ask) == 2
+    assert (
+        "not measured, and no model is named: `hf-gateau rank --method longest --length_model"
+        in capsys.readouterr().err
+    )
+    assert main([*ask, "--length_model", models["long"]]) == 0
+    said, ranked = capsys.readouterr().out, load_rows(str(tmp_path / "o.parquet"))
+    assert "12 of 13 rows ranked by longest" in said and "1 not ranked: messages has 0 turn(s)" in said
+    assert ranked["gateau_num_context_tokens"][:] == [*counted, None]
+    assert "gateau_ppl_long" not in ranked.column_names
+    selector = GateauSelector(method="longest", top_k=3, long_model=models["long"], short_window=200, store=False)
+    kept = selector.select(Dataset.from_list(rows))
+    assert sorted(kept["gateau_num_context_tokens"]) == sorted(counted)[-3:]
 
 
 def test_training_on_short_data_alone(models, rows, tmp_path):

@@ -94,6 +94,11 @@ def length_ranges(min_tokens: int, max_tokens: int) -> list[tuple[int, int]]:
     return [(low, high if high == max_tokens else high - 1) for low, high in pairwise(edges)]
 
 
+def range_of(num_tokens: int, ranges: list[tuple[int, int]]) -> int:
+    """Place of the range that a length is of."""
+    return max(i for i, (low, _) in enumerate(ranges) if low <= num_tokens)
+
+
 class Lengths:
     """Chooses how long the next context is to be."""
 
@@ -115,7 +120,7 @@ class Lengths:
 
     def count(self, num_tokens: int) -> None:
         """Tell of a context that was cut."""
-        self.counts[max(i for i, (low, _) in enumerate(self.ranges) if low <= num_tokens)] += 1
+        self.counts[range_of(num_tokens, self.ranges)] += 1
 
 
 @dataclass
@@ -250,19 +255,23 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def token_counter(tokenizer_name: str) -> CountTokens:
-    """Counts the tokens of texts with a tokenizer, special ones left out.
+    """Counts the tokens of texts with a tokenizer, special ones left out: a folder's, a .gguf file's or the Hub's.
 
     Raises:
         ValueError: the tokenizer cannot be loaded. No length is estimated instead.
     """
     from transformers import AutoTokenizer
 
+    from ..models import load_location, load_options
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
+        tokenizer = AutoTokenizer.from_pretrained(
+            *load_location(tokenizer_name), **load_options(tokenizer_name, None, False)
+        )
     except (OSError, ValueError) as error:
         raise ValueError(
             f"The tokenizer {tokenizer_name!r}, which lengths are counted with, cannot be loaded "
-            f"({' '.join(str(error).split())[:200]}). Name another with --tokenizer: a folder or a Hub id."
+            f"({' '.join(str(error).split())[:200]}). Name another with --tokenizer: a folder, a .gguf file or a Hub id."
         ) from error
 
     def count(texts: list[str]) -> list[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ from typing import Any
 from ..conversations import SampleError, read_conversation
 from ..endpoint import Answer, Endpoint, Estimate, Request
 from .config import BuildConfig
-from .contexts import Context, CountTokens, text_of
+from .contexts import Context, CountTokens, length_ranges, range_of, text_of
 from .documents import Documents
 from .duplicates import Questions, rouge_l, words_of
 from .prompts import PROMPT_VERSION, parse_answer, parse_questions, question_prompt
@@ -32,6 +32,7 @@ SPARE = 0.25  # contexts beyond those needed, to make up for questions and answe
 REPEATS = 0.8  # ROUGE-L of an answer with its question from which on it says nothing else
 COPIED = 200  # characters of the context that an answer which begins with them copies
 NO_REPLY = "no reply"
+ALIKE = 0.5  # rows
 COLUMNS = (
     *("id", "messages", "length"),  # LongAlign's
     *("num_context_tokens", "task_type", "language", "source", "license", "documents"),
@@ -102,11 +103,15 @@ class Assignment:
     """Says which kind of question each context is asked for next, so that kinds have their shares among the rows.
 
     A kind that is furthest behind its share comes first; one that the context was asked for already counts as a row ahead.
+    Among kinds that are less than `ALIKE` apart, the one that is furthest behind among contexts of this length comes first:
+    lengths come in turns as kinds do, and a kind would get one length alone.
     """
 
     def __init__(self, contexts: Sequence[Context], config: BuildConfig):
         self.weights = config.weights()
         self.given: Counter = Counter()
+        self._ranges = length_ranges(config.min_tokens, config.max_tokens)
+        self._of_length: dict[int, Counter] = defaultdict(Counter)
         self._of_context: dict[str, Counter] = {context.key: Counter() for context in contexts}
         self._order = self._contexts_in_order(contexts, config)
 
@@ -127,16 +132,22 @@ class Assignment:
         return tasks
 
     def _next_type(self, context: Context) -> str:
-        used, total = self._of_context[context.key], self.given.total() + 1
-        behind = {name: share * total - self.given[name] - used[name] for name, share in self.weights.items()}
-        chosen = max(self.weights, key=lambda name: behind[name])
-        used[chosen] += 1
-        self.given[chosen] += 1
+        used, alike = self._of_context[context.key], self._of_length[range_of(context.num_tokens, self._ranges)]
+        behind = {name: self._behind(name, self.given) - used[name] for name in self.weights}
+        nearly = [name for name in self.weights if behind[name] > max(behind.values()) - ALIKE]
+        chosen = max(nearly, key=lambda name: self._behind(name, alike))
+        for counts in (used, self.given, alike):
+            counts[chosen] += 1
         return chosen
+
+    def _behind(self, name: str, given: Counter) -> float:
+        """Rows that a kind lacks for its share, with the next one."""
+        return self.weights[name] * (given.total() + 1) - given[name]
 
     def give_back(self, task: Task) -> None:
         """No row came of a task: its kind is behind by one more."""
         self.given[task.task_type] -= 1
+        self._of_length[range_of(task.context.num_tokens, self._ranges)][task.task_type] -= 1
 
 
 class Builder:

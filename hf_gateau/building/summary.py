@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..report import BLOCKS
-from .contexts import Context, length_ranges
+from .contexts import Context, length_ranges, range_of
 from .rows import BuiltRow
 
 
@@ -18,12 +18,8 @@ def range_names(ranges: Sequence[tuple[int, int]]) -> list[str]:
 def lengths_by_range(contexts: Sequence[Context], min_tokens: int, max_tokens: int) -> dict[str, int]:
     """Range of lengths -> contexts."""
     ranges = length_ranges(min_tokens, max_tokens)
-    found = Counter(_range_of(context, ranges) for context in contexts)
+    found = Counter(range_of(context.num_tokens, ranges) for context in contexts)
     return {name: found[i] for i, name in enumerate(range_names(ranges))}
-
-
-def _range_of(context: Context, ranges: Sequence[tuple[int, int]]) -> int:
-    return max(i for i, (low, _) in enumerate(ranges) if low <= context.num_tokens)
 
 
 def histogram(counts: dict[str, int]) -> list[str]:

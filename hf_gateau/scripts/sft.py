@@ -267,6 +267,8 @@ def _measuring(ds, selector: GateauSelector) -> tuple[str, bool]:
 
     missing, columns = selector.missing(ds), ds.column_names
     values = [] if "gateau_rank" in columns else missing_values(selector.rank_config, columns)
+    if values and selector.rank_config.method == "longest":
+        return f"lengths of {len(ds):,} rows, with a tokenizer alone", True
     other = f"{', '.join(values)} of {len(ds):,} rows, where the store has it not" if values else ""
     if not missing or "gateau_rank" in columns:
         return other or "nothing: the columns are there", not values
