@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import queue
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from .redaction import redact
+from .redaction import REMOVED, redact
 from .replies import EndpointError, ReplyStore, Request, default_replies_path
 
 
@@ -29,19 +33,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHARACTERS_A_TOKEN = 4  # of English text, for the estimate of cost alone
+BYTES_A_TOKEN = 4  # of UTF-8, for the estimate of cost alone: four letters of English, a character or two of Chinese
 CONNECT_SECONDS = 20.0  # to wait for a connection, which no model's thinking delays
 # HTTP statuses that say nothing of the endpoint: this one request is too long, or not in order.
 OF_ONE_REQUEST = (400, 413, 422)
 FEWEST_FAILURES = 3  # with no reply ever, before an endpoint is given up
+# Seconds that an endpoint asks to wait (Retry-After): the client itself waits up to the first, we up to the second.
+CLIENT_WAITS, LONGEST_WAIT = 60.0, 3600.0
+LONG_WAITS = 3  # of that kind, for one reply
+SHORTEST_KEY = 4  # characters; a shorter key would be a part of words
 
 
 class _NoReply(Exception):
-    """Nothing came to a request; `status` is HTTP's, None where there was no answer at all."""
+    """Nothing came to a request; `status` is HTTP's, None where there was no answer at all; `wait` is Retry-After's."""
 
-    def __init__(self, reason: str, status: int | None = None):
+    def __init__(self, reason: str, status: int | None = None, wait: float = 0.0):
         super().__init__(reason)
-        self.status = status
+        self.status, self.wait = status, wait
 
 
 class ReplyError(ValueError):
@@ -111,6 +119,8 @@ class EndpointConfig:
         for name in ("input_price", "output_price"):
             if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is a price, got {getattr(self, name)}; give 0 or more.")
+        if (self.input_price is None) != (self.output_price is None):
+            raise ValueError("Only one of input_price and output_price is given; a price takes both.")
         self.parameters()
 
     def parameters(self) -> dict[str, Any]:
@@ -160,7 +170,7 @@ class Estimate:
 
     def line(self, model: str, concurrency: int) -> str:
         """For the user, before anything is asked."""
-        price = "" if self.price is None else f", at most {self.price:,.2f}"
+        price = "" if self.price is None else f", about {self.price:,.2f} if replies are that long"
         return (
             f"{self.requests:,} questions to {model}, {self.recorded:,} of them answered before; to ask: about "
             f"{self.input_tokens:,} input tokens, at most {self.output_tokens:,} output tokens{price}; {concurrency} at a time"
@@ -190,6 +200,7 @@ class Endpoint:
         )
         self.store = ReplyStore(Path(config.replies).expanduser() if config.replies else default_replies_path())
         self._client = None if config.replay else self._connect()
+        self._address = _without_password(str(self._client.base_url)) if self._client else str(self.store.path)
         self._failures = 0  # one after the other, with no reply in between
         self._has_replied = False
 
@@ -223,11 +234,17 @@ class Endpoint:
         """What asking will take; nothing is asked."""
         keys = {self.key(request): request for request in requests}
         new = [request for key, request in keys.items() if self.store.get(key) is None]
-        characters = sum(len(message["content"]) for request in new for message in request.messages)
-        tokens, most = characters // CHARACTERS_A_TOKEN, sum(request.max_tokens for request in new)
+        texts = (message["content"] for request in new for message in request.messages)
+        tokens = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) // BYTES_A_TOKEN
+        most = sum(self._most_tokens(request) for request in new)
         prices = self.config.input_price, self.config.output_price
         price = None if None in prices else (tokens * prices[0] + most * prices[1]) / 1e6
         return Estimate(len(keys), len(keys) - len(new), tokens, most, price)
+
+    def _most_tokens(self, request: Request) -> int:
+        """Of a reply: what is sent along, where `endpoint_parameters` names a limit of its own."""
+        given = (self._parameters.get(name) for name in ("max_completion_tokens", "max_tokens"))
+        return next((limit for limit in given if isinstance(limit, int)), request.max_tokens)
 
     def ask(
         self,
@@ -276,7 +293,7 @@ class Endpoint:
         if not self._has_replied:
             logger.warning(
                 "%s has not answered within %g seconds, and is asked again, %d times in all. Ctrl-C ends this.",
-                self._client.base_url if self._client else self.store.path,
+                self._address,
                 self.config.request_timeout,
                 self.config.request_retries + 1,
             )
@@ -286,7 +303,7 @@ class Endpoint:
         answers = list(answers)
         if answers and not self._has_replied and not any(answer.replies for answer in answers):
             raise EndpointError(
-                f"The endpoint {self._client.base_url} answered none of {len(answers)} requests ({answers[-1].error}). "
+                f"The endpoint {self._address} answered none of {len(answers)} requests ({answers[-1].error}). "
                 "Check its address, the model, and what it takes (endpoint_parameters)."
             )
 
@@ -296,12 +313,14 @@ class Endpoint:
         for attempt in range(self.config.reply_attempts):
             try:
                 replies.append(self._reply(request, attempt))
-                key = request.key(self._known_as, attempt)
+                key = self.key(request, attempt)
                 if request.whole and self.store.was_cut_off(key):
                     raise ReplyError(f"it is cut off at max_tokens={request.max_tokens}")
                 return Answer(parse(replies[-1]), None, tuple(replies), key)
             except ReplyError as problem:
                 error = str(problem)
+                if not request.whole and self.store.was_cut_off(self.key(request, attempt)):
+                    error += ", and it is cut off: give it more tokens with endpoint_parameters"
             except _NoReply as problem:
                 self._failed(problem)
                 return Answer(None, str(problem), tuple(replies), key)
@@ -323,11 +342,36 @@ class Endpoint:
                 f"There is no recorded reply of {self.model} to a question that starts "
                 f"{request.messages[-1]['content'][:80]!r} in {self.store.path}; run without replay to ask it."
             )
-        completion = self._complete(request, attempt)
+        completion = self._complete_in_time(request, attempt)
         self._failures, self._has_replied = 0, True
         if not getattr(completion, "choices", None) or getattr(completion.choices[0], "message", None) is None:
             raise ReplyError("it holds no message")
         return self.store.put(key, self.model, request, attempt, completion)
+
+    def _complete_in_time(self, request: Request, attempt: int) -> Any:
+        """Ask the endpoint, and where it asks to wait longer than the client does, wait and ask again."""
+        for left in range(min(self.config.request_retries, LONG_WAITS), -1, -1):
+            try:
+                return self._complete(request, attempt)
+            except _NoReply as problem:
+                if problem.wait > LONGEST_WAIT:
+                    raise EndpointError(
+                        f"The endpoint {self._address} asks to wait {problem.wait:,.0f} seconds ({problem}). Replies that "
+                        "arrived are kept; run again then."
+                    ) from problem
+                if not left or problem.wait <= CLIENT_WAITS:
+                    raise
+                logger.warning("%s asks to wait %.0f seconds.", self._address, problem.wait)
+                self._wait(problem.wait)
+        raise AssertionError("the last time raises")
+
+    def _wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def _clean(self, text: str) -> str:
+        """Without secrets; the key is one, whatever the variable is called that holds it."""
+        key = os.environ.get(self.config.endpoint_key_variable) or ""
+        return redact(text.replace(key, REMOVED) if len(key) >= SHORTEST_KEY else text)
 
     def _complete(self, request: Request, attempt: int) -> Any:
         """Ask the endpoint once; `openai` itself asks again after a timeout, a lost connection, 429 or 5xx."""
@@ -335,9 +379,8 @@ class Endpoint:
 
         settings = {
             "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            # A reply that is asked for once more must not be the same one again, where the server counts seeds.
-            "seed": request.sample * 1000 + attempt,
+            "temperature": request.temperature_of(attempt),
+            "seed": request.seed_of(attempt),
             **self._parameters,
         }
         try:
@@ -348,14 +391,15 @@ class Endpoint:
             )
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise EndpointError(
-                redact(
-                    f"The endpoint {self._client.base_url} refuses ({error}). Check {self.config.endpoint_key_variable}, "
+                self._clean(
+                    f"The endpoint {self._address} refuses ({error}). Check {self.config.endpoint_key_variable}, "
                     f"the address and the model's name, {self.model!r}."
                 )
             ) from error
         except openai.OpenAIError as error:
-            reason = redact(f"{type(error).__name__}: {error}")
-            raise _NoReply(reason, getattr(error, "status_code", None)) from error
+            reason = self._clean(f"{type(error).__name__}: {error}")
+            wait = _seconds_to_wait(error.response.headers) if isinstance(error, openai.APIStatusError) else 0.0
+            raise _NoReply(reason, getattr(error, "status_code", None), wait) from error
         except UnicodeError as error:
             raise _NoReply(f"it cannot be sent ({error})", status=400) from error
         except ValueError as error:
@@ -373,9 +417,28 @@ class Endpoint:
         patience = self.config.concurrency * (2 if self._has_replied else 1)
         if self._failures > max(patience, FEWEST_FAILURES):
             raise EndpointError(
-                f"The endpoint {self._client.base_url} did not answer {self._failures} requests in a row ({error}). "
+                f"The endpoint {self._address} did not answer {self._failures} requests in a row ({error}). "
                 "Replies that arrived are kept; run again to go on."
             ) from error
+
+
+def _without_password(url: str) -> str:
+    """An address as it may be shown: without user, password and query."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _seconds_to_wait(headers: Mapping[str, str]) -> float:
+    """What `Retry-After` says, seconds or a date; 0 where it says nothing that can be used."""
+    value = headers.get("retry-after", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except ValueError:
+            return 0.0
+    return seconds if math.isfinite(seconds) else 0.0
 
 
 def _in_threads(

@@ -182,7 +182,7 @@ def test_a_dry_run_says_the_cost_and_asks_nothing(server, data, tmp_path, capsys
     assert (
         "The 5 best and the 5 worst samples." in shown and "10 questions to judge, 0 of them answered before" in shown
     )
-    assert "at most 0.1" in shown and not server.arrivals
+    assert "about 0.1" in shown and not server.arrivals
 
 
 def test_the_command_writes_table_figure_and_judgements(server, data, tmp_path, capsys):
