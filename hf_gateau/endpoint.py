@@ -214,6 +214,10 @@ class Endpoint:
         settings = self.config
         url = settings.endpoint_url or os.environ.get("OPENAI_BASE_URL")
         key = os.environ.get(settings.endpoint_key_variable)
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError(
+                f"The endpoint's address begins with http:// or https://, got {_without_password(url)!r}."
+            )
         if not key and not url:
             raise ValueError(
                 f"OpenAI's endpoint wants a key, and {settings.endpoint_key_variable} is not set; set it, or name another "
@@ -416,9 +420,9 @@ class Endpoint:
         self._failures += 1
         patience = self.config.concurrency * (2 if self._has_replied else 1)
         if self._failures > max(patience, FEWEST_FAILURES):
+            then = "Replies that arrived are kept; run again to go on." if self._has_replied else "Check its address."
             raise EndpointError(
-                f"The endpoint {self._address} did not answer {self._failures} requests in a row ({error}). "
-                "Replies that arrived are kept; run again to go on."
+                f"The endpoint {self._address} did not answer {self._failures} requests in a row ({error}). {then}"
             ) from error
 
 

@@ -92,6 +92,10 @@ def test_what_cannot_be_compared():
         choose_samples(ranked().remove_columns("gateau_rank"))
     with pytest.raises(ValueError, match="1 of 2 rows have a rank"):
         choose_samples(ranked(2))
+    with pytest.raises(
+        ValueError, match="20 of the 20 samples to rate have no instruction or no response, the first 's39'"
+    ):
+        choose_samples(ranked().remove_columns("messages"))
 
 
 def test_a_long_context_loses_its_middle_and_says_so():

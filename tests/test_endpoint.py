@@ -228,7 +228,7 @@ def test_a_wrong_key_or_model_ends_at_once(server, endpoint, status):
 
 def test_an_endpoint_that_answers_nothing_is_given_up(server, endpoint):
     server.faults += [Fault(503, times=1000)]
-    with pytest.raises(EndpointError, match="did not answer 5 requests in a row.*run again to go on"):
+    with pytest.raises(EndpointError, match="did not answer 5 requests in a row.*Check its address"):
         endpoint(request_retries=0).ask([question(n) for n in range(50)])
     assert len(server.arrivals) <= 10
     with pytest.raises(EndpointError, match="answered none of 2 requests"):
@@ -262,7 +262,7 @@ def test_an_endpoint_that_breaks_down_is_given_up_and_replies_are_kept(server, e
         return rating_of(request)
 
     server.reply = reply
-    with pytest.raises(EndpointError, match="in a row"):
+    with pytest.raises(EndpointError, match="in a row.*run again to go on"):
         endpoint(request_retries=0).ask([question(n) for n in range(100)])
     num_kept = len(server.requests)
     server.faults, server.reply = [], rating_of
@@ -355,6 +355,8 @@ def test_what_cannot_be_used_is_said_before_anything_is_asked(tmp_path, monkeypa
         Endpoint(EndpointConfig())
     with pytest.raises(ValueError, match="OPENAI_API_KEY is not set"):
         Endpoint(EndpointConfig(endpoint_model="judge", replies=str(tmp_path / "r.sqlite")))
+    with pytest.raises(ValueError, match="begins with http:// or https://, got 'localhost:8000/v1'"):
+        Endpoint(EndpointConfig("judge", endpoint_url="localhost:8000/v1", replies=str(tmp_path / "r.sqlite")))
     (tmp_path / "text").write_text("no database, and longer than the header of one" * 10)
     with pytest.raises(EndpointError, match="cannot be used .*name another"):
         Endpoint(EndpointConfig(endpoint_model="judge", endpoint_url="http://x", replies=str(tmp_path / "text")))

@@ -170,7 +170,8 @@ def test_longbench_chat_by_hand(work, server, tmp_path):
 
 def test_longbench_chat_prompt_is_the_published_one(tmp_path):
     (first, *_) = longbench_chat.read_questions(chat_config(tmp_path))
-    (message,) = first.judge_prompt(shipped_prompt("longbench_chat/prompt_fs.txt"), "Braces {} and {0}.")
+    system, message = first.judge_prompt(shipped_prompt("longbench_chat/prompt_fs.txt"), "Braces {} and {0}.")
+    assert system == {"role": "system", "content": "You're a good assistant at evaluating the quality of texts."}
     shots = json.loads(shipped_prompt("longbench_chat/few_shots.json"))[0]
     assert [shot["score"] for shot in shots] == [10, 10, 1]
     places = [
@@ -334,6 +335,14 @@ def judged(work, tmp_path, server, rows=ANSWERS, **settings):
     path = tmp_path / "answers.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return run_task("longbench_judged", work(longbench_judged.LongBenchJudgedConfig(str(path), **settings)))
+
+
+def test_the_cost_of_answers_and_summaries_is_said_once_and_first(work, server, tmp_path, capsys):
+    said = []
+    server.reply = lambda request: said.append(capsys.readouterr().err) or "[[2]]"
+    judged(work, tmp_path, server, longbench_judged_ratings=3)
+    lines = [line for line in "".join([*said, capsys.readouterr().err]).splitlines() if "questions to judge" in line]
+    assert len(lines) == 1 and lines[0].startswith("12 questions to judge") and lines[0] in said[0]
 
 
 def test_longbench_answers_by_hand(work, server, tmp_path):
