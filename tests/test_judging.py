@@ -1,5 +1,6 @@
 """Answers that a judge rates: each task with a server that rates by rule, so that every figure can be reckoned by hand."""
 
+import hashlib
 import json
 import re
 
@@ -123,6 +124,20 @@ def test_the_cost_is_said_before_anything_is_asked(work, server, capsys):
     judge(work().endpoint(), [[{"role": "user", "content": "x" * 400}]], rating_in(1, 10))
     assert "1 questions to judge, 0 of them answered before; to ask: about 100 input tokens" in told[0]
     assert "8 at a time" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),  # of the files as LongAlign and FastChat published them
+    [
+        ("longbench_chat/prompt_fs.txt", "c68efc995bfd8ea5"),
+        ("longbench_chat/few_shots.json", "1849e4141863b65c"),
+        ("mt_bench/judge_prompts.jsonl", "fd283293406d024f"),
+        ("mt_bench/mt_bench_question.jsonl", "119565adbab82227"),
+        ("mt_bench/mt_bench_reference_answer_gpt-4.jsonl", "f957a5bc977badb6"),
+    ],
+)
+def test_prompts_are_the_published_ones_to_the_byte(name, digest):
+    assert hashlib.sha256(shipped_prompt(name).encode()).hexdigest()[:16] == digest
 
 
 # LongBench-Chat
