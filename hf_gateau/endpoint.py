@@ -9,136 +9,25 @@ the same results on a machine without network.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import os
 import queue
 import threading
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
-from .redaction import REMOVED, redact
+from .chat_client import ChatClient, EndpointConfig, NoReply, ReplyError
 from .replies import EndpointError, ReplyStore, Request, default_replies_path
 
-
-if TYPE_CHECKING:
-    from openai import OpenAI
 
 logger = logging.getLogger(__name__)
 
 BYTES_A_TOKEN = 4  # of UTF-8, for the estimate of cost alone: four letters of English, a character or two of Chinese
-CONNECT_SECONDS = 20.0  # to wait for a connection, which no model's thinking delays
 # HTTP statuses that say nothing of the endpoint: this one request is too long, or not in order.
 OF_ONE_REQUEST = (400, 413, 422)
 FEWEST_FAILURES = 3  # with no reply ever, before an endpoint is given up
-# Seconds that an endpoint asks to wait (Retry-After): the client itself waits up to the first, we up to the second.
-CLIENT_WAITS, LONGEST_WAIT = 60.0, 3600.0
-LONG_WAITS = 3  # of that kind, for one reply
-SHORTEST_KEY = 4  # characters; a shorter key would be a part of words
-
-
-class _NoReply(Exception):
-    """Nothing came to a request; `status` is HTTP's, None where there was no answer at all; `wait` is Retry-After's."""
-
-    def __init__(self, reason: str, status: int | None = None, wait: float = 0.0):
-        super().__init__(reason)
-        self.status, self.wait = status, wait
-
-
-class ReplyError(ValueError):
-    """A reply is not in the form that was asked for; the message says what is wrong with it."""
-
-
-@dataclass
-class EndpointConfig:
-    """A model behind an OpenAI-compatible endpoint; its address and key come from OPENAI_BASE_URL and OPENAI_API_KEY.
-
-    Raises:
-        ValueError: a field is out of range.
-    """
-
-    endpoint_model: str | None = field(
-        default=None, metadata={"help": "Name of the model that the endpoint is to answer with, such as gpt-4.1."}
-    )
-    endpoint_url: str | None = field(
-        default=None,
-        metadata={"help": "Address of an OpenAI-compatible endpoint. Default: $OPENAI_BASE_URL, else OpenAI's own."},
-    )
-    endpoint_key_variable: str = field(
-        default="OPENAI_API_KEY",
-        metadata={"help": "Environment variable that holds the key. It need not be set for a server of your own."},
-    )
-    concurrency: int = field(default=8, metadata={"help": "Requests under way at a time."})
-    request_timeout: float = field(default=300.0, metadata={"help": "Seconds to wait for one reply."})
-    request_retries: int = field(
-        default=6,
-        metadata={
-            "help": "Times to ask again after a timeout, a lost connection, 429 (as its Retry-After says) or 5xx."
-        },
-    )
-    reply_attempts: int = field(
-        default=3, metadata={"help": "Times to ask for a reply until one is in the form that was asked for."}
-    )
-    replies: str | None = field(
-        default=None,
-        metadata={
-            "help": "SQLite file that keeps every reply; a question in it is not asked again. Default: "
-            "gateau/replies.sqlite under HF_HOME."
-        },
-    )
-    replay: bool = field(
-        default=False, metadata={"help": "Ask nothing: take recorded replies alone, and stop where one is missing."}
-    )
-    endpoint_parameters: str | None = field(
-        default=None,
-        metadata={
-            "help": "JSON of other parameters of every request, over our own; null leaves one out. Some models want "
-            """'{"max_tokens": null, "max_completion_tokens": 4096, "temperature": null}'."""
-        },
-    )
-    input_price: float | None = field(
-        default=None, metadata={"help": "Price of a million input tokens, in any currency, for the estimate of cost."}
-    )
-    output_price: float | None = field(default=None, metadata={"help": "Price of a million output tokens."})
-
-    def __post_init__(self):
-        for name in ("concurrency", "reply_attempts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is a whole number, got {getattr(self, name)}; give 1 or more.")
-        if self.request_retries < 0:
-            raise ValueError(f"request_retries is a number of times, got {self.request_retries}; give 0 or more.")
-        if not self.request_timeout > 0:
-            raise ValueError(f"request_timeout is a number of seconds, got {self.request_timeout}; give more than 0.")
-        for name in ("input_price", "output_price"):
-            if getattr(self, name) is not None and not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is a price, got {getattr(self, name)}; give 0 or more.")
-        if (self.input_price is None) != (self.output_price is None):
-            raise ValueError("Only one of input_price and output_price is given; a price takes both.")
-        self.parameters()
-
-    def parameters(self) -> dict[str, Any]:
-        """`endpoint_parameters`, read.
-
-        Raises:
-            ValueError: they are no JSON object.
-        """
-        try:
-            found = json.loads(self.endpoint_parameters or "{}")
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise ValueError(
-                f"endpoint_parameters must be a JSON object, got {self.endpoint_parameters!r}; give e.g. "
-                """'{"reasoning_effort": "low"}'."""
-            )
-        return found
 
 
 @dataclass(frozen=True)
@@ -194,41 +83,12 @@ class Endpoint:
             raise ValueError("No model to ask is named; give endpoint_model, e.g. --endpoint_model gpt-4.1.")
         self.config, self.model = config, config.endpoint_model
         self._parameters = config.parameters()
-        # What replies are known by: other parameters, other replies.
-        self._known_as = (
-            f"{self.model} {json.dumps(self._parameters, sort_keys=True)}" if self._parameters else self.model
-        )
+        self._known_as = config.known_as
         self.store = ReplyStore(Path(config.replies).expanduser() if config.replies else default_replies_path())
-        self._client = None if config.replay else self._connect()
-        self._address = _without_password(str(self._client.base_url)) if self._client else str(self.store.path)
+        self.client = None if config.replay else ChatClient(config)
+        self._address = self.client.address if self.client else str(self.store.path)
         self._failures = 0  # one after the other, with no reply in between
         self._has_replied = False
-
-    def _connect(self) -> OpenAI:
-        try:
-            from openai import OpenAI, Timeout
-        except ImportError as error:
-            raise ImportError(
-                "Asking an endpoint needs the `openai` client; install it with `pip install hf-gateau[judge]`."
-            ) from error
-        settings = self.config
-        url = settings.endpoint_url or os.environ.get("OPENAI_BASE_URL")
-        key = os.environ.get(settings.endpoint_key_variable)
-        if url and not url.startswith(("http://", "https://")):
-            raise ValueError(
-                f"The endpoint's address begins with http:// or https://, got {_without_password(url)!r}."
-            )
-        if not key and not url:
-            raise ValueError(
-                f"OpenAI's endpoint wants a key, and {settings.endpoint_key_variable} is not set; set it, or name another "
-                "endpoint with OPENAI_BASE_URL or endpoint_url."
-            )
-        return OpenAI(
-            base_url=url,
-            api_key=key or "none",
-            timeout=Timeout(settings.request_timeout, connect=min(CONNECT_SECONDS, settings.request_timeout)),
-            max_retries=settings.request_retries,
-        )
 
     def key(self, request: Request, attempt: int = 0) -> str:
         """What the reply to a request is known by in the file of replies."""
@@ -325,7 +185,7 @@ class Endpoint:
                 error = str(problem)
                 if not request.whole and self.store.was_cut_off(self.key(request, attempt)):
                     error += ", and it is cut off: give it more tokens with endpoint_parameters"
-            except _NoReply as problem:
+            except NoReply as problem:
                 self._failed(problem)
                 return Answer(None, str(problem), tuple(replies), key)
         return Answer(None, f"{self.config.reply_attempts} replies, the last one: {error}", tuple(replies), key)
@@ -336,80 +196,25 @@ class Endpoint:
         Raises:
             ReplyError: what came is no chat completion.
             EndpointError: the endpoint refuses, or nothing is recorded and nothing may be asked.
-            _NoReply: no reply came to this request.
+            NoReply: no reply came to this request.
         """
         key = self.key(request, attempt)
         if (text := self.store.get(key)) is not None:
             return text
-        if self._client is None:
+        if self.client is None:
             raise EndpointError(
                 f"There is no recorded reply of {self.model} to a question that starts "
                 f"{request.messages[-1]['content'][:80]!r} in {self.store.path}; run without replay to ask it."
             )
-        completion = self._complete_in_time(request, attempt)
-        self._failures, self._has_replied = 0, True
-        if not getattr(completion, "choices", None) or getattr(completion.choices[0], "message", None) is None:
-            raise ReplyError("it holds no message")
-        return self.store.put(key, self.model, request, attempt, completion)
-
-    def _complete_in_time(self, request: Request, attempt: int) -> Any:
-        """Ask the endpoint, and where it asks to wait longer than the client does, wait and ask again."""
-        for left in range(min(self.config.request_retries, LONG_WAITS), -1, -1):
-            try:
-                return self._complete(request, attempt)
-            except _NoReply as problem:
-                if problem.wait > LONGEST_WAIT:
-                    raise EndpointError(
-                        f"The endpoint {self._address} asks to wait {problem.wait:,.0f} seconds ({problem}). Replies that "
-                        "arrived are kept; run again then."
-                    ) from problem
-                if not left or problem.wait <= CLIENT_WAITS:
-                    raise
-                logger.warning("%s asks to wait %.0f seconds.", self._address, problem.wait)
-                self._wait(problem.wait)
-        raise AssertionError("the last time raises")
-
-    def _wait(self, seconds: float) -> None:
-        time.sleep(seconds)
-
-    def _clean(self, text: str) -> str:
-        """Without secrets; the key is one, whatever the variable is called that holds it."""
-        key = os.environ.get(self.config.endpoint_key_variable) or ""
-        return redact(text.replace(key, REMOVED) if len(key) >= SHORTEST_KEY else text)
-
-    def _complete(self, request: Request, attempt: int) -> Any:
-        """Ask the endpoint once; `openai` itself asks again after a timeout, a lost connection, 429 or 5xx."""
-        import openai
-
-        settings = {
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature_of(attempt),
-            "seed": request.seed_of(attempt),
-            **self._parameters,
-        }
         try:
-            return self._client.chat.completions.create(
-                model=self.model,
-                messages=list(request.messages),
-                extra_body={name: value for name, value in settings.items() if value is not None},
-            )
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise EndpointError(
-                self._clean(
-                    f"The endpoint {self._address} refuses ({error}). Check {self.config.endpoint_key_variable}, "
-                    f"the address and the model's name, {self.model!r}."
-                )
-            ) from error
-        except openai.OpenAIError as error:
-            reason = self._clean(f"{type(error).__name__}: {error}")
-            wait = _seconds_to_wait(error.response.headers) if isinstance(error, openai.APIStatusError) else 0.0
-            raise _NoReply(reason, getattr(error, "status_code", None), wait) from error
-        except UnicodeError as error:
-            raise _NoReply(f"it cannot be sent ({error})", status=400) from error
-        except ValueError as error:
-            raise ReplyError(f"it is no JSON ({error})") from error
+            reply = self.client.ask(request, attempt)
+        except ReplyError:
+            self._failures, self._has_replied = 0, True  # it speaks
+            raise
+        self._failures, self._has_replied = 0, True
+        return self.store.put(key, self.model, request, attempt, reply)
 
-    def _failed(self, error: _NoReply) -> None:
+    def _failed(self, error: NoReply) -> None:
         """Count a request without a reply.
 
         Raises:
@@ -424,25 +229,6 @@ class Endpoint:
             raise EndpointError(
                 f"The endpoint {self._address} did not answer {self._failures} requests in a row ({error}). {then}"
             ) from error
-
-
-def _without_password(url: str) -> str:
-    """An address as it may be shown: without user, password and query."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-
-
-def _seconds_to_wait(headers: Mapping[str, str]) -> float:
-    """What `Retry-After` says, seconds or a date; 0 where it says nothing that can be used."""
-    value = headers.get("retry-after", "")
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
-            return 0.0
-    return seconds if math.isfinite(seconds) else 0.0
 
 
 def _in_threads(

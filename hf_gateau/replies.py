@@ -54,6 +54,16 @@ class Request:
         return max(self.temperature, AGAIN_TEMPERATURE) if attempt else self.temperature
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What came: its text, why it ended ("length": it had as many tokens as were asked for), and tokens where they are known."""
+
+    text: str
+    finish_reason: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
 class ReplyStore:
     """Every reply, in one SQLite file; safe for threads and for several processes."""
 
@@ -87,14 +97,13 @@ class ReplyStore:
         found = self._execute("SELECT finish_reason FROM replies WHERE key = ?", [key])
         return found is not None and found[0] == "length"
 
-    def put(self, key: str, model: str, request: Request, attempt: int, completion: Any) -> str:
+    def put(self, key: str, model: str, request: Request, attempt: int, reply: Reply) -> str:
         """Commit a reply; returns its text. It is on the disk when this returns."""
-        choice, usage = completion.choices[0], completion.usage
-        text = (choice.message.content or "").encode("utf-8", "replace").decode()  # SQLite holds no lone surrogate
+        text = reply.text.encode("utf-8", "replace").decode()  # SQLite holds no lone surrogate
         asked = {"messages": list(request.messages), "max_tokens": request.max_tokens}
         asked |= {"temperature": request.temperature_of(attempt), "sample": request.sample}
-        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
-        row = [key, model, json.dumps(asked), attempt, text, choice.finish_reason, *tokens, time.time()]
+        said = [text, reply.finish_reason, reply.input_tokens, reply.output_tokens]
+        row = [key, model, json.dumps(asked), attempt, *said, time.time()]
         self._execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         return self.get(key) or text  # another thread's, where it asked the same and was first
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from hf_gateau.chat_client import ChatClient
 from hf_gateau.endpoint import Endpoint, EndpointConfig, EndpointError, ReplyError, Request
 
 from .chat_server import ChatServer, Fault, rating_of
@@ -129,12 +130,36 @@ def test_what_is_never_well_formed_is_an_error_of_its_own(server, endpoint):
         '{"choices": []}',
         '{"choices": [{"index": 0}]}',
         '{"choices": [{"message": null}]}',
+        '{"choices": [{"message": "hi"}]}',
+        '{"choices": [{"message": {"content": 5}}]}',
+        '{"choices": [5]}',
+        '{"choices": 5}',
+        '{"choices": {"a": 1}}',
+        '{"error": {"message": "overloaded"}}',
+        "[]",
+        "null",
+        "",
     ],
 )
 def test_a_body_that_is_no_completion_is_asked_for_again(server, endpoint, body):
     server.faults += [Fault(body=body)]
     (answer,) = endpoint().ask([question(1)], rating)
     assert answer.value == by_hand(1, seed=1) and len(answer.replies) == 1
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        '"message": {"content": "[[3]]"}}]',
+        '"message": {"content": "[[3]]"}, "finish_reason": {}}], "usage": 5',
+        '"message": {"content": "[[3]]"}}], "usage": {"prompt_tokens": "many"}',
+        '"message": {"content": [{"type": "text", "text": "[["}, {"text": "3]]"}, 7, {"type": "image"}]}}]',
+    ],
+)
+def test_a_text_is_read_whatever_else_is_in_the_body(server, endpoint, rest):
+    server.faults += [Fault(body='{"choices": [{' + rest + "}")]
+    (answer,) = endpoint().ask([question(1)], rating)
+    assert (answer.value, answer.replies) == (3, ("[[3]]",))
 
 
 def test_bodies_that_are_never_completions_are_an_error(server, endpoint):
@@ -162,7 +187,7 @@ def test_429_is_waited_for(server, endpoint):
 def waits(monkeypatch):
     """Seconds that were waited before a question was put again, of which none passes."""
     found = []
-    monkeypatch.setattr(Endpoint, "_wait", lambda self, seconds: found.append(seconds))
+    monkeypatch.setattr(ChatClient, "_wait", lambda self, seconds: found.append(seconds))
     return found
 
 

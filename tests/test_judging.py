@@ -6,9 +6,10 @@ import re
 
 import pytest
 
+from hf_gateau.cli import main
 from hf_gateau.endpoint import Endpoint, EndpointConfig, EndpointError, ReplyError
 from hf_gateau.evaluation import longbench_chat, longbench_judged, mt_bench
-from hf_gateau.evaluation.judging import fill, judge, rating_in, shipped_prompt
+from hf_gateau.evaluation.judging import BRACKETS, fill, judge, rating_in, shipped_prompt
 from hf_gateau.evaluation.results import load_result, save_result
 from hf_gateau.evaluation.rows import read_rows
 from hf_gateau.evaluation.tasks import TASKS, Work, run_task
@@ -490,3 +491,17 @@ def test_with_a_real_model(work, server, tmp_path, tiny_model):
     )
     chat = run_task("longbench_chat", work(chat_config(tmp_path), generator=generator))
     assert len(chat.rows) == 3 and chat.metrics["mean"] == sum(row["score"] for row in chat.rows) / 3
+
+
+def test_the_command_judges_once_and_anew_with_other_parameters(server, tmp_path, tiny_model, capsys):
+    asked = ["eval", tiny_model, "--tasks", "mt_bench", "--limit", "1", "--mt_bench_answer_tokens", "4"]
+    asked += ["--endpoint_model", "judge", "--endpoint_url", server.url]
+    asked += ["--replies", str(tmp_path / "replies.sqlite"), "-o", str(tmp_path / "out")]
+    assert main(asked) == 0 and len(server.requests) == 2
+    figures = load_result(tmp_path / "out", "mt_bench").metrics
+    assert figures["mean"] == sum(float(BRACKETS.findall(rating_of(x))[0]) for x in server.requests) / 2
+    assert main(asked) == 0 and "finished before" in capsys.readouterr().out
+    server.reply = lambda request: "[[1]]"
+    assert main([*asked, "--endpoint_parameters", '{"reasoning_effort": "low"}']) == 0
+    assert "finished before" not in capsys.readouterr().out and len(server.requests) == 4
+    assert load_result(tmp_path / "out", "mt_bench").metrics["mean"] == 1

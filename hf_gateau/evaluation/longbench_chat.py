@@ -66,7 +66,12 @@ class LongBenchChatConfig:
         },
     )
     longbench_chat_ratings: int = field(default=2, metadata={"help": "Ratings of each answer, to be averaged."})
-    longbench_chat_temperature: float = field(default=0.0, metadata={"help": "Temperature of the judge."})
+    longbench_chat_temperature: float = field(
+        default=0.0,
+        metadata={
+            "help": "Temperature of the judge. At 0, the published one, a server of your own may rate twice alike."
+        },
+    )
 
     def __post_init__(self):
         check_ratings("longbench_chat", self.longbench_chat_ratings, self.longbench_chat_temperature)
