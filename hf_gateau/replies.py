@@ -19,6 +19,7 @@ CREATE TABLE IF NOT EXISTS replies (
     text TEXT NOT NULL, finish_reason TEXT, input_tokens INTEGER, output_tokens INTEGER, created REAL NOT NULL)
 WITHOUT ROWID;
 """
+AGAIN_TEMPERATURE = 0.5  # at least, where a reply was not in the form that was asked for
 
 
 class EndpointError(RuntimeError):
@@ -43,6 +44,24 @@ class Request:
         """What a reply is known by."""
         asked = [model, list(self.messages), self.max_tokens, self.temperature, self.sample, attempt]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+    def seed_of(self, attempt: int) -> int:
+        """A reply that is asked for once more must not be the same one again, where the server counts seeds."""
+        return self.sample * 1000 + attempt
+
+    def temperature_of(self, attempt: int) -> float:
+        """The same of a server that is greedy at temperature 0 and has one reply to a question: it is drawn then."""
+        return max(self.temperature, AGAIN_TEMPERATURE) if attempt else self.temperature
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came: its text, why it ended ("length": it had as many tokens as were asked for), and tokens where they are known."""
+
+    text: str
+    finish_reason: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 class ReplyStore:
@@ -78,14 +97,13 @@ class ReplyStore:
         found = self._execute("SELECT finish_reason FROM replies WHERE key = ?", [key])
         return found is not None and found[0] == "length"
 
-    def put(self, key: str, model: str, request: Request, attempt: int, completion: Any) -> str:
+    def put(self, key: str, model: str, request: Request, attempt: int, reply: Reply) -> str:
         """Commit a reply; returns its text. It is on the disk when this returns."""
-        choice, usage = completion.choices[0], completion.usage
-        text = (choice.message.content or "").encode("utf-8", "replace").decode()  # SQLite holds no lone surrogate
+        text = reply.text.encode("utf-8", "replace").decode()  # SQLite holds no lone surrogate
         asked = {"messages": list(request.messages), "max_tokens": request.max_tokens}
-        asked |= {"temperature": request.temperature, "sample": request.sample}
-        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
-        row = [key, model, json.dumps(asked), attempt, text, choice.finish_reason, *tokens, time.time()]
+        asked |= {"temperature": request.temperature_of(attempt), "sample": request.sample}
+        said = [text, reply.finish_reason, reply.input_tokens, reply.output_tokens]
+        row = [key, model, json.dumps(asked), attempt, *said, time.time()]
         self._execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         return self.get(key) or text  # another thread's, where it asked the same and was first
 

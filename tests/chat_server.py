@@ -24,7 +24,7 @@ class Fault:
     Attributes:
         status: of the error that is answered; 0 closes the connection without a word.
         times: how many requests it befalls.
-        retry_after: the header of that name, in seconds.
+        retry_after: the header of that name, in seconds, or as it stands.
         delay: seconds before anything is answered; with `status` 200 the answer then comes as usual.
         text: what is answered instead of the real reply, or the message of the error.
         body: the whole body of the answer, with `status` 200, whatever it is.
@@ -32,7 +32,7 @@ class Fault:
 
     status: int = 200
     times: int = 1
-    retry_after: float | None = None
+    retry_after: float | str | None = None
     delay: float = 0.0
     text: str | None = None
     body: str | None = None
@@ -105,7 +105,7 @@ def _handler(state: ChatServer) -> type[BaseHTTPRequestHandler]:
             if not self.path.endswith("/chat/completions"):
                 self.answer(404, {"error": {"message": f"no such path {self.path}"}})
             elif fault.status != 200:
-                headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+                headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
                 message = fault.text or f"fault {fault.status}"
                 self.answer(fault.status, {"error": {"message": message}}, headers)
             elif fault.body is not None:

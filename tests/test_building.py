@@ -667,7 +667,7 @@ def test_a_dry_run_says_what_it_takes_and_asks_nothing(
     output_tokens = 20 * (1024 + 2048)
     assert "40 questions to m, 0 of them answered before" in said and f"{output_tokens:,} output tokens" in said
     estimated = int(re.search(r"about ([\d,]+) input tokens", said).group(1).replace(",", ""))
-    price = float(re.search(r"at most ([\d.]+); ", said).group(1))
+    price = float(re.search(r"about ([\d.]+) if replies", said).group(1))
     assert price == pytest.approx((2 * estimated + 8 * output_tokens) / 1e6, abs=0.006)
 
 

@@ -3,8 +3,11 @@
 import csv
 import json
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,7 @@ from hf_gateau.evaluation.characteristics import (
 )
 from hf_gateau.evaluation.results import load_result
 
-from .chat_server import ChatServer
+from .chat_server import ChatServer, Fault
 
 
 pytest.importorskip("openai")
@@ -92,6 +95,10 @@ def test_what_cannot_be_compared():
         choose_samples(ranked().remove_columns("gateau_rank"))
     with pytest.raises(ValueError, match="1 of 2 rows have a rank"):
         choose_samples(ranked(2))
+    with pytest.raises(
+        ValueError, match="20 of the 20 samples to rate have no instruction or no response, the first 's39'"
+    ):
+        choose_samples(ranked().remove_columns("messages"))
 
 
 def test_a_long_context_loses_its_middle_and_says_so():
@@ -182,7 +189,7 @@ def test_a_dry_run_says_the_cost_and_asks_nothing(server, data, tmp_path, capsys
     assert (
         "The 5 best and the 5 worst samples." in shown and "10 questions to judge, 0 of them answered before" in shown
     )
-    assert "at most 0.1" in shown and not server.arrivals
+    assert "about 0.1" in shown and not server.arrivals
 
 
 def test_the_command_writes_table_figure_and_judgements(server, data, tmp_path, capsys):
@@ -204,6 +211,76 @@ def test_the_command_writes_table_figure_and_judgements(server, data, tmp_path, 
     for name in ("table.md", "rows.jsonl", "radar.png"):
         assert (again / name).read_bytes() == (out / "characteristics" / name).read_bytes()
     assert len(server.requests) == asked == 10
+
+
+def test_every_fault_and_a_kill_change_no_figure_and_nothing_is_rated_twice(data, tmp_path):
+    lost, replies, out = {}, tmp_path / "replies.sqlite", tmp_path / "out"
+
+    def trouble(request: dict) -> str:
+        """Each sample's first request goes wrong, in one of four ways; the later ones take a moment."""
+        number = int(request["messages"][0]["content"].split("It is ")[1].split(".")[0])
+        if number not in lost:
+            lost[number] = number % 4
+            if lost[number] == 1:
+                return "I would rather not say."
+            if lost[number] == 2:
+                return by_rule(request).replace("[[", "[").replace("]]", "]")
+            if lost[number] == 3:
+                time.sleep(1.3)  # longer than the client waits
+        time.sleep(0.1)
+        return by_rule(request)
+
+    with ChatServer(trouble) as server:
+        server.faults = [Fault(429, times=3, retry_after=1), Fault(0), Fault(503), Fault(body="<html>")]
+        how = ["--fewest_rows", "15", "--concurrency", "3", "--request_timeout", "1"]
+        given = [*arguments(data, server, tmp_path), *how]
+        command = [sys.executable, "-m", "hf_gateau.cli", *given, "-o", str(out)]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        quiet["env"] = os.environ | {"OPENAI_API_KEY": "a-key-of-nobodys"}
+        run = subprocess.Popen(command, **quiet)
+        deadline = time.monotonic() + 100
+        while len(kept := rated(replies)) < 12:
+            assert time.monotonic() < deadline and run.poll() is None
+            time.sleep(0.02)
+        run.kill()
+        assert run.wait() == -signal.SIGKILL and not (out / "characteristics").exists()
+        time.sleep(0.5)  # what was under way is written down by the server
+        kept, before = rated(replies), len(server.requests)
+        assert 12 <= len(kept) < 30
+        assert subprocess.run(command, **quiet).returncode == 0
+        again = {(question_of(request), request["seed"]) for request in server.requests[before:]}
+        assert again.isdisjoint(kept) and set(kept) <= set(rated(replies))
+        asked = len(server.requests)
+        assert main([*given, "-o", str(tmp_path / "replayed"), "--replay"]) == 0
+        assert len(server.requests) == asked
+    with (out / "characteristics" / "table.csv").open() as stream:
+        table = {row["aspect"]: row for row in csv.DictReader(stream)}
+    best, worst = range(25, 40), range(1, 16)
+    assert float(table["coherence"]["best"]) == pytest.approx(np.mean([1 + n % 5 for n in best]), abs=1e-4)
+    assert float(table["coherence"]["worst"]) == pytest.approx(np.mean([1 + n % 5 for n in worst]), abs=1e-4)
+    assert float(table["necessity"]["difference"]) == 3
+    rows = load_result(out, "characteristics").rows
+    assert len(rows) == 30 and not [row for row in rows if row["error"]]
+    for name in ("table.md", "table.csv", "rows.jsonl"):
+        replayed = tmp_path / "replayed" / "characteristics" / name
+        assert replayed.read_bytes() == (out / "characteristics" / name).read_bytes()
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 8 and not [text for text in written if b"a-key-of-nobodys" in text]
+
+
+def question_of(request: dict) -> str:
+    return request["messages"][-1]["content"]
+
+
+def rated(replies: Path) -> dict[tuple[str, int], str]:
+    """(question, seed) -> reply of every reply that is kept."""
+    if not replies.exists():
+        return {}
+    try:
+        rows = sqlite3.connect(replies).execute("SELECT request, attempt, text FROM replies").fetchall()
+    except sqlite3.OperationalError:  # its table is being made
+        return {}
+    return {(question_of(json.loads(request)), attempt): text for request, attempt, text in rows}
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ import sqlite3
 import subprocess
 import sys
 import time
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
+from hf_gateau.chat_client import ChatClient
 from hf_gateau.endpoint import Endpoint, EndpointConfig, EndpointError, ReplyError, Request
 
 from .chat_server import ChatServer, Fault, rating_of
@@ -92,6 +94,26 @@ def test_a_malformed_reply_is_asked_for_again_and_kept(server, endpoint, tmp_pat
     assert endpoint().ask([question(1)], rating) == [answer] and len(server.requests) == 3
 
 
+def test_a_greedy_server_is_asked_otherwise_the_second_time(server, endpoint, tmp_path):
+    # As vLLM at temperature 0: whatever the seed, a question has one reply.
+    server.reply = lambda request: "hm" if not request["temperature"] else rating_of(request)
+    (answer,) = endpoint().ask([question(1)], rating)
+    assert answer.value == by_hand(1, seed=1) and answer.replies[0] == "hm"
+    assert [request["temperature"] for request in server.requests] == [0.0, 0.5]
+    rows = sqlite3.connect(tmp_path / "replies.sqlite").execute("SELECT request FROM replies ORDER BY attempt")
+    assert [json.loads(asked)["temperature"] for (asked,) in rows] == [0.0, 0.5]
+    endpoint(reply_attempts=2).ask([question(2, temperature=0.9)], lambda text: rating("no"))
+    assert [request["temperature"] for request in server.requests[2:]] == [0.9, 0.9]
+
+
+def test_a_reply_that_had_too_few_tokens_says_so(server, endpoint):
+    server.reply = lambda request: "thinking " * 100  # and the rating never comes
+    (answer,) = endpoint(reply_attempts=1).ask([question(1, max_tokens=9)], rating)
+    assert answer.error.endswith(
+        "no [[rating]] in it, and it is cut off: give it more tokens with endpoint_parameters"
+    )
+
+
 def test_what_is_never_well_formed_is_an_error_of_its_own(server, endpoint):
     server.reply = lambda request: "no" if len(request["messages"][0]["content"]) == 10 else rating_of(request)
     bad, good = endpoint(reply_attempts=2).ask([question(1), question(2)], rating)
@@ -108,12 +130,36 @@ def test_what_is_never_well_formed_is_an_error_of_its_own(server, endpoint):
         '{"choices": []}',
         '{"choices": [{"index": 0}]}',
         '{"choices": [{"message": null}]}',
+        '{"choices": [{"message": "hi"}]}',
+        '{"choices": [{"message": {"content": 5}}]}',
+        '{"choices": [5]}',
+        '{"choices": 5}',
+        '{"choices": {"a": 1}}',
+        '{"error": {"message": "overloaded"}}',
+        "[]",
+        "null",
+        "",
     ],
 )
 def test_a_body_that_is_no_completion_is_asked_for_again(server, endpoint, body):
     server.faults += [Fault(body=body)]
     (answer,) = endpoint().ask([question(1)], rating)
     assert answer.value == by_hand(1, seed=1) and len(answer.replies) == 1
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        '"message": {"content": "[[3]]"}}]',
+        '"message": {"content": "[[3]]"}, "finish_reason": {}}], "usage": 5',
+        '"message": {"content": "[[3]]"}}], "usage": {"prompt_tokens": "many"}',
+        '"message": {"content": [{"type": "text", "text": "[["}, {"text": "3]]"}, 7, {"type": "image"}]}}]',
+    ],
+)
+def test_a_text_is_read_whatever_else_is_in_the_body(server, endpoint, rest):
+    server.faults += [Fault(body='{"choices": [{' + rest + "}")]
+    (answer,) = endpoint().ask([question(1)], rating)
+    assert (answer.value, answer.replies) == (3, ("[[3]]",))
 
 
 def test_bodies_that_are_never_completions_are_an_error(server, endpoint):
@@ -135,6 +181,40 @@ def test_429_is_waited_for(server, endpoint):
     assert endpoint(concurrency=1).ask([question(1)], rating)[0].value == by_hand(1)
     (first, status), (second, _) = server.arrivals
     assert status == 429 and 1.0 <= second - first < 3.0
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Seconds that were waited before a question was put again, of which none passes."""
+    found = []
+    monkeypatch.setattr(ChatClient, "_wait", lambda self, seconds: found.append(seconds))
+    return found
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_wait_longer_than_the_clients_is_kept_to(server, endpoint, caplog, waits, status):
+    server.faults += [Fault(status, retry_after=300), Fault(status, retry_after=150)]
+    assert endpoint(concurrency=1).ask([question(1)], rating)[0].value == by_hand(1)
+    assert waits == [300, 150] and "asks to wait 300 seconds" in caplog.text and len(server.arrivals) == 3
+
+
+def test_a_wait_until_a_time_is_kept_to(server, endpoint, waits):
+    server.faults += [Fault(429, retry_after=formatdate(time.time() + 600, usegmt=True))]
+    assert endpoint(concurrency=1).ask([question(1)], rating)[0].value == by_hand(1)
+    assert len(waits) == 1 and 590 < waits[0] <= 600
+
+
+def test_a_wait_of_a_day_ends_the_run_at_once(server, endpoint, waits):
+    server.faults += [Fault(429, retry_after=86_400, text="quota of the day")]
+    with pytest.raises(EndpointError, match="asks to wait 86,400 seconds .*quota of the day.*run again then"):
+        endpoint(concurrency=1).ask([question(n) for n in range(5)])
+    assert not waits and len(server.arrivals) == 1
+
+
+@pytest.mark.parametrize("header", ["soon", "-5", "inf", "nan", "Thu, 99 Foo 2026"])
+def test_a_wait_that_says_nothing_is_none(server, endpoint, waits, header):
+    server.faults += [Fault(429, retry_after=header)]
+    assert endpoint(concurrency=1).ask([question(1)], rating)[0].value == by_hand(1) and not waits
 
 
 @pytest.mark.parametrize("status", [500, 503, 0])
@@ -173,7 +253,7 @@ def test_a_wrong_key_or_model_ends_at_once(server, endpoint, status):
 
 def test_an_endpoint_that_answers_nothing_is_given_up(server, endpoint):
     server.faults += [Fault(503, times=1000)]
-    with pytest.raises(EndpointError, match="did not answer 5 requests in a row.*run again to go on"):
+    with pytest.raises(EndpointError, match="did not answer 5 requests in a row.*Check its address"):
         endpoint(request_retries=0).ask([question(n) for n in range(50)])
     assert len(server.arrivals) <= 10
     with pytest.raises(EndpointError, match="answered none of 2 requests"):
@@ -207,7 +287,7 @@ def test_an_endpoint_that_breaks_down_is_given_up_and_replies_are_kept(server, e
         return rating_of(request)
 
     server.reply = reply
-    with pytest.raises(EndpointError, match="in a row"):
+    with pytest.raises(EndpointError, match="in a row.*run again to go on"):
         endpoint(request_retries=0).ask([question(n) for n in range(100)])
     num_kept = len(server.requests)
     server.faults, server.reply = [], rating_of
@@ -222,6 +302,26 @@ def test_no_error_tells_the_key(server, endpoint, monkeypatch):
     with pytest.raises(EndpointError) as caught:
         endpoint().ask([question(1)])
     assert "sk-1234567890abcdef" not in str(caught.value)
+
+
+def test_a_key_in_a_variable_of_any_name_is_told_to_nobody(server, endpoint, monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("JUDGE", "my-very-own-words")  # a name that says nothing, a form that is nobody's
+    server.faults += [Fault(400, text="header: Bearer my-very-own-words")]
+    asked = endpoint(endpoint_key_variable="JUDGE", concurrency=1)
+    bad, good = asked.ask([question(1), question(2)], rating)
+    assert bad.error.startswith("BadRequestError") and "Bearer (removed)" in bad.error and good.value == by_hand(2)
+    server.faults += [Fault(403, text="no my-very-own-words")]
+    with pytest.raises(EndpointError) as caught:
+        asked.ask([question(3)], rating)
+    assert "my-very-own-words" not in str(caught.value) and "my-very-own-words" not in caplog.text
+    assert not [path for path in tmp_path.iterdir() if b"my-very-own-words" in path.read_bytes()]
+
+
+def test_an_address_with_a_password_is_shown_without(server, endpoint):
+    server.faults += [Fault(404)]
+    with pytest.raises(EndpointError) as caught:
+        endpoint(endpoint_url=server.url.replace("//", "//ann:secret-word@")).ask([question(1)])
+    assert "secret-word" not in str(caught.value) and server.url in str(caught.value)
 
 
 def test_replay_needs_no_network(server, endpoint, tmp_path, monkeypatch):
@@ -242,9 +342,17 @@ def test_the_estimate_counts_what_is_new(server, endpoint):
     assert found.price == pytest.approx((6000 * 2 + 600 * 8) / 1e6)
     assert found.line("judge", 4) == (
         "10 questions to judge, 4 of them answered before; to ask: about 6,000 input tokens, at most 600 output tokens, "
-        "at most 0.02; 4 at a time"
+        "about 0.02 if replies are that long; 4 at a time"
     )
     assert endpoint().estimate(requests).price is None and len(server.requests) == 4
+
+
+def test_the_estimate_counts_what_is_sent_and_chinese_as_it_is(endpoint):
+    requests = [Request([{"role": "user", "content": "文" * 4000}], max_tokens=100)]
+    limits = endpoint(endpoint_parameters='{"max_tokens": null, "max_completion_tokens": 4096}')
+    found = limits.estimate(requests)
+    assert (found.input_tokens, found.output_tokens) == (3000, 4096)
+    assert endpoint(endpoint_parameters='{"max_tokens": 7}').estimate(requests).output_tokens == 7
 
 
 @pytest.mark.parametrize(
@@ -255,6 +363,7 @@ def test_the_estimate_counts_what_is_new(server, endpoint):
         ({"request_retries": -1}, "request_retries is a number of times"),
         ({"request_timeout": 0}, "request_timeout is a number of seconds"),
         ({"input_price": -1.0}, "input_price is a price, got -1"),
+        ({"input_price": 1.0}, "Only one of input_price and output_price"),
         ({"endpoint_parameters": "[1]"}, "must be a JSON object"),
         ({"endpoint_parameters": "{"}, "must be a JSON object"),
     ],
@@ -271,6 +380,8 @@ def test_what_cannot_be_used_is_said_before_anything_is_asked(tmp_path, monkeypa
         Endpoint(EndpointConfig())
     with pytest.raises(ValueError, match="OPENAI_API_KEY is not set"):
         Endpoint(EndpointConfig(endpoint_model="judge", replies=str(tmp_path / "r.sqlite")))
+    with pytest.raises(ValueError, match="begins with http:// or https://, got 'localhost:8000/v1'"):
+        Endpoint(EndpointConfig("judge", endpoint_url="localhost:8000/v1", replies=str(tmp_path / "r.sqlite")))
     (tmp_path / "text").write_text("no database, and longer than the header of one" * 10)
     with pytest.raises(EndpointError, match="cannot be used .*name another"):
         Endpoint(EndpointConfig(endpoint_model="judge", endpoint_url="http://x", replies=str(tmp_path / "text")))

@@ -6,16 +6,19 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from hf_gateau.cli import main
 from hf_gateau.evaluation.human_sheet import HumanSheetArguments, pair_answers, write_sheet
 from hf_gateau.evaluation.human_tally import (
+    OUTCOMES,
     fleiss_kappa,
     majority,
     pair_agreement,
     read_key,
     read_votes,
+    share_interval,
     tally,
     tally_text,
 )
@@ -193,34 +196,49 @@ def test_votes_by_hand(sheet, tmp_path):
     # Pairs of votes that are alike: q0 3 of 3, q1 0 of 3, q2 1 of 3, q3 1 of 1.
     assert result.metrics["agreement"] == pytest.approx(5 / 10)
     low, high = result.settings["intervals"]["win"]
-    assert 0 <= low <= 0.25 <= high <= 0.75 and result.settings["num_rated_by_all"] == 3
+    assert (low, high) == share_interval(1, 4) and result.settings["num_rated_by_all"] == 3
     text = tally_text(result)
     assert "| gateau is better | 25.0% |" in text and "4 questions, 3 raters: ann, ben, eve." in text
 
 
-def test_the_interval_is_that_of_a_share(tmp_path):
-    pairs, _ = pair_answers(answers(400, "First"), answers(400, "Second"), NAMES)
-    _, path = write_sheet(pairs, str(tmp_path / "sheet.html"), NAMES)
-    wanted = {f"q{n}": "gateau" if n < 100 else "full" for n in range(400)}
-    key = read_key(path)
-    result = tally(key, read_votes(key, [vote(path, tmp_path, "ann", wanted)]))
-    half = 1.96 * (0.25 * 0.75 / 400) ** 0.5  # of the normal interval of a share
-    assert result.settings["intervals"]["win"] == pytest.approx([0.25 - half, 0.25 + half], abs=0.01)
-    assert "agreement" not in result.metrics and result.settings["intervals"]["tie"] == [0, 0]
+def test_the_interval_is_that_of_a_share():
+    # Brown, Cai and DasGupta (2001): where the share is p, the z of what was seen is 1.96 at both ends.
+    for number, total in ((25, 100), (1, 7), (399, 400)):
+        for p in share_interval(number, total):
+            assert abs(number / total - p) / (p * (1 - p) / total) ** 0.5 == pytest.approx(1.959964, abs=1e-5)
+    # Of 4 of 4, by hand: the lower end solves (1 - p) = z sqrt(p (1 - p) / 4), p = 1 / (1 + z^2 / 4).
+    assert share_interval(4, 4) == pytest.approx((1 / (1 + 1.959964**2 / 4), 1), abs=1e-6)
+    assert share_interval(0, 4) == pytest.approx((0, 1 - 1 / (1 + 1.959964**2 / 4)), abs=1e-6)
+
+
+def test_the_intervals_hold_what_they_promise():
+    """Of 30 questions of which each is won with probability 0.9, some 95 of 100 intervals hold 0.9; a percentile
+    bootstrap's, which is [1, 1] where all are won, do not."""
+    wins = np.random.default_rng(0).binomial(30, 0.9, 4000)
+    held = np.mean([low <= 0.9 <= high for low, high in (share_interval(int(n), 30) for n in wins)])
+    assert 0.93 < held < 0.98
 
 
 def test_kappa_of_fleiss():
-    # Wikipedia's example in three categories: by hand, P = (1 + 1/3 + 1/3) / 3 and Pe = (5/9)^2 + (3/9)^2 + (1/9)^2.
+    # By hand: P = (1 + 1/3 + 1/3) / 3 and Pe = (5/9)^2 + (3/9)^2 + (1/9)^2.
     cast = [["win"] * 3, ["win", "win", "loss"], ["loss", "loss", "tie"]]
     observed, chance = (1 + 1 / 3 + 1 / 3) / 3, (25 + 9 + 1) / 81
     assert fleiss_kappa(cast) == pytest.approx((observed - chance) / (1 - chance))
     assert fleiss_kappa([["win"] * 3, ["loss"] * 3]) == 1
-    assert (
-        fleiss_kappa([["win"] * 3, ["win"] * 3]) is None
-        and fleiss_kappa([["win"]]) is None
-        and fleiss_kappa([]) is None
-    )
+    assert fleiss_kappa([["win"] * 3, ["win"] * 3]) is None
+    assert fleiss_kappa([["win"]]) is None and fleiss_kappa([]) is None
     assert pair_agreement([["win", "win"], ["win", "loss"]]) == 0.5 and pair_agreement([["win"]]) is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agreement_against_a_slow_reference(seed):
+    rng = np.random.default_rng(seed)
+    cast = [[OUTCOMES[i] for i in rng.choice(3, 4, p=[0.5, 0.2, 0.3])] for _ in range(25)]
+    alike = [np.mean([a == b for i, a in enumerate(x) for j, b in enumerate(x) if i != j]) for x in cast]
+    everything = [vote for votes in cast for vote in votes]
+    chance = np.mean([a == b for a in everything for b in everything])  # two votes of any question, with replacement
+    assert fleiss_kappa(cast) == pytest.approx((np.mean(alike) - chance) / (1 - chance))
+    assert pair_agreement(cast) == pytest.approx(np.mean(alike))
 
 
 def test_questions_without_a_vote_are_not_counted(sheet, tmp_path):
@@ -276,16 +294,36 @@ def test_both_commands(tmp_path, capsys):
     key = tmp_path / "sheet.key.json"
     files = [vote(key, tmp_path, name, {f"q{n}": "gateau" for n in range(4)}) for name in ("ann", "ben")]
     assert main(["human-tally", "--key", str(key), "--votes", *files, "-o", str(tmp_path / "out")]) == 0
-    assert "| gateau is better | 100.0% | 100.0% to 100.0% |" in capsys.readouterr().out
+    assert "| gateau is better | 100.0% | 51.0% to 100.0% |" in capsys.readouterr().out
     assert load_result(tmp_path / "out", "human").metrics["win"] == 1
     assert main(["human-tally", "--key", str(key), "--votes", *files, files[0]]) == 2
     assert "'ann' has voted in another file already" in capsys.readouterr().err
 
 
+def test_the_key_of_a_page_that_raters_may_have_stays(tmp_path, capsys):
+    first, second = lines(tmp_path, "a.jsonl", answers(4, "First")), lines(tmp_path, "b.jsonl", answers(4, "Second"))
+    again = ["human-sheet", "--first", first, "--second", second, "-o", str(tmp_path / "sheet.html")]
+    assert main(again) == 0 and main([*again, "--title", "The same page"]) == 0
+    before = {name: (tmp_path / name).read_text() for name in ("sheet.html", "sheet.key.json")}
+    assert main([*again, "--seed", "1"]) == 2
+    assert "is the key of another page" in capsys.readouterr().err
+    assert {name: (tmp_path / name).read_text() for name in before} == before
+
+
+def test_answers_that_are_no_text(tmp_path, capsys):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1\xff\xfe")
+    second = lines(tmp_path, "b.jsonl", answers(4, "Second"))
+    page = str(tmp_path / "sheet.html")
+    assert main(["human-sheet", "--first", str(tmp_path / "a.parquet"), "--second", second, "-o", page]) == 2
+    assert re.search(r"a.parquet is no text in UTF-8 .*give JSON lines", capsys.readouterr().err)
+
+
 # What a rater does, in a browser: first visit chooses and saves, second finds what was kept.
 VISIT = """<script nonce="%s">
 const saved = [];
-URL.createObjectURL = (blob) => { saved.push(blob); return "#"; };
+const Whole = Blob;  // read at once: the browser may write the page down before a blob's text() comes
+window.Blob = class extends Whole { constructor(parts, about) { super(parts, about); this.whole = parts.join(""); } };
+URL.createObjectURL = (blob) => { saved.push(blob.whole); return "#"; };
 HTMLAnchorElement.prototype.click = () => {};
 const choose = (place, value) => document.querySelectorAll("article")[place].querySelector(`[value=${value}]`).click();
 document.getElementById("save").click();
@@ -295,19 +333,25 @@ rater.value = 'Ann "the" B, Ü';
 rater.dispatchEvent(new Event("change", { bubbles: true }));
 choose(0, "left"); choose(1, "right"); choose(1, "tie");
 document.getElementById("save").click();
-saved[0].text().then((text) => {
-  const told = document.createElement("output");
-  const kept = Object.values(JSON.parse(Object.values(localStorage)[0]).choices);
-  told.textContent = JSON.stringify({ refused, text, kept, progress: document.getElementById("progress").textContent });
-  document.body.append(told);
-});
+const told = document.createElement("output");
+const kept = Object.values(JSON.parse(Object.values(localStorage)[0]).choices);
+const progress = document.getElementById("progress").textContent;
+told.textContent = JSON.stringify({ refused, text: saved[0], kept, progress });
+document.body.append(told);
 </script></body>"""
 
 
 AGAIN = """<script nonce="%s">
 const told = document.createElement("output");
 const checked = [...document.querySelectorAll("input:checked")].map((input) => input.value);
-told.textContent = JSON.stringify({ checked, rater: document.getElementById("rater").value });
+window.confirm = () => false;
+document.getElementById("anew").click();
+const refused = document.querySelectorAll("input:checked").length;
+window.confirm = () => true;
+const name = document.getElementById("rater").value;
+document.getElementById("anew").click();
+const left = [document.querySelectorAll("input:checked").length, document.getElementById("rater").value];
+told.textContent = JSON.stringify({ checked, rater: name, refused, left, kept: JSON.parse(Object.values(localStorage)[0]) });
 document.body.append(told);
 </script></body>"""
 
@@ -337,4 +381,7 @@ def test_a_rater_in_a_browser(tmp_path):
         'Ann "the" B, Ü': {pairs[0].id: "win" if pairs[0].left == "gateau" else "loss", pairs[1].id: "tie"}
     }
     page.write_text(text.replace("</body>", AGAIN % key["sheet"]))
-    assert told(page, tmp_path) == {"checked": ["left", "tie"], "rater": 'Ann "the" B, Ü'}
+    found = told(page, tmp_path)
+    assert found["checked"] == ["left", "tie"] and found["rater"] == 'Ann "the" B, Ü'
+    # The next rater at the same browser begins with nothing, where the one before did not refuse.
+    assert found["refused"] == 2 and found["left"] == [0, ""] and found["kept"] == {"rater": "", "choices": {}}

@@ -1,13 +1,15 @@
 """Answers that a judge rates: each task with a server that rates by rule, so that every figure can be reckoned by hand."""
 
+import hashlib
 import json
 import re
 
 import pytest
 
+from hf_gateau.cli import main
 from hf_gateau.endpoint import Endpoint, EndpointConfig, EndpointError, ReplyError
 from hf_gateau.evaluation import longbench_chat, longbench_judged, mt_bench
-from hf_gateau.evaluation.judging import fill, judge, rating_in, shipped_prompt
+from hf_gateau.evaluation.judging import BRACKETS, fill, judge, rating_in, shipped_prompt
 from hf_gateau.evaluation.results import load_result, save_result
 from hf_gateau.evaluation.rows import read_rows
 from hf_gateau.evaluation.tasks import TASKS, Work, run_task
@@ -125,6 +127,20 @@ def test_the_cost_is_said_before_anything_is_asked(work, server, capsys):
     assert "8 at a time" in told[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "digest"),  # of the files as LongAlign and FastChat published them
+    [
+        ("longbench_chat/prompt_fs.txt", "c68efc995bfd8ea5"),
+        ("longbench_chat/few_shots.json", "1849e4141863b65c"),
+        ("mt_bench/judge_prompts.jsonl", "fd283293406d024f"),
+        ("mt_bench/mt_bench_question.jsonl", "119565adbab82227"),
+        ("mt_bench/mt_bench_reference_answer_gpt-4.jsonl", "f957a5bc977badb6"),
+    ],
+)
+def test_prompts_are_the_published_ones_to_the_byte(name, digest):
+    assert hashlib.sha256(shipped_prompt(name).encode()).hexdigest()[:16] == digest
+
+
 # LongBench-Chat
 
 
@@ -170,7 +186,8 @@ def test_longbench_chat_by_hand(work, server, tmp_path):
 
 def test_longbench_chat_prompt_is_the_published_one(tmp_path):
     (first, *_) = longbench_chat.read_questions(chat_config(tmp_path))
-    (message,) = first.judge_prompt(shipped_prompt("longbench_chat/prompt_fs.txt"), "Braces {} and {0}.")
+    system, message = first.judge_prompt(shipped_prompt("longbench_chat/prompt_fs.txt"), "Braces {} and {0}.")
+    assert system == {"role": "system", "content": "You're a good assistant at evaluating the quality of texts."}
     shots = json.loads(shipped_prompt("longbench_chat/few_shots.json"))[0]
     assert [shot["score"] for shot in shots] == [10, 10, 1]
     places = [
@@ -336,6 +353,14 @@ def judged(work, tmp_path, server, rows=ANSWERS, **settings):
     return run_task("longbench_judged", work(longbench_judged.LongBenchJudgedConfig(str(path), **settings)))
 
 
+def test_the_cost_of_answers_and_summaries_is_said_once_and_first(work, server, tmp_path, capsys):
+    said = []
+    server.reply = lambda request: said.append(capsys.readouterr().err) or "[[2]]"
+    judged(work, tmp_path, server, longbench_judged_ratings=3)
+    lines = [line for line in "".join([*said, capsys.readouterr().err]).splitlines() if "questions to judge" in line]
+    assert len(lines) == 1 and lines[0].startswith("12 questions to judge") and lines[0] in said[0]
+
+
 def test_longbench_answers_by_hand(work, server, tmp_path):
     ratings = {"Ann": 3, "Oslo": 1, "So.": 2, "Another.": 2}
     server.reply = lambda request: (
@@ -466,3 +491,17 @@ def test_with_a_real_model(work, server, tmp_path, tiny_model):
     )
     chat = run_task("longbench_chat", work(chat_config(tmp_path), generator=generator))
     assert len(chat.rows) == 3 and chat.metrics["mean"] == sum(row["score"] for row in chat.rows) / 3
+
+
+def test_the_command_judges_once_and_anew_with_other_parameters(server, tmp_path, tiny_model, capsys):
+    asked = ["eval", tiny_model, "--tasks", "mt_bench", "--limit", "1", "--mt_bench_answer_tokens", "4"]
+    asked += ["--endpoint_model", "judge", "--endpoint_url", server.url]
+    asked += ["--replies", str(tmp_path / "replies.sqlite"), "-o", str(tmp_path / "out")]
+    assert main(asked) == 0 and len(server.requests) == 2
+    figures = load_result(tmp_path / "out", "mt_bench").metrics
+    assert figures["mean"] == sum(float(BRACKETS.findall(rating_of(x))[0]) for x in server.requests) / 2
+    assert main(asked) == 0 and "finished before" in capsys.readouterr().out
+    server.reply = lambda request: "[[1]]"
+    assert main([*asked, "--endpoint_parameters", '{"reasoning_effort": "low"}']) == 0
+    assert "finished before" not in capsys.readouterr().out and len(server.requests) == 4
+    assert load_result(tmp_path / "out", "mt_bench").metrics["mean"] == 1

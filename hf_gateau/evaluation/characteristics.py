@@ -139,7 +139,7 @@ def choose_samples(
     """The best and the worst of a ranked dataset, each with its texts, none in both.
 
     Raises:
-        ValueError: the rows are not ranked, or fewer than two are.
+        ValueError: the rows are not ranked, or fewer than two are, or one of those chosen has no instruction or response.
     """
     check_ranked(ds)
     order = rank_order(column_of(ds, "gateau_rank"))
@@ -148,7 +148,13 @@ def choose_samples(
     number = min(max(fewest_rows, num_kept_of(share, len(order))), len(order) // 2)
     rows = ds.with_format(None)
     places = {"best": order[:number], "worst": order[-number:]}
-    return [_sample(rows[place], place, group, context_characters) for group in GROUPS for place in places[group]]
+    found = [_sample(rows[place], place, group, context_characters) for group in GROUPS for place in places[group]]
+    if bare := [sample.id for sample in found if not (sample.instruction and sample.response.strip())]:
+        raise ValueError(
+            f"{len(bare)} of the {len(found)} samples to rate have no instruction or no response, the first {bare[0]!r}; "
+            f"the columns are {', '.join(ds.column_names)}. Give rows with messages, or context, instruction and response."
+        )
+    return found
 
 
 def _sample(row: dict[str, Any], place: int, group: str, context_characters: int) -> RankedSample:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..cards import inline, public_name
 from ..endpoint import EndpointConfig
+from ..redaction import redact
 from .generation import GeneratorConfig, load_generator
 from .results import TaskResult, eval_results, load_result, save_result, summary, summary_text
 from .tasks import TASKS, Work, check_tasks, run_task, task_options
@@ -129,7 +130,9 @@ def evaluate(
 def _asked(generator: dict[str, Any], judge: EndpointConfig, own: list[Any], limit: int | None) -> dict[str, Any]:
     """What a task's figures depend on, as it comes back from JSON."""
     settings = {type(part).__name__: asdict(part) for part in own}
-    return json.loads(json.dumps({"generator": generator, "judge": judge.endpoint_model, "limit": limit, **settings}))
+    return json.loads(
+        json.dumps({"generator": generator, "judge": redact(judge.known_as), "limit": limit, **settings})
+    )
 
 
 def write_summary(folder: Path, model: str, results: list[TaskResult]) -> None:

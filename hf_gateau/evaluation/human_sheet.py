@@ -16,6 +16,7 @@ from typing import Any
 
 from .. import __version__
 from ..templates import render
+from .results import write_whole
 from .rows import read_rows
 
 
@@ -167,17 +168,26 @@ def write_sheet(
     title: str = "Which answer is better?",
     left_out: Counter | None = None,
 ) -> tuple[Path, Path]:
-    """Write the page and the key beside it; returns their paths."""
+    """Write the page and the key beside it; returns their paths.
+
+    Raises:
+        ValueError: the key of another page is there, without which its votes can never be counted.
+    """
     content = json.dumps([asdict(pair) for pair in pairs], sort_keys=True)
     sheet = hashlib.sha256(content.encode()).hexdigest()[:16]
     page = Path(path).expanduser()
+    key = page.with_name(page.name.removesuffix(".html") + KEY_SUFFIX)
+    if key.exists() and f'"sheet": "{sheet}"' not in key.read_text("utf-8"):
+        raise ValueError(
+            f"{key} is the key of another page, without which its raters' votes can never be counted; give another "
+            "--output, or delete it."
+        )
     page.parent.mkdir(parents=True, exist_ok=True)
     text = render("human.html", autoescape=True, title=title, sheet=sheet, pairs=pairs, version=__version__)
-    page.write_text(text, encoding="utf-8")
-    key = page.with_name(page.name.removesuffix(".html") + KEY_SUFFIX)
     order = {pair.id: {"left": pair.left, "group": pair.group} for pair in pairs}
     about = {"sheet": sheet, "title": title, "names": list(names), "left_out": left_out or {}, "order": order}
-    key.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(key, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+    write_whole(page, text)
     return page, key
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,6 @@ from .results import TaskResult, save_result
 TASK = "human"
 OUTCOMES = ("win", "tie", "loss")  # of the first model
 SCORES = {"win": 1.0, "tie": 0.5, "loss": 0.0}
-NUM_RESAMPLES = 2000
 
 
 @dataclass
@@ -36,15 +37,14 @@ class HumanTallyArguments:
         default=None,
         metadata={"help": "Folder that the figures and every question's votes go to.", "aliases": ["-o"]},
     )
-    seed: int = field(default=0, metadata={"help": "Of the bootstrap intervals."})
 
 
 def command(arguments: HumanTallyArguments) -> None:
     """Count what people chose on a page of `human-sheet`. A question goes to the choice of most raters. Shows how often the
-    first model wins, ties and loses, with 95% bootstrap intervals over questions, and how far raters agree. Example:
+    first model wins, ties and loses, with 95% intervals over questions, and how far raters agree. Example:
     hf-gateau human-tally --key sheet.key.json --votes ann.csv ben.csv eve.csv"""
     key = read_key(arguments.key)
-    result = tally(key, read_votes(key, arguments.votes), seed=arguments.seed)
+    result = tally(key, read_votes(key, arguments.votes))
     print(tally_text(result))
     if arguments.output is not None:
         print(f"{save_result(result, Path(arguments.output).expanduser())} written.")
@@ -133,13 +133,12 @@ def majority(votes: list[str]) -> str:
     return leaders[0] if len(leaders) == 1 else "tie"
 
 
-def tally(key: dict[str, Any], votes: dict[str, dict[str, str]], *, seed: int = 0) -> TaskResult:
+def tally(key: dict[str, Any], votes: dict[str, dict[str, str]]) -> TaskResult:
     """What the raters chose together.
 
     Args:
         key: see `read_key`.
         votes: see `read_votes`.
-        seed: of the bootstrap.
 
     Returns:
         a result with the shares of questions that the first model wins, ties and loses, and what raters agree on; its
@@ -171,20 +170,21 @@ def tally(key: dict[str, Any], votes: dict[str, dict[str, str]], *, seed: int = 
     cast = [list(row["votes"].values()) for row in rows if row["votes"]]
     agreement = {"agreement": pair_agreement(cast), "kappa": fleiss_kappa([x for x in cast if len(x) == len(votes)])}
     settings = {"names": key["names"], "sheet": key["sheet"], "raters": sorted(votes), "num_rows": len(rows)}
-    settings |= {"num_failed": len(rows) - len(outcomes), "intervals": _intervals(outcomes, seed)}
+    settings["num_failed"] = len(rows) - len(outcomes)
+    settings["intervals"] = {name: list(share_interval(outcomes.count(name), len(outcomes))) for name in OUTCOMES}
     settings["left_out"] = key.get("left_out", {})
     settings["num_rated_by_all"] = sum(len(x) == len(votes) for x in cast)
     metrics = shares | {name: value for name, value in agreement.items() if value is not None}
     return TaskResult(TASK, metrics, rows, settings)
 
 
-def _intervals(outcomes: list[str], seed: int) -> dict[str, list[float]]:
-    """95% percentile bootstrap intervals of the shares, from questions drawn with replacement."""
-    places = np.array([OUTCOMES.index(outcome) for outcome in outcomes])
-    drawn = np.random.default_rng(seed).choice(places, (NUM_RESAMPLES, len(places)))
-    shares = np.stack([(drawn == place).mean(axis=1) for place in range(len(OUTCOMES))])
-    bounds = np.quantile(shares, [0.025, 0.975], axis=1).T
-    return {name: [float(x) for x in bound] for name, bound in zip(OUTCOMES, bounds, strict=True)}
+def share_interval(number: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval (1927) of a share, `number` of `total`; a bootstrap's has no width where all or none are."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, weight = number / total, z**2 / total
+    middle = (share + weight / 2) / (1 + weight)
+    half = math.sqrt(share * (1 - share) * weight + weight**2 / 4) / (1 + weight)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def pair_agreement(cast: list[list[str]]) -> float | None:

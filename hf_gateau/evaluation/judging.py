@@ -111,6 +111,7 @@ def judge(
     num_ratings: int = 1,
     temperature: float = 0.0,
     desc: str = "Judging",
+    is_told: bool = False,
 ) -> list[Judgement]:
     """One `Judgement` a prompt, in order; says first what asking will take.
 
@@ -121,14 +122,21 @@ def judge(
         num_ratings: times that each prompt is asked, to be averaged; each time is a request of its own.
         temperature: of the judge.
         desc: what the progress bar counts.
+        is_told: what asking will take has been said already.
 
     Raises:
         EndpointError: the judge cannot be asked.
     """
     requests = rating_requests(prompts, num_ratings, temperature)
-    print(endpoint.estimate(requests).line(endpoint.model, endpoint.config.concurrency), file=sys.stderr, flush=True)
+    if not is_told:
+        tell_cost(endpoint, requests)
     answers = endpoint.ask(requests, parse, desc)
     return [_together(answers[start : start + num_ratings]) for start in range(0, len(answers), num_ratings)]
+
+
+def tell_cost(endpoint: Endpoint, requests: Iterable[Request]) -> None:
+    """Say what asking will take."""
+    print(endpoint.estimate(requests).line(endpoint.model, endpoint.config.concurrency), file=sys.stderr, flush=True)
 
 
 def rating_requests(prompts: Iterable[Messages], num_ratings: int = 1, temperature: float = 0.0) -> list[Request]:

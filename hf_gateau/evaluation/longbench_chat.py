@@ -32,6 +32,9 @@ TASK = "longbench_chat"
 ANSWER_TOKENS = 1024  # of the model's answer, at most: the published setting
 LOW, HIGH = 1, 10
 NUM_SHOTS = 3
+SYSTEM = (
+    "You're a good assistant at evaluating the quality of texts."  # what LongAlign's evaluation says before the prompt
+)
 
 
 @dataclass
@@ -63,7 +66,12 @@ class LongBenchChatConfig:
         },
     )
     longbench_chat_ratings: int = field(default=2, metadata={"help": "Ratings of each answer, to be averaged."})
-    longbench_chat_temperature: float = field(default=0.0, metadata={"help": "Temperature of the judge."})
+    longbench_chat_temperature: float = field(
+        default=0.0,
+        metadata={
+            "help": "Temperature of the judge. At 0, the published one, a server of your own may rate twice alike."
+        },
+    )
 
     def __post_init__(self):
         check_ratings("longbench_chat", self.longbench_chat_ratings, self.longbench_chat_temperature)
@@ -90,7 +98,8 @@ class Question:
     def judge_prompt(self, template: str, answer: str) -> Messages:
         """The published prompt, filled in."""
         shots = [part for shot in self.shots for part in (shot["answer"], shot["score"])]
-        return [{"role": "user", "content": template.format(self.query, self.reference, *shots, answer)}]
+        asked = template.format(self.query, self.reference, *shots, answer)
+        return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": asked}]
 
 
 def run(work: Work) -> TaskResult:
@@ -129,7 +138,12 @@ def run(work: Work) -> TaskResult:
         for question, answer, judgement in zip(questions, answers, judged, strict=True)
     ]
     num_failed = tell_failures(rows, "answers of LongBench-Chat")
-    about = {"judge": endpoint.model, "prompt": version_of(template), "num_rows": len(rows), "num_failed": num_failed}
+    about = {
+        "judge": endpoint.model,
+        "prompt": version_of(SYSTEM, template),
+        "num_rows": len(rows),
+        "num_failed": num_failed,
+    }
     return TaskResult(TASK, _metrics(rows), rows, about | asdict(config))
 
 

@@ -11,7 +11,7 @@ import ast
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..files import load_rows
 from .harness import LONGBENCH
@@ -23,7 +23,9 @@ from .judging import (
     mean_score,
     rated_row,
     rating_in,
+    rating_requests,
     shipped_prompt,
+    tell_cost,
     tell_failures,
     version_of,
 )
@@ -31,6 +33,9 @@ from .results import TaskResult
 from .rows import read_rows
 from .tasks import Work
 
+
+if TYPE_CHECKING:
+    from ..endpoint import Endpoint
 
 TASK = "longbench_judged"
 QA, SUMMARY = "qa", "summary"
@@ -110,10 +115,13 @@ def run(work: Work) -> TaskResult:
     config, endpoint = work.settings(LongBenchJudgedConfig), work.endpoint()
     templates = _templates(config)
     answered, num_others = read_answers(config.longbench_judged_answers, work.folder, work.limit)
+    prompts = [x.judge_prompt(templates) for x in answered]
+    how = {"num_ratings": config.longbench_judged_ratings, "temperature": config.longbench_judged_temperature}
+    tell_cost(endpoint, rating_requests(prompts, **how))  # of both kinds together
     judged = {}
     for kind in (QA, SUMMARY):
         chosen = [x for x in answered if x.kind == kind]
-        found = _judged(chosen, templates, kind, config, endpoint) if chosen else []
+        found = _judged(chosen, templates, kind, how, endpoint) if chosen else []
         judged |= dict(zip(((x.group, x.id) for x in chosen), found, strict=True))
     rows = [judged[x.group, x.id] for x in answered]
     num_failed = tell_failures(rows, "answers of LongBench")
@@ -123,16 +131,16 @@ def run(work: Work) -> TaskResult:
 
 
 def _judged(
-    chosen: list[Answered], templates: dict[str, str], kind: str, config: LongBenchJudgedConfig, endpoint: Any
+    chosen: list[Answered], templates: dict[str, str], kind: str, how: dict[str, Any], endpoint: Endpoint
 ) -> list[dict[str, Any]]:
     low, high = SCALES[kind]
     judgements = judge(
         endpoint,
         [x.judge_prompt(templates) for x in chosen],
         rating_in(low, high),
-        num_ratings=config.longbench_judged_ratings,
-        temperature=config.longbench_judged_temperature,
+        **how,
         desc=f"LongBench, {kind}",
+        is_told=True,
     )
     rows = []
     for x, judgement in zip(chosen, judgements, strict=True):

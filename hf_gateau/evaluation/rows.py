@@ -14,7 +14,11 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
     Raises:
         ValueError: a line is no JSON object, or the file no text in UTF-8.
     """
-    return rows_of(Path(path).expanduser().read_text(encoding="utf-8"), str(path))
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}); give JSON lines, one object a line.") from error
+    return rows_of(text, str(path))
 
 
 def rows_of(text: str, where: str) -> list[dict[str, Any]]:
