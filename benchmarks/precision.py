@@ -37,6 +37,7 @@ from . import common
 
 DTYPES, BITS = ("bfloat16", "float16", "float32"), ("8bit", "4bit")
 SETTINGS = ("segment_stride", "segment_length", "response_head", "short_window")
+REUSE = "short_pass=reuse"
 SHARES = (0.1, 0.3)
 RAW = ("ppl_short", "ppl_long", "ppl_no_context", "segment_ppl", "segment_attention")
 MIN_SAMPLES = 3  # fewer have no order to speak of
@@ -92,15 +93,15 @@ def settings(way: str) -> dict:
     if way in DTYPES:
         return {"dtype": way}
     name, _, value = way.partition("=")
-    return {"dtype": "float32", name: int(value)}
+    return {"dtype": "float32", name: int(value) if value.isdigit() else value}
 
 
 def is_way(text: str) -> str:
     """The text, if it names a way; for argparse."""
     name, _, value = text.partition("=")
-    if text not in (*DTYPES, *BITS) and not (name in SETTINGS and value.isdigit()):
+    if text not in (*DTYPES, *BITS, REUSE) and not (name in SETTINGS and value.isdigit()):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no way; give one of {', '.join((*DTYPES, *BITS))}, or {', '.join(SETTINGS)} with =NUMBER"
+            f"{text!r} is no way; give one of {', '.join((*DTYPES, *BITS, REUSE))}, or {', '.join(SETTINGS)} with =NUMBER"
         )
     return text
 

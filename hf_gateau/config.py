@@ -20,6 +20,7 @@ DEFAULT_SHORT_WINDOW = 4096
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ON_ERROR = ("skip", "raise")
+SHORT_PASSES = ("own", "reuse")
 # GATEAU without one of its parts -> the part, and what stands in its place
 ABLATIONS = {
     "without_hmg": ("hmp", "none"),
@@ -98,6 +99,13 @@ class ModelPairConfig:
         default=None,
         metadata={"help": "Factor on the short sibling's RoPE base; 200 in the paper. Default: its native base."},
     )
+    short_pass: str = field(
+        default="own",
+        metadata={
+            "help": "How a windowed sibling reads: 'own', in a pass of its own, or 'reuse', an approximation without one: the "
+            "window's keys and values come from the long model's pass, where they have seen what stands before it.",
+        },
+    )
     long_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the long model."})
     short_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the short model."})
     long_adapter: str | None = field(default=None, metadata={"help": "PEFT adapter put on the long model."})
@@ -165,6 +173,12 @@ class ModelPairConfig:
             )
         if isinstance(self.device_map, str) and self.device_map.lstrip().startswith("{"):
             self.device_map = _parse_mapping("device_map", self.device_map)
+        _check_choice("short_pass", self.short_pass, SHORT_PASSES)
+        if self.short_pass == "reuse" and not (self.short_model is None and self.short_rope_scale is None):
+            raise ValueError(
+                "short_pass='reuse' lets the long model see its last short_window tokens, and here the short sibling is "
+                "another model; leave out short_model and short_rope_scale, or take short_pass='own'."
+            )
         _check_choice("dtype", self.dtype, DTYPES)
 
 

@@ -99,12 +99,21 @@ class Way:
         batch_tokens (`int`): most tokens in a batch of segments.
         short_window (`int`, *optional*): tokens that the short sibling sees; None: all.
         self_paired (`bool`): whether the siblings differ by the window alone, so that a row that fits it needs no short pass.
+        reuses (`bool`): whether the window's keys and values come from the long pass, of which the short pass is a part then.
     """
 
     cut: Cut
     batch_tokens: int
     short_window: int | None
     self_paired: bool
+    reuses: bool = False
+
+    @classmethod
+    def of(cls, runtime) -> "Way":
+        """As a `Runtime` measures."""
+        pair = runtime.pair
+        window, reuses = pair.config.short_window, pair.config.short_pass == "reuse"
+        return cls(runtime.cut, runtime.limits.batch_tokens, window, pair.is_self_paired, reuses)
 
 
 class Forward(NamedTuple):
@@ -124,7 +133,9 @@ def forwards(row: RowShape, way: Way) -> dict[str, list[Forward]]:
         seen = min(seen, max(0, way.short_window - row.instruction))
     past = row.prefix + row.context if row.follows else 0
     passes = {"long": [Forward(1, 1, row.length - past, past)], "no_context": [Forward(1, 1, fixed)]}
-    if not (way.self_paired and seen == row.context):
+    if way.reuses and row.instruction and seen < row.context:
+        passes["long"].append(Forward(1, 1, row.instruction + row.response - 1, row.prefix + seen))
+    elif not (way.self_paired and seen == row.context):
         sees_all = way.short_window is None
         passes["short"] = [Forward(1, 1, fixed + seen - past, past) if sees_all else Forward(1, 1, fixed + seen)]
     return passes | {"segments": _segment_forwards(row, way, fixed)}
@@ -156,9 +167,10 @@ def row_work(long: ModelShape, short: ModelShape, row: RowShape, way: Way) -> di
     work = {}
     for part, found in forwards(row, way).items():
         model = short if part == "short" else long
-        split = row.length - row.response if part == "long" else None
-        each = [x.count * forward_work(model, x.batch, x.tokens, row.response, split, x.past) for x in found]
-        work[part] = sum(each, np.zeros(len(FEATURES)))
+        work[part] = np.zeros(len(FEATURES))
+        for x in found:
+            split = row.length - row.response if part == "long" and x.past + x.tokens == row.length else None
+            work[part] += x.count * forward_work(model, x.batch, x.tokens, row.response, split, x.past)
     return work
 
 

@@ -35,9 +35,8 @@ class RowCosts:
         pair = runtime.pair
         with pair.short() as short:
             self.long, self.short = model_shape(pair.long), model_shape(short)
-        self.shares = can_keep(pair.long)
-        window = pair.config.short_window
-        self.way = Way(runtime.cut, runtime.limits.batch_tokens, window, pair.is_self_paired)
+        self.shares = can_keep(pair.long.config)
+        self.way = Way.of(runtime)
 
     def __call__(self, row: RowShape) -> float:
         """Operations of a row; of one that follows another on its context, those of its own tokens alone."""

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .attention import ATTENTION_NAME, attention_layers, eager_attention_forward
 from .config import ModelPairConfig
+from .prefill import can_keep
 from .samples import Sample
 
 
@@ -41,6 +42,11 @@ class ModelPair:
             check_local(name)
         self.long_config = _load_config(config.long_model, config.long_revision, config.trust_remote_code)
         self.short_config = self._short_config()
+        if config.short_pass == "reuse" and not can_keep(self.long_config):
+            raise ValueError(
+                f"short_pass='reuse' needs a model whose past is keys and values alone, and {config.long_model!r} keeps more; "
+                "take short_pass='own'."
+            )
         self.tokenizer = self._checked_tokenizer()
         self._long = self._short = None
 
@@ -155,6 +161,8 @@ class ModelPair:
             "adapter": config.long_adapter and model_fingerprint(config.long_adapter),
         }
         short = {"window": config.short_window, "rope_scale": config.short_rope_scale}
+        if config.short_pass != "own":
+            short["pass"] = config.short_pass
         if config.short_model is not None:
             short |= {
                 "model": config.short_model,

@@ -86,7 +86,7 @@ def measure_samples(
 def _goes_in_smaller_pieces(pair, sample: Sample, limits: Limits) -> bool:
     """Halve the pieces that long contexts go in, if this one can go in pieces at all."""
     smaller = min(limits.piece_tokens, len(sample.context)) // 2
-    if smaller < LEAST_PIECE_TOKENS or not sample.instruction or not can_keep(pair.long):
+    if smaller < LEAST_PIECE_TOKENS or not sample.instruction or not can_keep(pair.long.config):
         return False
     limits.piece_tokens = smaller
     logger.warning("Out of memory: contexts go through the models in pieces of %d tokens.", smaller)
@@ -112,24 +112,33 @@ class _Work:
         self.pair, self.samples, self.cut, self.limits = pair, samples, cut, limits
         by_context: dict[str | int, list[int]] = {}
         for place, sample in enumerate(samples):
-            shares = sample.instruction and can_keep(pair.long)
+            shares = sample.instruction and can_keep(pair.long.config)
             key = sample.context_key if shares else place
             by_context.setdefault(key, []).append(place)
         self.together = [places for places in by_context.values() if len(places) > 1]
         alone = [places[0] for places in by_context.values() if len(places) == 1]
         in_pieces = {i for i in alone if len(samples[i].context) > limits.piece_tokens and samples[i].instruction}
-        self.prefilled = [*self.together, *([place] for place in sorted(in_pieces))]
-        self.alone, self.whole = alone, [place for place in alone if place not in in_pieces]
+        self.reusing = set(filter(self._reuses, range(len(samples))))
+        apart = sorted(in_pieces | self.reusing.intersection(alone))
+        self.prefilled = [*self.together, *([place] for place in apart)]
+        self.alone, self.whole = alone, [place for place in alone if place not in apart]
+
+    def _reuses(self, place: int) -> bool:
+        """Whether a sample's short pass takes keys and values of its long one."""
+        sample = self.samples[place]
+        if self.pair.config.short_pass != "reuse" or not sample.instruction:
+            return False
+        return len(self.pair.short_context(sample)) < len(sample.context)
 
     def measure(self, watch) -> list[Measurement]:
         with watch("long"):
-            long = self.long()
+            long, reused = self.long()
         with watch("no_context"):
             no_context = self.packed(self.pair.long, {place: [] for place in range(len(self.samples))})
-        short = {}
+        short = reused
         if self.pair.is_self_paired:  # where the window shows everything: the same model on the same tokens
             seen = enumerate(map(self.pair.short_context, self.samples))
-            short = {i: long[i][0] for i, context in seen if len(context) == len(self.samples[i].context)}
+            short |= {i: long[i][0] for i, context in seen if len(context) == len(self.samples[i].context)}
         if len(short) < len(self.samples):
             with watch("short"):
                 short |= self.short(without=short)
@@ -146,9 +155,10 @@ class _Work:
             for i in range(len(self.samples))
         ]
 
-    def long(self) -> dict[int, tuple[float, list[float]]]:
-        """Mean NLL of the responses after everything, and their mean attention to each segment."""
-        found = {}
+    def long(self) -> tuple[dict[int, tuple[float, list[float]]], dict[int, float]]:
+        """Mean NLL of the responses after everything with their mean attention to each segment; and mean NLL of those whose
+        short pass reuses this one."""
+        found, reused = {}, {}
         with self.pair.long_with_attention() as model:
             for batch in pack([self.samples[i].response_end for i in self.whole], self.limits.batch_tokens):
                 places = [self.whole[i] for i in batch]
@@ -162,13 +172,17 @@ class _Work:
                 attention = ResponseAttention([sample])
                 nll = prefill.nlls(sample.instruction, sample.response, full=True, response_attention=attention)
                 found[place] = nll.item(), attention.segment_means(self.cut)[0]
-        return found
+                if place in self.reusing:
+                    borders = len(sample.prefix), len(self.pair.short_context(sample))
+                    nll = prefill.windowed_nlls(*borders, sample.instruction, sample.response)
+                    reused[place] = nll.item()
+        return found, reused
 
     def short(self, without: Container[int]) -> dict[int, float]:
         """Mean NLL of the responses as the short sibling sees them, but for some."""
         contexts = {i: self.pair.short_context(x) for i, x in enumerate(self.samples) if i not in without}
         with self.pair.short() as model:
-            if self.pair.config.short_window is not None or not can_keep(model):
+            if self.pair.config.short_window is not None or not can_keep(model.config):
                 return self.packed(model, contexts)
             found = self.packed(model, {place: contexts[place] for place in self.whole})
             for place, prefill, sample in self.after_prefill(model):

@@ -185,7 +185,7 @@ def make_plan(
     if counted.not_measurable.total() == counted.num_rows:
         reasons = "; ".join(f"{reason} ({count} rows)" for reason, count in counted.not_measurable.most_common(3))
         raise ValueError(f"None of the {counted.num_rows} rows can be measured: {reasons}.")
-    way = Way(runtime.cut, runtime.limits.batch_tokens, pair.short_window, runtime.pair.is_self_paired)
+    way = Way.of(runtime)
     plan = _describe_rows(runtime, counted, way)
     if not counted.pending:
         return plan
@@ -306,12 +306,13 @@ def largest_fitting(job: Job, memory, room: float) -> int | None:
 def _cheaper(pilot: Pilot, counted: Counted, job: Job, loading: dict, num_devices: int) -> Iterator[dict[str, Any]]:
     """Other settings, with their seconds by the same model, where they save something; all change what is measured."""
     half, window = job.longest().length // 2, min(DEFAULT_SHORT_WINDOW, job.median_length() // 2)
-    way = replace(job.way, short_window=window, self_paired=True)
+    way = replace(job.way, short_window=window, self_paired=True, reuses=False)
     cut = job.way.cut
     longer = replace(job.way, cut=replace(cut, length=2 * cut.length))
     fewer = replace(job.way, cut=replace(cut, stride=SPARSER * cut.stride))
     head = max(1, int(np.median([row.response for row, _ in job.rows])) // 2)
     changes = {
+        "short_pass=reuse": replace(job, way=replace(job.way, reuses=job.way.self_paired)),
         f"short_window={window} for the short sibling": replace(job, short=job.long, way=way),
         f"max_length={half}": job.cut(half),
         f"segment_length={longer.cut.length}": replace(job, way=longer),

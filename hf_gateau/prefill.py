@@ -18,9 +18,9 @@ from .perplexity import batch_nlls, padded
 KEEPING_LAYERS = {"full_attention", "sliding_attention"}  # whose past is keys and values alone, and can be cut back
 
 
-def can_keep(model) -> bool:
-    """Whether all that a model knows of earlier tokens is keys and values (no recurrent state)."""
-    config = model.config.get_text_config()
+def can_keep(config) -> bool:
+    """Whether all that a model of this configuration knows of earlier tokens is keys and values (no recurrent state)."""
+    config = config.get_text_config()
     return KEEPING_LAYERS.issuperset(getattr(config, "layer_types", None) or KEEPING_LAYERS)
 
 
@@ -40,8 +40,8 @@ class Prefill:
         )  # without the configuration: keys outside of sliding windows stay, for cutting back
         decoder = model.get_decoder()
         # transformers 5.24 calls it `cache`, and warns of the name before
-        name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
-        self._past = {name: self._cache}
+        self._name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+        self._past = {self._name: self._cache}
         ids_BT = padded(contexts, model.device)
         with torch.inference_mode():
             for piece_BT in ids_BT.split(int(min(piece_tokens, self.num_tokens)), dim=1):
@@ -56,6 +56,23 @@ class Prefill:
             return batch_nlls(self.model, prompts, responses, **self._past, **kwargs)
         finally:
             self._cut_back()
+
+    def windowed_nlls(self, num_first: int, num_last: int, prompt: list[int], response: list[int]) -> torch.Tensor:
+        """The same where no more is seen of the contexts than their first and their last tokens: (B,).
+
+        What is seen keeps its place, and its keys and values, which have seen all that stands before them: an
+        approximation of a pass over those tokens alone.
+        """
+        cache, end = DynamicCache(), self.num_tokens
+        for i, layer in enumerate(self._cache.layers):
+            seen = (
+                torch.cat([x[:, :, :num_first], x[:, :, end - num_last : end]], dim=2)
+                for x in (layer.keys, layer.values)
+            )
+            cache.update(*seen, i)
+        rows = torch.arange(end, end + len(prompt) + len(response) - 1, device=self.model.device)[None]
+        prompts, responses = [prompt] * self.num_contexts, [response] * self.num_contexts
+        return batch_nlls(self.model, prompts, responses, position_ids=rows, **{self._name: cache})
 
     def _cut_back(self) -> None:
         for layer in self._cache.layers:

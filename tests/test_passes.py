@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from hf_gateau import attention, passes, perplexity, prefill
 from hf_gateau.config import ModelPairConfig
@@ -114,11 +115,65 @@ def test_every_other_segment(tiny_model):
 
 def test_a_model_with_a_state_of_its_own_shares_nothing(tiny_model, monkeypatch):
     pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_window=60, device="cpu"))
-    assert prefill.can_keep(pair.long)
+    assert prefill.can_keep(pair.long.config)
     monkeypatch.setattr(pair.long.config, "layer_types", ["full_attention", "linear_attention"], raising=False)
-    assert not prefill.can_keep(pair.long)
+    assert not prefill.can_keep(pair.long.config)
     monkeypatch.setattr(passes, "Prefill", None)
     assert len(measure_samples(pair, SAMPLES, CUT, Limits(400))) == len(SAMPLES)
+
+
+# A short pass that reuses the long one
+
+
+@torch.inference_mode()
+def masked_nll(folder: str, sample: Sample, num_seen: int) -> float:
+    """One pass over everything, in which what follows the context sees the prefix and the context's end alone."""
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    num_tokens = len(sample.input_ids)
+    allowed = torch.ones(num_tokens, num_tokens).tril().bool()
+    allowed[sample.context_end :, sample.context_start : sample.context_end - num_seen] = False
+    mask = torch.zeros(1, 1, num_tokens, num_tokens).masked_fill(~allowed, torch.finfo(torch.float32).min)
+    logits = model(torch.tensor([sample.input_ids]), attention_mask=mask).logits[0].log_softmax(-1)
+    rows = range(sample.response_start, sample.response_end)
+    return -sum(float(logits[i - 1, sample.input_ids[i]]) for i in rows) / len(rows)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt_neox", "granite"])
+def test_short_pass_that_reuses_the_long_one(architecture, tokenizer, tmp_path):
+    """Only the short perplexity differs, and is that of a mask over the long pass; whatever goes together."""
+    folder = make_model(architecture, tmp_path, tokenizer)
+    own, reuse = (
+        ModelPair(ModelPairConfig(long_model=folder, short_window=60, short_pass=short_pass, device="cpu"))
+        for short_pass in ("own", "reuse")
+    )
+    expected = measure_samples(own, SAMPLES, CUT, Limits(400))
+    for limits in (Limits(400), Limits(1), Limits(400, piece_tokens=40)):
+        found = measure_samples(reuse, SAMPLES, CUT, limits)
+        for got, want, sample in zip(found, expected, SAMPLES, strict=True):
+            seen = len(reuse.short_context(sample))
+            if seen < len(sample.context):
+                assert got.ppl_short != pytest.approx(want.ppl_short, rel=1e-3)
+                want = replace(want, ppl_short=perplexity.perplexity(masked_nll(folder, sample, seen)))
+            assert_close(got, want)
+    assert own.describe() != reuse.describe() and "pass" not in own.describe()["short"]
+
+
+def test_short_pass_is_saved(tiny_model):
+    """What follows the context goes through the model again, the window does not."""
+    pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_window=60, short_pass="reuse", device="cpu"))
+    tokens = passed_tokens(pair.long)
+    measure_samples(pair, [FIRST], CUT, Limits(100))
+    assert tokens[:4] == [153, 9 + 7, 9 + 7 - 1, 3 + 9 + 7 - 1]  # context, what follows it twice; without context
+
+
+def test_reuse_is_refused_where_there_is_nothing_to_reuse(tiny_model, monkeypatch):
+    with pytest.raises(ValueError, match="short_pass='reuse' lets the long model see"):
+        ModelPairConfig(long_model=tiny_model, short_model=tiny_model, short_pass="reuse")
+    with pytest.raises(ValueError, match="short_pass"):
+        ModelPairConfig(long_model=tiny_model, short_pass="twice")
+    monkeypatch.setattr("hf_gateau.models.can_keep", lambda config: False)
+    with pytest.raises(ValueError, match="keys and values alone"):
+        ModelPair(ModelPairConfig(long_model=tiny_model, short_window=60, short_pass="reuse", device="cpu"))
 
 
 # Bunches
