@@ -15,7 +15,7 @@ alike. Medians over the repeats are printed. The allocator is set as `hf-gateau 
   64,000. Segments and the pass without context are not padded to the window.
 - **sharing**: ours with `--questions` samples on the context at once, whose numbers are compared with those of each alone.
   The straight way goes over the context for each of them, so its time is that of one, times the questions.
-- **floor**: the floating-point operations of the matrix products on our path, divided by the rate at which this machine
+- **floor**: the floating-point operations of the matrix products of plain passes on our path, divided by the rate at which this machine
   multiplies matrices. For each pass over T tokens with R rows of logits:
 
       2 T (sum of in x out over the decoder's nn.Linear)
@@ -23,7 +23,8 @@ alike. Medians over the repeats are printed. The allocator is set as `hf-gateau 
       + 2 R x hidden size x vocabulary
 
   The rate is the best of several products of 2,000 rows with the decoder's own weights, taken before and after each
-  timing, median over those of one context. Norms, RoPE, softmax, SiLU, copies and the cross-entropy count nothing.
+  timing, median over those of one context. Norms, RoPE, softmax, SiLU, copies and the cross-entropy count nothing. Every
+  layer is counted on every row, as a plain forward pass computes it, though ours leaves rows out of the last one.
 
 Experts that are no nn.Linear are not counted: take a dense model.
 """

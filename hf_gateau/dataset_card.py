@@ -133,11 +133,18 @@ def measuring_rows(measuring: dict[str, Any] | None) -> list[list[str]]:
     sibling = _model(short) if short.get("model") else "the same model"
     sibling += f", RoPE base times {short['rope_scale']:g}" if short.get("rope_scale") else ""
     sibling += f", seeing only the last {short['window']:,} tokens" if short.get("window") else ""
+    sibling += ", as the long pass left them" if short.get("pass") == "reuse" else ""
     bits = f", loaded in {measuring['bits']} bit" if measuring.get("bits") else ""
     rows = [["long model", _model(long)], ["short sibling", sibling]]
     rows += [["arithmetic", inline(f"{measuring['dtype']}{bits}")]] if measuring.get("dtype") else []
-    names = {"segment_length": "segment", "max_length": "longest sample"}
+    names = {
+        "segment_length": "segment",
+        "response_head": "of a response, at most",
+        "max_length": "longest sample",
+    }
     rows += [[title, f"{measuring[name]:,} tokens"] for name, title in names.items() if measuring.get(name)]
+    if measuring.get("segment_stride"):
+        rows.append(["segments measured", f"one of every {measuring['segment_stride']:,}"])
     return rows + ([["settings' key", inline(measuring["config_key"])]] if measuring.get("config_key") else [])
 
 

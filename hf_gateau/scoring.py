@@ -53,6 +53,7 @@ def plan_line(ds: Dataset | IterableDataset, description: dict[str, Any], scorer
     sibling = short.get("model") or "the same"
     sibling += f", RoPE base x {short['rope_scale']:g}" if short["rope_scale"] else ""
     sibling += f", its last {short['window']} tokens" if short["window"] else ""
+    sibling += " of the long pass" if short.get("pass") == "reuse" else ""
     kept = resolve_store_path(scorer.measure_config.store)
     size = f"{description['dtype']}, samples of up to {description['max_length']:,} tokens"
     rows = f"{len(ds)} rows" if hasattr(ds, "__len__") else "a stream of rows"

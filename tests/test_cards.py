@@ -28,7 +28,7 @@ from hf_gateau.cards import (
     readme_metadata,
     table,
 )
-from hf_gateau.dataset_card import card_configs, dataset_card
+from hf_gateau.dataset_card import card_configs, dataset_card, measuring_rows
 from hf_gateau.model_card import ModelFacts, model_card
 from hf_gateau.scored import ScoredRecord
 from hf_gateau.selection import SelectionRecord
@@ -650,3 +650,15 @@ def test_readme_metadata():
     assert readme_metadata("---\r\nlicense: mit\r\n---\r\ntext") == {"license": "mit"}
     for text in (None, "", "text", "---\n- a\n---\n", "---\na: [\n---\n", "---\na: 1\n", "x\n---\na: 1\n---\n"):
         assert readme_metadata(text) == {}
+
+
+def test_approximations_are_said():
+    """Whoever reads the card knows what was left out of the measuring; without approximations there is no such line."""
+    pair = {"long": {"model": "me/long"}, "short": {"window": 4096, "rope_scale": None}, "segment_length": 128}
+    exact = dict(measuring_rows(pair))
+    assert exact["short sibling"] == "the same model, seeing only the last 4,096 tokens"
+    assert "segments measured" not in exact and "of a response, at most" not in exact
+    pair["short"]["pass"] = "reuse"
+    said = dict(measuring_rows(pair | {"segment_stride": 4, "response_head": 50}))
+    assert said["short sibling"].endswith("seeing only the last 4,096 tokens, as the long pass left them")
+    assert said["segments measured"] == "one of every 4" and said["of a response, at most"] == "50 tokens"
