@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .config import json_object
 from .redaction import redact
 from .replies import EndpointError, ReplyStore, Request, default_replies_path
 
@@ -119,16 +120,7 @@ class EndpointConfig:
         Raises:
             ValueError: they are no JSON object.
         """
-        try:
-            found = json.loads(self.endpoint_parameters or "{}")
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise ValueError(
-                f"endpoint_parameters must be a JSON object, got {self.endpoint_parameters!r}; give e.g. "
-                """'{"reasoning_effort": "low"}'."""
-            )
-        return found
+        return json_object("endpoint_parameters", self.endpoint_parameters, '{"reasoning_effort": "low"}')
 
 
 @dataclass(frozen=True)

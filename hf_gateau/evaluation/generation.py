@@ -2,7 +2,8 @@
 
     GeneratorConfig -> load_generator -> Generator.generate(prompts, max_new_tokens) -> answers, in order
 
-A prompt is chat messages. Those of a model without a chat template, such as a base model, are read as plain text.
+A prompt is chat messages. Those of a model without a chat template, such as a base model, are read as plain text, or in the
+paper's form if that is asked for.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import DTYPES
+from ..config import DTYPES, json_object, set_fields
+from ..labels import render_plain_turns
 from .tasks import Messages
 
 
@@ -32,7 +34,10 @@ logger = logging.getLogger(__name__)
 
 ANSWERS = "answers.sqlite"  # in the evaluation's folder
 BACKENDS = ("transformers", "vllm")
-CHAT_TEMPLATES = ("auto", "off")
+CHAT_TEMPLATES = ("auto", "off", "paper")
+NO_THINKING = '{"enable_thinking": false}'
+# Settings of one backend that the other has not
+TRANSFORMERS_ONLY, VLLM_ONLY = ("device", "attn_implementation", "batch_tokens"), ("vllm_parameters",)
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 8_192, 131_072
 VLLM_PROMPTS_AT_A_TIME = 256  # their answers are kept together
 NO_WINDOW = 1 << 62  # tokens, of a model that names no window
@@ -55,7 +60,12 @@ class GeneratorConfig:
         default="auto",
         metadata={"help": "auto: as the weights are stored, and float32 on a CPU; or float32, bfloat16, float16."},
     )
-    device: str = field(default="auto", metadata={"help": "auto, or a device of torch, such as cuda:1 or cpu."})
+    device: str = field(
+        default="auto",
+        metadata={
+            "help": "auto, or a device of torch, such as cuda:1 or cpu. vllm takes those of CUDA_VISIBLE_DEVICES."
+        },
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "As in transformers, such as flash_attention_2. Default: transformers' own."}
     )
@@ -75,7 +85,23 @@ class GeneratorConfig:
     )
     chat_template: str = field(
         default="auto",
-        metadata={"help": "auto: the chat template of the model, where it has one; off: prompts are plain text."},
+        metadata={
+            "help": "auto: the chat template of the model, where it has one, else plain text; off: plain text; paper: the "
+            "paper's ### Input / ### Instruction / ### Response, which models without a template are trained on here."
+        },
+    )
+    chat_template_kwargs: str = field(
+        default=NO_THINKING,
+        metadata={
+            "help": "JSON of what the chat template is told besides the messages. Default: models that can think before they "
+            "answer, such as Qwen3, do not; the tasks' answers have room for no more than the answer."
+        },
+    )
+    vllm_parameters: str | None = field(
+        default=None,
+        metadata={
+            "help": """JSON of arguments of vllm.LLM, over our own, such as '{"tensor_parallel_size": 4}' for four GPUs."""
+        },
     )
 
     def __post_init__(self):
@@ -85,6 +111,11 @@ class GeneratorConfig:
         for name in ("max_length", "batch_tokens"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is a number of tokens, got {getattr(self, name)}; give 1 or more.")
+        json_object("chat_template_kwargs", self.chat_template_kwargs, NO_THINKING)
+        json_object("vllm_parameters", self.vllm_parameters, '{"tensor_parallel_size": 4}')
+        given, others = set_fields(self), TRANSFORMERS_ONLY if self.backend == "vllm" else VLLM_ONLY
+        if foreign := [name for name in others if given.get(name, "auto") != "auto"]:
+            raise ValueError(f"{' and '.join(foreign)} means nothing to backend={self.backend!r}; leave it out.")
 
 
 def load_generator(model: str, folder: Path, config: GeneratorConfig | None = None) -> Generator:
@@ -144,6 +175,7 @@ class KeepingGenerator(ABC):
         model: as it was named.
         tokenizer: its own.
         max_length: tokens that a prompt and its answer may have together.
+        adapter: whether it is a PEFT adapter.
         fingerprint: what tells these weights from others.
     """
 
@@ -164,10 +196,10 @@ class KeepingGenerator(ABC):
         check_local(model)
         self.model, self.config = model, config
         base, options = model, load_options(model, config.model_revision, False)
-        if not model.endswith(".gguf") and (
-            adapter := find_adapter_config_file(model, revision=config.model_revision)
-        ):
-            base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        found = None if model.endswith(".gguf") else find_adapter_config_file(model, revision=config.model_revision)
+        if found is not None:
+            base = json.loads(Path(found).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        self.adapter = found is not None
         own = options if base == model else load_options(base, None, False)
         self.model_config = AutoConfig.from_pretrained(*load_location(base), **own).get_text_config(decoder=True)
         self.tokenizer = AutoTokenizer.from_pretrained(*load_location(model), **options)
@@ -176,6 +208,8 @@ class KeepingGenerator(ABC):
         self.fingerprint = model_fingerprint(model, config.model_revision)
         self.max_length = config.max_length or context_window(self.model_config)
         self.has_chat = config.chat_template == "auto" and self.tokenizer.chat_template is not None
+        self._template_options = json_object("chat_template_kwargs", config.chat_template_kwargs, NO_THINKING)
+        self._tokenizer_hash = _hash(self.tokenizer.backend_tokenizer.to_str(), self.tokenizer.chat_template)
         self._store = AnswerStore(Path(folder) / ANSWERS)
 
     @property
@@ -191,7 +225,10 @@ class KeepingGenerator(ABC):
     def describe(self) -> dict[str, Any]:
         """What an answer depends on besides its prompt, as plain JSON."""
         names = {"fingerprint": self.fingerprint, "backend": self.config.backend, "dtype": self.dtype}
-        return names | {"max_length": self.max_length, "chat_template": self.config.chat_template}
+        names |= {"max_length": self.max_length, "chat_template": self.config.chat_template}
+        names |= {"tokenizer": self._tokenizer_hash, "chat_template_kwargs": self._template_options}
+        told = json_object("vllm_parameters", self.config.vllm_parameters, "{}")
+        return names | ({"vllm_parameters": told} if told else {})
 
     def generate(self, prompts: Sequence[Messages], max_new_tokens: int) -> list[str]:
         """One answer a prompt, in order: the tokens of highest probability up to an end of text or of turn.
@@ -264,13 +301,31 @@ class KeepingGenerator(ABC):
     def _tokens(self, prompt: Messages) -> list[int]:
         """A whole prompt as the model reads it; `verbose=False` leaves out a warning on length."""
         if not self.has_chat:
-            text = " ".join(message["content"] for message in prompt)
-            return self.tokenizer(text, verbose=False)["input_ids"]
+            return self._plain_tokens(prompt)
         begun = prompt[-1]["role"] == "assistant"
         text = self.tokenizer.apply_chat_template(
-            prompt, tokenize=False, add_generation_prompt=not begun, continue_final_message=begun
+            prompt,
+            tokenize=False,
+            add_generation_prompt=not begun,
+            continue_final_message=begun,
+            **self._template_options,
         )
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def _plain_tokens(self, prompt: Messages) -> list[int]:
+        """A prompt without a chat template. A token that ends a text is none of a prompt's, also where the tokenizer adds it."""
+        if self.config.chat_template == "paper":
+            begun = prompt[-1]["role"] == "assistant"
+            turns = prompt if begun else [*prompt, {"role": "assistant", "content": "."}]
+            text, [(start, end)] = render_plain_turns({"messages": turns}, turns)
+            text = text[: end if begun else start]
+        else:
+            text = " ".join(message["content"] for message in prompt)
+        found = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
+        ids, ends = found["input_ids"], [end for _, end in found["offset_mapping"]]
+        while text and ends and ends[-1] == 0:
+            ids.pop(), ends.pop()
+        return ids
 
     def eos_token_ids(self, configured: int | list[int] | None) -> list[int]:
         """Tokens that end an answer: those of the generation configuration, and the tokenizer's own, which is the end of a
@@ -285,7 +340,11 @@ class KeepingGenerator(ABC):
 
 def _key(described: dict[str, Any], prompt: Messages, max_new_tokens: int) -> str:
     """What an answer is known by."""
-    return hashlib.sha256(json.dumps([described, prompt, max_new_tokens], sort_keys=True).encode()).hexdigest()
+    return _hash(described, prompt, max_new_tokens)
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 class TransformersGenerator(KeepingGenerator):
@@ -357,8 +416,13 @@ class TransformersGenerator(KeepingGenerator):
 
 
 class VllmGenerator(KeepingGenerator):
-    """Answers by vLLM, for large models on GPUs. Same prompts, same greedy choice; the project's tests do not run it, since
-    vLLM needs a GPU."""
+    """Answers by vLLM, for large models on GPUs. Same prompts, same greedy choice; the project's tests run it against a stand-in
+    for vLLM alone, which needs a GPU.
+
+    Raises:
+        ImportError: it is not installed.
+        ValueError: the model is in a form that it is not given here.
+    """
 
     def __init__(self, model: str, folder: Path, config: GeneratorConfig):
         try:
@@ -366,17 +430,24 @@ class VllmGenerator(KeepingGenerator):
         except ImportError as error:
             raise ImportError("backend='vllm' needs vLLM; `pip install vllm`, or take transformers.") from error
         super().__init__(model, folder, config)
+        if self.adapter or self.model.endswith(".gguf"):
+            raise ValueError(
+                f"{model!r} is {'a PEFT adapter' if self.adapter else 'a .gguf file'}, and backend='vllm' takes whole models "
+                "in transformers' form; merge the adapter and save it (`merge_and_unload`), or take backend='transformers'."
+            )
         self._vllm, self._engine = vllm, None
 
     def _answers(self, prompts: list[list[int]], max_new_tokens: int) -> Iterator[tuple[int, str]]:
         if self._engine is None:
-            self._engine = self._vllm.LLM(
-                self.model,
-                revision=self.config.model_revision,
-                dtype=self.dtype,
-                max_model_len=self.max_length if self.max_length < NO_WINDOW else None,
-                trust_remote_code=False,
-            )
+            ours = {
+                "revision": self.config.model_revision,
+                "tokenizer_revision": self.config.model_revision,
+                "dtype": self.dtype,
+                "max_model_len": self.max_length if self.max_length < NO_WINDOW else None,
+                "trust_remote_code": False,
+            }
+            theirs = json_object("vllm_parameters", self.config.vllm_parameters, "{}")
+            self._engine = self._vllm.LLM(self.model, **(ours | theirs))
         eos = self.eos_token_ids(None)  # vLLM adds those of the generation configuration itself
         settings = self._vllm.SamplingParams(temperature=0.0, max_tokens=max_new_tokens, stop_token_ids=eos)
         places = iter(range(len(prompts)))
