@@ -13,8 +13,8 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from hf_gateau.cli import main
 from hf_gateau.evaluation import generation
+from hf_gateau.evaluation.answering import ANSWERS
 from hf_gateau.evaluation.command import MODEL_INDEX, SUMMARY, EvalArguments, evaluate
-from hf_gateau.evaluation.generation import ANSWERS
 from hf_gateau.evaluation.needle import NeedleConfig
 from hf_gateau.evaluation.planted_needle import PlantedNeedleConfig
 from hf_gateau.evaluation.results import TaskResult, eval_results, group_means, load_result, save_result, summary

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_gateau.evaluation.generation import ANSWERS, GeneratorConfig, TransformersGenerator, load_generator
+from hf_gateau.evaluation.answering import ANSWERS, GeneratorConfig
+from hf_gateau.evaluation.generation import TransformersGenerator, load_generator
 from hf_gateau.labels import IGNORED, tokenize_for_training
 from hf_gateau.quickstart.world import PLAIN_WORDS
 

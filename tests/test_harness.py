@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_gateau.evaluation.generation import GeneratorConfig, load_generator
+from hf_gateau.evaluation.answering import GeneratorConfig
+from hf_gateau.evaluation.generation import load_generator
 from hf_gateau.evaluation.harness import (
     LONGBENCH,
     NIAH,

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..cards import inline, public_name
 from ..endpoint import EndpointConfig
-from .generation import GeneratorConfig, load_generator
+from .answering import GeneratorConfig
+from .generation import load_generator
 from .results import TaskResult, eval_results, load_result, save_result, summary, summary_text
 from .tasks import TASKS, Work, check_tasks, run_task, task_options
 
