@@ -16,7 +16,7 @@ from ..endpoint import EndpointConfig
 from .answering import GeneratorConfig
 from .generation import load_generator
 from .results import ROWS, TaskResult, eval_results, load_result, save_result, summary, summary_text, write_whole
-from .tasks import TASKS, Work, check_tasks, run_task, task_options, task_reads
+from .tasks import TASKS, Work, check_tasks, run_task, split_names, task_options, task_reads
 
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class EvalArguments:
     )
 
     def __post_init__(self):
-        self.tasks = list(dict.fromkeys(name for part in self.tasks for name in part.split(",") if name))
+        self.tasks = split_names(self.tasks)
         check_tasks(self.tasks)
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit is a number of questions, got {self.limit}; give 1 or more.")

@@ -80,6 +80,11 @@ class Work:
         return self.options.get(kind.__name__) or kind()
 
 
+def split_names(names: Iterable[str]) -> list[str]:
+    """Names that came one by one or with commas between, each once."""
+    return list(dict.fromkeys(name for part in names for name in part.split(",") if name))
+
+
 def check_tasks(names: Iterable[str]) -> None:
     """Refuse names that are no task's.
 
