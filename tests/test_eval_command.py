@@ -201,6 +201,18 @@ def test_wrong_input(arguments, message, tmp_path, capsys, no_weights):
     assert message in capsys.readouterr().err
 
 
+def test_a_file_is_no_folder(tmp_path, capsys, no_weights):
+    (tmp_path / "out").touch()
+    assert run(LONG_MODEL, "--tasks", "needle", "-o", tmp_path / "out") == 2
+    assert "out' is a file; give a folder" in capsys.readouterr().err
+
+
+def test_a_backend_that_is_not_installed_is_told_in_a_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    assert run(LONG_MODEL, "--tasks", "needle", "--backend", "vllm", "-o", tmp_path) == 2
+    assert "hf-gateau eval: backend='vllm' needs vLLM; `pip install vllm`" in capsys.readouterr().err
+
+
 def test_importing_the_command_imports_no_torch():
     code = (
         "import sys, hf_gateau.evaluation.command;"

@@ -60,6 +60,8 @@ def command(model: str, arguments: EvalArguments, how: GeneratorConfig, judge: E
     hf-gateau eval Qwen/Qwen3-0.6B --tasks needle,longbench -o results/qwen3
     Without network or GPU: hf-gateau eval MODEL --tasks needle --needle_lengths 500 1000 2000 -o results"""
     folder = Path(arguments.output).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {str(folder)!r} is a file; give a folder, which is made where there is none.")
     folder.mkdir(parents=True, exist_ok=True)
     results, failed = evaluate(model, folder, arguments.tasks, how, judge, settings, arguments.limit)
     write_summary(folder, model, finished(folder))
