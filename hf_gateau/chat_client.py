@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from .config import json_object
 from .redaction import REMOVED, SHORTEST_SECRET, redact
 from .replies import EndpointError, Reply, Request
 
@@ -113,16 +114,7 @@ class EndpointConfig:
         Raises:
             ValueError: they are no JSON object.
         """
-        try:
-            found = json.loads(self.endpoint_parameters or "{}")
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise ValueError(
-                f"endpoint_parameters must be a JSON object, got {self.endpoint_parameters!r}; give e.g. "
-                """'{"reasoning_effort": "low"}'."""
-            )
-        return found
+        return json_object("endpoint_parameters", self.endpoint_parameters, '{"reasoning_effort": "low"}')
 
     @property
     def known_as(self) -> str | None:

@@ -460,7 +460,7 @@ POSITIONALS = {
     "data": "A .jsonl (also .gz, .zst) or .parquet file, a pattern of such files in quotes ('data/*.parquet'), a folder "
     "(of such files, or save_to_disk's), or a Hub id.",
     "repo_id": "Dataset on the Hub, OWNER/NAME.",
-    "model": "Folder or Hub id of a model.",
+    "model": "A model: folder (of a PEFT adapter too), .gguf file, or Hub id.",
     "grid": "YAML file of experiments.",
     "documents": "Texts: a .txt, .jsonl or .parquet file, a folder of such files, or a Hub id.",
 }
@@ -563,7 +563,7 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("HF_GATEAU_TRACEBACK"):
             raise
         print(f"{PROGRAM} {command}: {error}\n(HF_GATEAU_TRACEBACK=1 shows where.)", file=sys.stderr)

@@ -57,6 +57,21 @@ def _parse_mapping(name: str, text: str) -> dict[str, Any]:
         raise ValueError(f"{name}={text!r} is not JSON ({error}); give e.g. '{{\"\": 0}}'.") from error
 
 
+def json_object(name: str, text: str | None, example: str) -> dict[str, Any]:
+    """A setting that is written as a JSON object; empty for None.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} must be a JSON object, got {text!r}; give e.g. {example!r}.")
+    return found
+
+
 def did_you_mean(name: object, known: Iterable[str], otherwise: str = "") -> str:
     """The end of a message about an unknown name: the nearest known one, if there is one near."""
     near = difflib.get_close_matches(str(name), list(known), 1)

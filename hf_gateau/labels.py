@@ -43,7 +43,7 @@ def tokenize_for_training(row: Mapping[str, Any], tokenizer) -> dict[str, list[i
         raise SampleError("no turn is the assistant's")
     options = _template_options(row)
     if not tokenizer.chat_template:
-        text, spans = _render_plain_turns(row, messages)
+        text, spans = render_plain_turns(row, messages)
     elif has_generation_marks(tokenizer):
         return _tokenize_marked(messages, tokenizer, **options)
     else:
@@ -117,8 +117,8 @@ def _tokenize_marked(messages: list[dict], tokenizer, **options) -> dict[str, li
     return {"input_ids": input_ids, "labels": [x if on else IGNORED for x, on in zip(input_ids, mask, strict=True)]}
 
 
-def _render_plain_turns(row: Mapping[str, Any], messages: list[dict]) -> tuple[str, list[tuple[int, int]]]:
-    """The paper's form, with `### Input:` only where there is a context."""
+def render_plain_turns(row: Mapping[str, Any], messages: list[dict]) -> tuple[str, list[tuple[int, int]]]:
+    """The paper's form, with `### Input:` only where there is a context; and the characters of the last turn's content."""
     try:
         text, (_, _, start) = render_plain(read_conversation(row))
     except SampleError:

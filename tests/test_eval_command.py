@@ -13,12 +13,12 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from hf_gateau.cli import main
 from hf_gateau.evaluation import generation
+from hf_gateau.evaluation.answering import ANSWERS
 from hf_gateau.evaluation.command import MODEL_INDEX, SUMMARY, EvalArguments, evaluate
-from hf_gateau.evaluation.generation import ANSWERS
 from hf_gateau.evaluation.needle import NeedleConfig
 from hf_gateau.evaluation.planted_needle import PlantedNeedleConfig
 from hf_gateau.evaluation.results import TaskResult, eval_results, group_means, load_result, save_result, summary
-from hf_gateau.evaluation.tasks import TASKS, Work, run_task, task_options
+from hf_gateau.evaluation.tasks import TASKS, Work, run_task, task_options, task_reads
 from hf_gateau.quickstart import LONG_MODEL, SHORT_MODEL
 
 
@@ -69,6 +69,57 @@ def test_other_settings_are_another_task_but_answers_stay(tmp_path, capsys, requ
     assert len(load_result(tmp_path, "planted_needle").rows) == 8
     assert run(LONG_MODEL, *folder, *GRID, "--needle_seed", 1) == 2
     assert "planted_needle could not be finished: AssertionError: a model was loaded" in capsys.readouterr().err
+    assert "| `planted_needle` | `mean` | 100.00 | 8 |" in (tmp_path / SUMMARY).read_text()  # as its files say
+    assert json.loads((tmp_path / MODEL_INDEX).read_text())
+
+
+def test_task_by_task_into_one_folder(tmp_path):
+    """The summary and the card's metadata hold what all commands found."""
+    text = tmp_path / "hay.txt"
+    text.write_text("the old river stood . the quiet bridge waited near the tower .\n" * 20)
+    needle = ["--needle", "adam baxter slept .", "--needle_question", "who is adam ?", "--haystack", text]
+    settings = ["-o", tmp_path / "out", "--device", "cpu", *GRID]
+    assert run(LONG_MODEL, "--tasks", "needle", *settings, *needle) == 0
+    assert run(LONG_MODEL, "--tasks", "planted_needle", *settings) == 0
+    written = (tmp_path / "out" / SUMMARY).read_text()
+    assert "| `needle` | `mean` |" in written and "| `planted_needle` | `mean` | 100.00 | 12 |" in written
+    _, found = model_index_to_eval_results(json.loads((tmp_path / "out" / MODEL_INDEX).read_text()))
+    assert {x.dataset_type for x in found} == {"needle", "planted_needle"}
+
+
+def test_a_file_with_other_contents_is_another_task(tmp_path, capsys):
+    text = tmp_path / "hay.txt"
+    needle = ["--needle", "adam baxter slept .", "--needle_question", "who is adam ?", "--haystack", text]
+    asked = []
+    for line in ("the old river stood .\n", "the old river stood .\n", "the quiet bridge waited .\n"):
+        text.write_text(line * 20)
+        assert run(LONG_MODEL, "--tasks", "needle", "-o", tmp_path / "out", "--device", "cpu", *GRID, *needle) == 0
+        asked.append("finished before" not in capsys.readouterr().out)
+    assert asked == [True, False, True]
+
+
+def test_ratings_are_of_the_answers_that_are_there(tmp_path, monkeypatch, capsys):
+    """`longbench_judged` reads what `longbench` left, whose settings are not its own."""
+    assert task_reads("longbench_judged") == ("longbench",) and task_reads("needle") == ()
+    ran = []
+    monkeypatch.setattr(
+        "hf_gateau.evaluation.command.run_task",
+        lambda name, work: ran.append(name) or TaskResult(name, {"mean": 1.0}, [{"id": "1", "score": 1.0}]),
+    )
+    for answer in ("yes", "yes", "no"):
+        save_result(TaskResult("longbench", {"mean": 1.0}, [{"id": "1", "answer": answer}]), tmp_path)
+        assert run(LONG_MODEL, "--tasks", "longbench_judged", "-o", tmp_path, "--device", "cpu") == 0
+    assert ran == ["longbench_judged"] * 2
+
+
+def test_the_results_of_another_model_are_not_replaced(tmp_path, capsys):
+    settings = ["--tasks", "planted_needle", "-o", tmp_path, "--device", "cpu", "--max_length", 400, *GRID]
+    assert run(LONG_MODEL, *settings) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.suffix in (".md", ".json", ".jsonl")}
+    assert run(SHORT_MODEL, *settings) == 2
+    message = capsys.readouterr().err
+    assert "has results of other weights, 'long' (task planted_needle)" in message and "a folder of its own" in message
+    assert before == {path: path.read_bytes() for path in before}
 
 
 def test_the_cards_metadata(tmp_path):
@@ -148,6 +199,18 @@ def test_a_task_that_fails_does_not_take_the_others_with_it(tmp_path, capsys):
 def test_wrong_input(arguments, message, tmp_path, capsys, no_weights):
     assert run(*arguments, "-o", tmp_path / "out") == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_file_is_no_folder(tmp_path, capsys, no_weights):
+    (tmp_path / "out").touch()
+    assert run(LONG_MODEL, "--tasks", "needle", "-o", tmp_path / "out") == 2
+    assert "out' is a file; give a folder" in capsys.readouterr().err
+
+
+def test_a_backend_that_is_not_installed_is_told_in_a_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    assert run(LONG_MODEL, "--tasks", "needle", "--backend", "vllm", "-o", tmp_path) == 2
+    assert "hf-gateau eval: backend='vllm' needs vLLM; `pip install vllm`" in capsys.readouterr().err
 
 
 def test_importing_the_command_imports_no_torch():

@@ -102,3 +102,25 @@ def test_words_of_the_needle():
     assert needle_score("parking sandwiches", words) == 0  # whole words
     assert needle_score("It was Adam Baxter.", ["adam baxter"]) == 100  # both words of one that is two
     assert not set(re.findall(r"\w+", QUESTION.lower())) & set(words)
+
+
+def test_words_of_a_chinese_needle():
+    needle, question = "在旧金山最好的事情是坐在公园里吃三明治。", "在旧金山最好的事情是什么？"
+    words = distinctive_words(needle, question)
+    assert words == list("坐公园里吃三明治")
+    assert needle_score("应该吃三明治。", words) == 100 * 4 / 8 and needle_score("坐在公园里吃三明治", words) == 100
+    assert needle_score("我不知道", words) == 0
+    assert needle_score("他住在 Aveiro，很好", ["Aveiro"]) == 100  # no space around a foreign word
+    assert (
+        needle_score("公园和咖啡", ["公园", "海边"]) == 50 and needle_score("公司的花园", ["公园"]) == 0
+    )  # whole words
+
+
+@pytest.mark.parametrize("answer", ["eat a sandwich", "Sit in Dolores Park!", "It is sunny.", "I cannot say."])
+def test_the_needles_score_is_the_recall_in_the_published_f1(answer, metrics):
+    """Of the needle's words: F1 = 2 P R / (P + R), and its words are no articles, which F1 leaves out."""
+    words = distinctive_words(NEEDLE, QUESTION)
+    recall, got = needle_score(answer, words) / 100, english(answer)
+    precision = recall * len(words) / len(got)
+    f1_by_recall = 2 * precision * recall / (precision + recall) if recall else 0
+    assert metrics.qa_f1_score(answer, " ".join(words)) == pytest.approx(f1_by_recall)

@@ -1,15 +1,20 @@
 """Answers of batches against `model.generate` one prompt at a time; prompts that are too long; what a crash leaves."""
 
+import json
 import logging
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_gateau.evaluation.generation import ANSWERS, GeneratorConfig, TransformersGenerator, load_generator
+from hf_gateau.evaluation.answering import ANSWERS, GeneratorConfig
+from hf_gateau.evaluation.generation import TransformersGenerator, load_generator
+from hf_gateau.labels import IGNORED, tokenize_for_training
 from hf_gateau.quickstart.world import PLAIN_WORDS
 
-from .chats import CHATML
+from .chats import CHATML, CONTEXT, QUESTION, train_bpe, trl_template
 from .conftest import make_model
 
 
@@ -118,6 +123,42 @@ def test_without_a_chat_template_prompts_are_text(tiny_model, tmp_path):
     assert generator.num_tokens(ask("who is adam ?")) == 4
 
 
+@pytest.mark.parametrize("content", [f"{CONTEXT}\n\n{QUESTION}", QUESTION, f"{CONTEXT}\n\n{QUESTION}\n"])
+@pytest.mark.parametrize("begun", ["", "They return"])
+def test_the_papers_form_is_the_one_that_training_makes(content, begun, bpe, tmp_path):
+    bpe.chat_template = None
+    name = make_model("llama", tmp_path / "model", bpe)
+    generator = load_generator(name, tmp_path, GeneratorConfig(chat_template="paper"))
+    row = tokenize_for_training({"messages": [*ask(content), {"role": "assistant", "content": "They return."}]}, bpe)
+    trained = row["input_ids"][: next(i for i, label in enumerate(row["labels"]) if label != IGNORED)]
+    ids, _ = generator.prompt_ids([*ask(content), *([{"role": "assistant", "content": begun}] if begun else [])])
+    read = bpe.decode(ids)
+    assert read.endswith(f"### Response:\n{begun}") and ("### Input:" in read) == (CONTEXT[:20] in content)
+    assert begun or ids == trained
+
+
+def test_a_prompt_does_not_end_with_the_end_of_a_text(tmp_path):
+    from tokenizers.processors import TemplateProcessing
+
+    bpe = train_bpe(byte_level=True, bos=False)
+    marks = [("<s>", bpe.bos_token_id), ("</s>", bpe.eos_token_id)]
+    bpe.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=marks)
+    assert bpe(QUESTION)["input_ids"][-1] == bpe.eos_token_id
+    ids, _ = load_generator(make_model("llama", tmp_path / "model", bpe), tmp_path).prompt_ids(ask(QUESTION))
+    assert bpe.decode(ids) == f"<s>{QUESTION}"
+
+
+def test_models_that_can_think_answer_at_once_unless_asked_to_think(bpe, tmp_path):
+    bpe.chat_template = trl_template("qwen3")
+    name = make_model("llama", tmp_path / "model", bpe)
+    begun = [*ask(QUESTION), {"role": "assistant", "content": "They"}]
+    for settings, empty in (({}, "<think>\n\n</think>\n\n"), ({"chat_template_kwargs": "{}"}, "")):
+        generator = load_generator(name, tmp_path, GeneratorConfig(**settings))
+        read = bpe.decode(generator.prompt_ids(ask(QUESTION))[0])
+        assert read.endswith(f"assistant\n{empty}")
+        assert bpe.decode(generator.prompt_ids(begun)[0]).endswith("</think>\n\nThey")
+
+
 def test_goes_on_with_the_beginning_of_an_answer(tiny_model, tmp_path):
     generator = load_generator(tiny_model, tmp_path)
     ids, _ = generator.prompt_ids([*ask("who is adam ?"), {"role": "assistant", "content": "adam"}])
@@ -163,6 +204,18 @@ def test_other_weights_answer_anew(tokenizer, tiny_model, tmp_path):
     assert len(other.ran) == len(PROMPTS)
 
 
+def test_another_chat_template_asks_anew(tokenizer, tmp_path):
+    name = make_model("llama", tmp_path / "model", tokenizer)
+    load_generator(name, tmp_path).generate(PROMPTS, 12)
+    changed = AutoTokenizer.from_pretrained(name)
+    changed.chat_template = changed.chat_template.replace("<|assistant|>", "<|assistant|> the")
+    assert changed.chat_template != tokenizer.chat_template
+    changed.save_pretrained(name)
+    other = Counting(name, tmp_path, GeneratorConfig())
+    other.generate(PROMPTS, 12)
+    assert len(other.ran) == len(PROMPTS)
+
+
 class Small(Counting):
     """Has memory for that many prompts at a time."""
 
@@ -203,7 +256,17 @@ def test_an_adapter_is_a_model_too(tiny_model, tmp_path):
 
 
 def test_wrong_input(tiny_model, tmp_path):
-    for settings in ({"backend": "mlx"}, {"dtype": "int8"}, {"chat_template": "on"}, {"max_length": 0}):
+    for settings in (
+        {"backend": "mlx"},
+        {"dtype": "int8"},
+        {"chat_template": "on"},
+        {"max_length": 0},
+        {"chat_template_kwargs": "[]"},
+        {"vllm_parameters": "4", "backend": "vllm"},
+        {"vllm_parameters": '{"tensor_parallel_size": 4}'},
+        {"batch_tokens": 4, "backend": "vllm"},
+        {"device": "cuda:1", "backend": "vllm"},
+    ):
         with pytest.raises(ValueError, match=next(iter(settings))):
             GeneratorConfig(**settings)
     with pytest.raises(FileNotFoundError, match="There is no model at './nothing'"):
@@ -219,3 +282,68 @@ def test_vllm_is_named_where_it_is_missing(tiny_model, tmp_path):
     except ImportError:
         with pytest.raises(ImportError, match="pip install vllm"):
             load_generator(tiny_model, tmp_path, GeneratorConfig(backend="vllm"))
+
+
+@pytest.fixture()
+def stand_in(monkeypatch):
+    """For vLLM: takes what `vllm.LLM`, `vllm.SamplingParams` and `LLM.generate` of 0.33 take, and answers with a prompt's length."""
+    told = SimpleNamespace(engines=[], asked=[])
+
+    class LLM:
+        def __init__(
+            self, model, *, revision=None, tokenizer_revision=None, dtype="auto", trust_remote_code=False, **others
+        ):
+            told.engines.append(
+                {
+                    "model": model,
+                    "revision": revision,
+                    "tokenizer_revision": tokenizer_revision,
+                    "dtype": dtype,
+                    **others,
+                }
+            )
+
+        def generate(self, prompts, sampling_params=None, *, use_tqdm=True):
+            told.asked.append(([prompt["prompt_token_ids"] for prompt in prompts], sampling_params))
+            return [SimpleNamespace(outputs=[SimpleNamespace(text=f"{len(x['prompt_token_ids'])}")]) for x in prompts]
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=SimpleNamespace))
+    return told
+
+
+def test_vllm_is_asked_for_the_same_prompts_greedily(tiny_model, tmp_path, stand_in, monkeypatch):
+    monkeypatch.setattr("hf_gateau.evaluation.generation.VLLM_PROMPTS_AT_A_TIME", 3)
+    parameters = json.dumps({"tensor_parallel_size": 2, "trust_remote_code": False})
+    config = GeneratorConfig(backend="vllm", max_length=80, model_revision="main", vllm_parameters=parameters)
+    generator = load_generator(tiny_model, tmp_path, config)
+    answers = generator.generate(PROMPTS, 12)
+    same = load_generator(tiny_model, tmp_path / "other", GeneratorConfig(max_length=80))
+    expected = [same.prompt_ids(prompt, 12)[0] for prompt in PROMPTS]
+    assert answers == [f"{len(ids)}" for ids in expected]
+    assert [ids for batch, _ in stand_in.asked for ids in batch] == expected
+    assert [len(batch) for batch, _ in stand_in.asked] == [3, 3, 2]
+    settings = stand_in.asked[0][1]
+    assert (settings.temperature, settings.max_tokens) == (0.0, 12)
+    assert settings.stop_token_ids == [generator.tokenizer.eos_token_id]
+    assert stand_in.engines == [
+        {
+            "model": tiny_model,
+            "revision": "main",
+            "tokenizer_revision": "main",
+            "dtype": "float32",
+            "max_model_len": 80,
+            "tensor_parallel_size": 2,
+        }
+    ]
+    assert generator.generate(PROMPTS, 12) == answers and len(stand_in.asked) == 3  # they are kept
+    assert generator.describe() != same.describe()
+
+
+def test_vllm_is_not_given_an_adapter(tiny_model, tmp_path, stand_in):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), LoraConfig(target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path / "adapter")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="is a PEFT adapter, and backend='vllm' takes whole models"):
+        load_generator(str(tmp_path / "adapter"), tmp_path, GeneratorConfig(backend="vllm"))

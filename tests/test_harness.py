@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_gateau.evaluation.generation import GeneratorConfig, load_generator
+from hf_gateau.evaluation.answering import GeneratorConfig
+from hf_gateau.evaluation.generation import load_generator
 from hf_gateau.evaluation.harness import (
     LONGBENCH,
     NIAH,
@@ -222,6 +223,56 @@ def test_answers_end_at_stops():
     assert cut_at("one\ntwo. three", ["\n", "."]) == "one" and cut_at("one", ["", "x"]) == "one"
 
 
+def test_names_come_with_commas_too():
+    config = HarnessConfig(longbench_sets=["hotpotqa,musique", "musique"], harness_tasks=["a,b"])
+    assert (config.longbench_sets, config.harness_tasks) == (["hotpotqa", "musique"], ["a", "b"])
+
+
+SOLVED = {"solved": "It is 7. #### 7\nQuestion: next?", "unsolved": "I say 8"}
+
+
+def write_sums(folder, **settings):
+    """A task in the form of gsm8k: two ways to find the number in what was said; `until` and the answer's length in other words."""
+    write_task(
+        folder,
+        "sums",
+        [doc(1, "", "solved", ["7"], None), doc(2, "", "unsolved", ["8"], None)],
+        include=None,
+        test_split="test",
+        output_type="generate_until",
+        doc_to_text="{{question}}",
+        doc_to_target="{{answers[0]}}",
+        **{"metric_list": [{"metric": "exact_match"}], **settings},
+    )
+
+
+def regex(name: str, pattern: str) -> dict:
+    return {
+        "name": name,
+        "filter": [{"function": "regex", "regex_pattern": pattern}, {"function": "take_first"}],
+    }
+
+
+def test_each_way_to_find_the_answer_is_a_figure_of_its_own(tmp_path):
+    write_sums(
+        tmp_path,
+        generation_kwargs={"until": "Question:", "max_new_tokens": 40, "do_sample": False},
+        filter_list=[regex("strict", "#### ([0-9]+)"), regex("flexible", "([0-9]+)")],
+    )
+    canned = Canned({"unsolved": SOLVED["unsolved"], "solved": SOLVED["solved"]})
+    result = run_harness(work_of(canned, tmp_path, harness_tasks=["longbench_sums"], include_path=str(tmp_path)))
+    assert result.metrics == {"mean": 75.0, "sums (strict)": 50.0, "sums (flexible)": 100.0}
+    assert len({row["id"] for row in result.rows}) == len(result.rows) == 4
+    assert result.rows[0]["answer"] == "It is 7. #### 7\n" and {tokens for _, tokens in canned.asked} == {40}
+
+
+def test_a_metric_of_all_answers_together_is_no_score_of_one(tmp_path):
+    write_sums(tmp_path, generation_kwargs={"until": []}, metric_list=[{"metric": "bleu"}])
+    canned = Canned({"unsolved": "8", "solved": "7"})
+    with pytest.raises(ValueError, match="longbench_sums has no score of one question: bleu"):
+        run_harness(work_of(canned, tmp_path, harness_tasks=["longbench_sums"], include_path=str(tmp_path)))
+
+
 def test_wrong_input(tmp_path):
     for settings, message in (
         ({"longbench_sets": []}, "longbench_sets is empty"),
@@ -230,8 +281,10 @@ def test_wrong_input(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             HarnessConfig(**settings)
-    with pytest.raises(ValueError, match="has no task longbench_nothing"):
-        run_longbench(work_of(Canned({}), tmp_path, longbench_sets=["nothing"]))
+    with pytest.raises(ValueError, match="has no task longbench_hotpotq; did you mean 'longbench_hotpotqa'"):
+        run_longbench(work_of(Canned({}), tmp_path, longbench_sets=["hotpotq"]))
+    with pytest.raises(ValueError, match="ruler_lengths has 8,192, and 'them/canned' reads 4,096 tokens"):
+        run_ruler(work_of(Canned({}), tmp_path, ruler_lengths=[512, 8_192]))
     with pytest.raises(ValueError, match="give harness_tasks"):
         run_harness(work_of(Canned({}), tmp_path))
 

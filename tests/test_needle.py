@@ -101,6 +101,9 @@ def test_reads_files_and_folders(tmp_path):
         ({"needle_lengths": [0]}, "needle_lengths are numbers"),
         ({"needle_repeats": 0}, "needle_repeats"),
         ({"needle_prompt": "{context}"}, "has no {question}"),
+        ({"needle_prompt": "{context} {question} as {json}"}, "has braces besides"),
+        ({"needle_prompt": "{context} {question} {"}, "has braces besides"),
+        ({"needle_words": ["Park", "!"]}, "no letter or digit in"),
         ({"needle": "What is it?", "needle_question": "What is it?"}, "name some as needle_words"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -13,9 +14,10 @@ from typing import Any
 from ..cards import inline, public_name
 from ..endpoint import EndpointConfig
 from ..redaction import redact
-from .generation import GeneratorConfig, load_generator
-from .results import TaskResult, eval_results, load_result, save_result, summary, summary_text
-from .tasks import TASKS, Work, check_tasks, run_task, task_options
+from .answering import GeneratorConfig
+from .generation import load_generator
+from .results import ROWS, TaskResult, eval_results, load_result, save_result, summary, summary_text, write_whole
+from .tasks import TASKS, Work, check_tasks, run_task, split_names, task_options, task_reads
 
 
 logger = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ class EvalArguments:
     )
 
     def __post_init__(self):
-        self.tasks = list(dict.fromkeys(name for part in self.tasks for name in part.split(",") if name))
+        self.tasks = split_names(self.tasks)
         check_tasks(self.tasks)
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit is a number of questions, got {self.limit}; give 1 or more.")
@@ -59,12 +61,15 @@ def command(model: str, arguments: EvalArguments, how: GeneratorConfig, judge: E
     hf-gateau eval Qwen/Qwen3-0.6B --tasks needle,longbench -o results/qwen3
     Without network or GPU: hf-gateau eval MODEL --tasks needle --needle_lengths 500 1000 2000 -o results"""
     folder = Path(arguments.output).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {str(folder)!r} is a file; give a folder, which is made where there is none.")
     folder.mkdir(parents=True, exist_ok=True)
     results, failed = evaluate(model, folder, arguments.tasks, how, judge, settings, arguments.limit)
-    write_summary(folder, model, results)
+    write_summary(folder, model, finished(folder))
     if results:
         print(
-            f"\n{summary_text(results)}\n\nAlso in {folder / SUMMARY}; question by question in {folder}/TASK/rows.jsonl."
+            f"\n{summary_text(results)}\n\nAlso in {folder / SUMMARY}, with what earlier commands found of this model; "
+            f"question by question in {folder}/TASK/rows.jsonl."
         )
     if failed:
         raise RuntimeError("; ".join(f"{name} could not be finished: {reason}" for name, reason in failed.items()))
@@ -92,6 +97,10 @@ def evaluate(
 
     Returns:
         the results of the tasks that could be finished, and why others could not.
+
+    Raises:
+        ValueError: there is no such task, or the folder has results of other weights.
+        FileNotFoundError, OSError: there is no such model.
     """
     from ..endpoint import Endpoint
 
@@ -100,6 +109,7 @@ def evaluate(
     generator = load_generator(
         model, folder, how
     )  # finds the model and its tokenizer; weights come when they are needed
+    _check_folder(folder, model, generator.describe())
     endpoint = cache(lambda: Endpoint(judge))
     options = {type(part).__name__: part for part in settings}
     work = Work(model, folder, lambda: generator, endpoint, options, limit)
@@ -107,6 +117,7 @@ def evaluate(
     for name in tasks:
         own = [work.settings(kind) for kind in task_options(name)]
         asked = _asked(generator.describe(), judge, own, limit)
+        asked |= {"files": _contents(own, {read: folder / read / ROWS for read in task_reads(name)})}
         kept = load_result(folder, name)
         if kept is not None and kept.settings.get(ASKED) == asked and not kept.settings.get("num_failed"):
             print(f"{name}: finished before, with the same settings.")
@@ -135,13 +146,43 @@ def _asked(generator: dict[str, Any], judge: EndpointConfig, own: list[Any], lim
     )
 
 
+def _contents(own: list[Any], read: dict[str, Path]) -> dict[str, str]:
+    """What stands in the files that settings name and in those that are read besides; of a folder, which files it has."""
+    settings = {name: value for part in own for name, value in vars(part).items() if value and isinstance(value, str)}
+    named = {name: Path(os.path.expanduser(value)) for name, value in settings.items()}
+    return {name: _digest(path) for name, path in (named | read).items() if os.path.exists(path)}
+
+
+def _digest(path: Path) -> str:
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    files = sorted(x for x in path.rglob("*") if x.is_file())
+    states = [(str(x.relative_to(path)), x.stat().st_size, x.stat().st_mtime_ns) for x in files]
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest()
+
+
+def finished(folder: Path) -> list[TaskResult]:
+    """What the tasks that are finished in a folder have found."""
+    return [result for name in TASKS if (result := load_result(folder, name)) is not None]
+
+
+def _check_folder(folder: Path, model: str, generator: dict[str, Any]) -> None:
+    """Refuse a folder with results of other weights, which would be lost or mixed with these."""
+    for result in finished(folder):
+        known = result.settings.get(ASKED, {}).get("generator", generator)
+        if known.get("fingerprint") != generator["fingerprint"]:
+            raise ValueError(
+                f"{folder} has results of other weights, {result.settings.get('model')!r} (task {result.task}), and {model!r} "
+                "is to be evaluated; give each model, and each version of it, a folder of its own (-o)."
+            )
+
+
 def write_summary(folder: Path, model: str, results: list[TaskResult]) -> None:
     """`summary.md`, the table, and `model_index.json`, the same for a model card's metadata."""
     name = public_name(model) or model
-    text = f"# Evaluation of {inline(name)}\n\n{summary(results)}\n"
-    (folder / SUMMARY).write_text(text, encoding="utf-8")
+    write_whole(folder / SUMMARY, f"# Evaluation of {inline(name)}\n\n{summary(results)}\n")
     index = json.dumps(eval_results(results, name.rpartition("/")[2]), indent=2)
-    (folder / MODEL_INDEX).write_text(index + "\n", encoding="utf-8")
+    write_whole(folder / MODEL_INDEX, index + "\n")
 
 
 # The settings of all tasks, each once.

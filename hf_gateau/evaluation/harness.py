@@ -15,9 +15,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..config import did_you_mean
 from .metrics import POINTS, longbench_metrics
 from .results import TaskResult, means_by
-from .tasks import Generator, Work
+from .tasks import Generator, Work, split_names
 
 
 if TYPE_CHECKING:
@@ -51,7 +54,10 @@ class HarnessConfig:
 
     longbench_sets: list[str] = field(
         default_factory=lambda: [name for names in LONGBENCH.values() for name in names],
-        metadata={"help": "Data sets of the task longbench. Default: the twelve of the GATEAU paper."},
+        metadata={
+            "help": "Data sets of the task longbench, one after the other or with commas between. Default: the twelve of the "
+            "GATEAU paper."
+        },
     )
     ruler_lengths: list[int] = field(
         default_factory=lambda: [4_096],
@@ -59,7 +65,10 @@ class HarnessConfig:
     )
     harness_tasks: list[str] = field(
         default_factory=list,
-        metadata={"help": "Tasks or groups of lm-evaluation-harness for the task harness, such as longbench_fewshot."},
+        metadata={
+            "help": "Tasks or groups of lm-evaluation-harness for the task harness, such as longbench_fewshot (which LongBench "
+            "asks without a chat template: --chat_template off)."
+        },
     )
     include_path: str | None = field(
         default=None,
@@ -70,6 +79,7 @@ class HarnessConfig:
     )
 
     def __post_init__(self):
+        self.longbench_sets, self.harness_tasks = split_names(self.longbench_sets), split_names(self.harness_tasks)
         if not self.longbench_sets:
             raise ValueError("longbench_sets is empty; name some data sets, or leave it out.")
         if not self.ruler_lengths or min(self.ruler_lengths) < 256:
@@ -124,10 +134,20 @@ def run_harness(work: Work) -> TaskResult:
 
 def _run_synthetic(name: str, work: Work, tasks: tuple[str, ...]) -> TaskResult:
     """The harness makes these texts as long as the model's tokenizer counts; it reads it from a folder, whatever the
-    model's form."""
+    model's form.
+
+    Raises:
+        ValueError: the model's window is shorter: a text that lost its middle would have lost its needles.
+    """
+    generator, lengths = work.generator(), sorted(set(work.settings(HarnessConfig).ruler_lengths))
+    if lengths[-1] > generator.max_length:
+        raise ValueError(
+            f"ruler_lengths has {lengths[-1]:,}, and {generator.model!r} reads {generator.max_length:,} tokens; give shorter "
+            "lengths, or a larger max_length to see what it does beyond."
+        )
     folder, rows = work.folder / name / "tokenizer", []
-    work.generator().tokenizer.save_pretrained(folder)
-    for length in sorted(set(work.settings(HarnessConfig).ruler_lengths)):  # one by one, so that a limit is of each
+    generator.tokenizer.save_pretrained(folder)
+    for length in lengths:  # one by one, so that a limit is of each
         told = {"tokenizer": str(folder), "max_seq_lengths": [length]}
         rows += harness_rows(work, list(tasks), told, folder="ruler")
     by_length = {f"{length} tokens": mean for length, mean in means_by(rows, "length").items()}
@@ -171,7 +191,10 @@ def harness_rows(
     places += [] if include is None else [Path(include).expanduser()]
     manager = TaskManager(include_path=places, include_defaults=folder is None, metadata=metadata or {})
     if unknown := [name for name in tasks if name not in manager.all_tasks]:
-        raise ValueError(f"lm-evaluation-harness {lm_eval.__version__} has no task {', '.join(unknown)}.")
+        raise ValueError(
+            f"lm-evaluation-harness {lm_eval.__version__} has no task {', '.join(unknown)}"
+            + did_you_mean(unknown[0], manager.all_tasks, "; `lm-eval ls tasks` lists them.")
+        )
     found = lm_eval.simple_evaluate(
         answering_model()(work.generator()),
         tasks=tasks,
@@ -180,13 +203,26 @@ def harness_rows(
         apply_chat_template=True,
         bootstrap_iters=0,
     )
-    return [_row(name, sample) for name, samples in found["samples"].items() for sample in samples]
+    rows = []
+    for name, samples in found["samples"].items():
+        several = len({sample["filter"] for sample in samples}) > 1
+        rows += [_row(f"{name} ({sample['filter']})" if several else name, sample) for sample in samples]
+    return rows
 
 
 def _row(task: str, sample: dict[str, Any]) -> dict[str, Any]:
-    """One question. Its score is the task's main metric, which is `score` in LongBench, the question's length in RULER, and
-    otherwise the first one."""
-    doc, names = sample["doc"], sample["metrics"]
+    """One question, as one of the task's ways to find the answer in what was said reads it. Its score is the task's main
+    metric, which is `score` in LongBench, the question's length in RULER, and otherwise the first one that is a number.
+
+    Raises:
+        ValueError: none is.
+    """
+    doc, names = sample["doc"], [name for name in sample["metrics"] if np.isscalar(sample[name])]
+    if not names:
+        raise ValueError(
+            f"The task {task} has no score of one question: {', '.join(sample['metrics'])} is of all of them together; "
+            "its own command, lm-eval, computes it."
+        )
     length, made = doc.get("max_length", doc.get("length")), "max_length" in doc
     main = next((name for name in (str(doc.get("max_length")), "score") if name in names), names[0])
     answer = sample["resps"][0][0]
@@ -230,11 +266,11 @@ def answering_model() -> Callable[[Generator], Any]:
         def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
             answers, by_length = [""] * len(requests), defaultdict(list)
             for place, request in enumerate(requests):
-                by_length[request.args[1].get("max_gen_toks", ANSWER_TOKENS)].append(place)
+                by_length[_answer_tokens(request.args[1])].append(place)
             for max_new_tokens, places in by_length.items():
                 prompts = [json.loads(requests[place].args[0]) for place in places]
                 for place, answer in zip(places, self.generator.generate(prompts, max_new_tokens), strict=True):
-                    answers[place] = cut_at(answer, requests[place].args[1].get("until") or [])
+                    answers[place] = cut_at(answer, _stops(requests[place].args[1]))
             return answers
 
         def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
@@ -243,6 +279,17 @@ def answering_model() -> Callable[[Generator], Any]:
         loglikelihood_rolling = loglikelihood
 
     return Answering
+
+
+def _answer_tokens(told: dict[str, Any]) -> int:
+    """The longest answer, under whichever of its names the harness knows a task gives it."""
+    names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+    return int(next((told[name] for name in names if told.get(name) is not None), ANSWER_TOKENS))
+
+
+def _stops(told: dict[str, Any]) -> list[str]:
+    stops = told.get("until") or []
+    return [stops] if isinstance(stops, str) else stops
 
 
 def cut_at(answer: str, stops: list[str]) -> str:

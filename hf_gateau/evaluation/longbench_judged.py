@@ -29,7 +29,7 @@ from .judging import (
     tell_failures,
     version_of,
 )
-from .results import TaskResult
+from .results import ROWS, TaskResult
 from .rows import read_rows
 from .tasks import Work
 
@@ -78,7 +78,7 @@ class LongBenchJudgedConfig:
         check_ratings("longbench_judged", self.longbench_judged_ratings, self.longbench_judged_temperature)
 
 
-OPTIONS = (LongBenchJudgedConfig,)
+OPTIONS, READS = (LongBenchJudgedConfig,), ("longbench",)
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def read_answers(path: str | None, folder: Path, limit: int | None = None) -> tu
         FileNotFoundError: there are none.
         ValueError: a column is missing, a row is not in order, or none of them can be rated.
     """
-    source = Path(path).expanduser() if path else folder / "longbench" / "rows.jsonl"
+    source = Path(path).expanduser() if path else folder / READS[0] / ROWS
     if path is None and not source.exists():
         raise FileNotFoundError(
             f"There are no answers to rate in {folder}; run the task longbench first, or name a file with "

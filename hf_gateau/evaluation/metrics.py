@@ -10,11 +10,15 @@ from types import ModuleType
 
 POINTS = 100.0
 STOP_WORDS = frozenset("a an and as at by for from in is it of on or that the this to was were with".split())
+STOP_WORDS |= frozenset("的 了 是 在 和 与 及 有 这 那 也 就 都 而 并 着 一 个 地 得 之".split())
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+# A character of a script that writes no spaces between words, Chinese above all, or a word of another script
+WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, in lower case."""
-    return re.findall(r"\w+", text.lower())
+    """The words of a text, in lower case; where a script has no spaces between them, such as the Chinese, its characters."""
+    return WORD.findall(text.lower())
 
 
 def distinctive_words(needle: str, question: str) -> list[str]:
@@ -25,8 +29,14 @@ def distinctive_words(needle: str, question: str) -> list[str]:
 
 def needle_score(answer: str, words: Sequence[str]) -> float:
     """Share of the words that the answer has, in points."""
+    answer = answer.lower()
     found = set(words_of(answer))
-    return POINTS * sum(set(words_of(word)) <= found for word in words) / len(words)
+    # Characters of an unspaced word must stand together
+    num_found = sum(
+        set(words_of(word)) <= found and (not re.search(f"[{UNSPACED}]", word) or word.lower() in answer)
+        for word in words
+    )
+    return POINTS * num_found / len(words)
 
 
 def longbench_metrics() -> ModuleType:

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .metrics import distinctive_words, needle_score
+from .metrics import distinctive_words, needle_score, words_of
 from .needle_map import write_maps
 from .results import TaskResult, means_by
 from .tasks import Generator, Work
@@ -94,12 +94,26 @@ class NeedleConfig:
             raise ValueError(f"needle_depths are percent, got {self.needle_depths}; give some from 0 to 100.")
         if missing := [name for name in ("{context}", "{question}") if name not in self.needle_prompt]:
             raise ValueError(f"needle_prompt has no {' and no '.join(missing)}: {self.needle_prompt!r}; put it there.")
+        try:
+            self.prompt_with("")
+        except (LookupError, ValueError) as error:
+            raise ValueError(
+                f"needle_prompt has braces besides {{context}} and {{question}}: {self.needle_prompt!r}; double them."
+            ) from error
         if self.haystack is not None and not Path(self.haystack).expanduser().exists():
             raise FileNotFoundError(
                 f"There is no haystack at {self.haystack!r}; give a text file, or a folder of such files."
             )
         if not self.words:
             raise ValueError("No word of the needle is left that the question has not; name some as needle_words.")
+        if empty := [word for word in self.words if not words_of(word)]:
+            raise ValueError(
+                f"needle_words has no letter or digit in {empty}; every answer would have it. Name words."
+            )
+
+    def prompt_with(self, text: str) -> str:
+        """The question about a text."""
+        return self.needle_prompt.format(context=text, question=self.needle_question)
 
     @property
     def words(self) -> list[str]:
@@ -147,8 +161,8 @@ def run(work: Work) -> TaskResult:
             end = haystack.draw_end(length, rng)
             for depth in sorted(set(config.needle_depths)):
                 found, num_tokens = haystack.with_needle(config.needle, length, depth, end)
-                prompt = config.needle_prompt.format(context=found, question=config.needle_question)
-                questions.append(Question(length, depth, repeat, num_tokens, prompt, tuple(config.words)))
+                prompt, words = config.prompt_with(found), tuple(config.words)
+                questions.append(Question(length, depth, repeat, num_tokens, prompt, words))
     return ask("needle", work, questions, config.needle_answer_tokens, asdict(config) | {"lengths": lengths})
 
 
@@ -198,8 +212,8 @@ def check_fits(generator: Generator, question: Question, answer_tokens: int) -> 
 
 def default_lengths(generator: Generator, config: NeedleConfig) -> list[int]:
     """Ten lengths with equal steps, up to what the model's window has room for."""
-    prompt = config.needle_prompt.format(context=config.needle, question=config.needle_question)
-    others = generator.num_tokens([{"role": "user", "content": prompt}]) + config.needle_answer_tokens
+    prompt = [{"role": "user", "content": config.prompt_with(config.needle)}]
+    others = generator.num_tokens(prompt) + config.needle_answer_tokens
     top = min(LONGEST, generator.max_length - others)
     low = min(SHORTEST, top // NUM_LENGTHS)
     if low < 1:

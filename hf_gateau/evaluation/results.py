@@ -17,6 +17,7 @@ from typing import Any
 from ..cards import inline, table
 
 
+RESULTS, ROWS = "results.json", "rows.jsonl"  # in the folder of a task
 # task -> name that readers know
 TITLES = {
     "needle": "Needle in a Haystack",
@@ -78,18 +79,18 @@ def save_result(result: TaskResult, folder: str | os.PathLike) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     about = {name: value for name, value in asdict(result).items() if name != "rows"}
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in result.rows)
-    write_whole(place / "rows.jsonl", lines)
-    write_whole(place / "results.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+    write_whole(place / ROWS, lines)
+    write_whole(place / RESULTS, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     return place
 
 
 def load_result(folder: str | os.PathLike, task: str) -> TaskResult | None:
     """What `save_result` wrote; None where the task was not finished."""
     place = Path(folder) / task
-    if not (place / "results.json").exists():
+    if not (place / RESULTS).exists():
         return None
-    lines = filter(None, (place / "rows.jsonl").read_text("utf-8").split("\n"))  # not at U+2028, as splitlines does
-    return TaskResult(rows=[json.loads(x) for x in lines], **json.loads((place / "results.json").read_text("utf-8")))
+    lines = filter(None, (place / ROWS).read_text("utf-8").split("\n"))  # not at U+2028, as splitlines does
+    return TaskResult(rows=[json.loads(x) for x in lines], **json.loads((place / RESULTS).read_text("utf-8")))
 
 
 HEADER = ("task", "metric", "value", "questions")

@@ -1,8 +1,8 @@
 """The tasks that `hf-gateau eval` knows, and what each is given.
 
 A task is a function `run(work: Work) -> TaskResult` in a module of its own. One that has settings says which in `OPTIONS`,
-a tuple of dataclasses at the top of its module, and reads them with `work.settings(ItsConfig)`. A module of several tasks
-has `run_NAME` for each.
+a tuple of dataclasses at the top of its module, and reads them with `work.settings(ItsConfig)`; one that reads what another
+task left says which in `READS`. A module of several tasks has `run_NAME` for each.
 """
 
 from __future__ import annotations
@@ -80,6 +80,11 @@ class Work:
         return self.options.get(kind.__name__) or kind()
 
 
+def split_names(names: Iterable[str]) -> list[str]:
+    """Names that came one by one or with commas between, each once."""
+    return list(dict.fromkeys(name for part in names for name in part.split(",") if name))
+
+
 def check_tasks(names: Iterable[str]) -> None:
     """Refuse names that are no task's.
 
@@ -93,6 +98,11 @@ def check_tasks(names: Iterable[str]) -> None:
 def task_options(name: str) -> tuple[type, ...]:
     """The dataclasses that a task's settings are."""
     return getattr(_module(name), "OPTIONS", ())
+
+
+def task_reads(name: str) -> tuple[str, ...]:
+    """The tasks whose rows a task reads from the evaluation's folder."""
+    return getattr(_module(name), "READS", ())
 
 
 def run_task(name: str, work: Work) -> TaskResult:
