@@ -201,6 +201,22 @@ def test_kept_models_and_a_task_that_comes_later(grid, tmp_path):
     assert {x.dataset_type for x in card.data.eval_results} == {"weights", "again"}
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_results_are_all_of_the_same_weights(same, grid, tmp_path):
+    """A model that was not kept is trained again for a task that comes later; another one's figures do not stay beside its."""
+    grid["methods"], grid["seeds"] = grid["methods"][:1], [1]
+    job = plan_jobs(read_grid(grid), tmp_path)[0]
+    assert run_job(job) == DONE and not (Path(job.folder) / "model").exists()
+    stamps = [(Path(job.folder) / "results" / "weights" / "asked.json").stat().st_mtime_ns]
+    if not same:  # as where the same training gives other weights, on a GPU
+        trained = Path(job.folder) / "trained.json"
+        trained.write_text(json.dumps(json.loads(trained.read_text()) | {"fingerprint": "another"}))
+    grid["evaluation"]["tasks"]["again"] = {"evaluator": "tests.evaluators:weights"}
+    assert run_job(plan_jobs(read_grid(grid), tmp_path)[0]) == DONE and list(trainings(tmp_path).values()) == [2]
+    stamps.append((Path(job.folder) / "results" / "weights" / "asked.json").stat().st_mtime_ns)
+    assert (stamps[0] == stamps[1]) == same
+
+
 def test_dry_run(grid, tmp_path, capsys):
     grid["methods"].append({"name": "all", "method": "full"})
     file, out = write(grid, tmp_path), tmp_path / "out"

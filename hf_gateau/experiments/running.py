@@ -80,11 +80,17 @@ def note_failure(job: Job, reason: str, details: str = "") -> None:
 
 
 def _run(job: Job, folder: Path) -> None:
+    from ..models import model_fingerprint
+
     write_json(folder / "selection.json", job.selection)
     with (folder / LOG).open("a", encoding="utf-8") as log, _writing_to(log):
         trained = read_json(folder / TRAINED)
         if trained is None or not (folder / "model").is_dir():
+            before = (trained or {}).get("fingerprint")
             trained = _train(job, folder, log)
+            trained["fingerprint"] = model_fingerprint(str(folder / "model"))
+            if trained["fingerprint"] != before:  # what was found is of weights that are no more
+                shutil.rmtree(folder / "results", ignore_errors=True)
             write_json(folder / TRAINED, trained)
         tasks = {name: _evaluate(job, name, folder, log) for name in job.tasks}
     about = {"cells": [asdict(cell) for cell in job.cells], "key": job.key, "time": _now()}
