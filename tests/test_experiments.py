@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from hf_gateau.cli import main
 from hf_gateau.evaluation.results import TaskResult, group_means, load_result
 from hf_gateau.experiments import statistics
 from hf_gateau.experiments.cells import plan_jobs
-from hf_gateau.experiments.grid import cells_of, load_grid, read_grid
+from hf_gateau.experiments.grid import Source, cells_of, load_grid, read_grid
 from hf_gateau.experiments.running import BUSY, DONE, is_finished, run_job
 from hf_gateau.experiments.tables import _questions_behind, table_specs
 from hf_gateau.experiments.workers import run_jobs
@@ -153,6 +154,40 @@ def test_failing_cell_and_dying_worker_lose_nothing_else(grid, tmp_path, capsys)
     assert main(["experiment", file, "-o", str(out)]) == 0
     assert "4 of 4 trainings are finished, 0 failed." in (out / "README.md").read_text()
     assert list(trainings(out).values()) == [1, 1, 1, 1]  # what failed was the evaluation, of trained models
+
+
+def test_rows_are_made_several_at_a_time(grid, rows, tmp_path, capsys):
+    """In processes of their own; what fails or dies is told with its name, and what was made beside it is kept."""
+    plan, out = tmp_path / "plan.json", tmp_path / "out"
+    source = {"make": "tests.evaluators:made", "options": {"file": rows, "plan": str(plan)}}
+    grid["data"] = {x: {**source, "options": {**source["options"], "name": x}} for x in ("one", "two", "three")}
+    plan.write_text(json.dumps({"fail": "two", "die": "three"}))
+    told = [write(grid, tmp_path), "-o", str(out), "--dry_run", "--flops_per_second", "1e9"]
+    assert main(["experiment", *told, "--num_workers", "2"]) == 2
+    said = capsys.readouterr().err
+    assert "data: two: tests.evaluators:made failed: KeyError: 'no such document'" in said
+    assert "data: three: the worker process ended with signal 9 (SIGKILL)" in said
+    assert len(list(out.glob("made/made-*.parquet"))) == 1
+    assert main(["experiment", *told]) == 2  # in this process, the same
+    assert "data: two: tests.evaluators:made failed: KeyError: 'no such document'" in capsys.readouterr().err
+    plan.write_text("{}")
+    assert main(["experiment", *told, "--num_workers", "2"]) == 0
+    calls = [x.split() for x in plan.with_suffix(".log").read_text().splitlines()]
+    names = [x for x, _ in calls]
+    assert names.count("one") == 1 and os.getpid() not in [int(x) for y, x in calls if y == "one"]
+
+
+def test_model_is_made_once_by_two_runs(tmp_path):
+    """The second waits for the first, and what a killed run left half made is made anew."""
+    from hf_gateau.experiments.sources import Making
+
+    made = Making(Source(make="tests.evaluators:made_model"), tmp_path, "model", is_model=True)
+    half = made.path.with_name(f".{made.path.name}.partial")
+    half.mkdir(parents=True)
+    (half / "half").touch()
+    with ThreadPoolExecutor(2) as pool:
+        assert {x.result() for x in [pool.submit(made.run), pool.submit(made.run)]} == {made.path}
+    assert [x.name for x in made.path.iterdir()] == ["config.json"] and not half.exists()
 
 
 def test_budgets(grid, tmp_path):

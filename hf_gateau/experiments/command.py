@@ -21,7 +21,10 @@ class ExperimentArguments:
     )
     dry_run: bool = field(
         default=False,
-        metadata={"help": "Say what would be run, what is there, and about how long it takes; train nothing."},
+        metadata={
+            "help": "Say what would be run, what is there, and about how long it takes; train no cell. Rows and models that "
+            "functions make are made: they are what is selected from."
+        },
     )
     tables_only: bool = field(
         default=False, metadata={"help": "Write tables and figures of the cells that are finished; train nothing."}
@@ -67,6 +70,7 @@ def command(grid: str, how: ExperimentArguments) -> None:
     specs = table_specs(planned)
     check_writable(str(folder), (folder, *folder.parents))
     _check_workers(planned, how)
+    _make(planned, folder, how.num_workers)
     jobs = plan_jobs(planned, folder)
     if how.dry_run:
         return print(dry_run_text(planned, jobs, how.flops_per_second))
@@ -93,6 +97,23 @@ def _check_workers(grid, how: ExperimentArguments) -> None:
             f"--num_workers {how.num_workers}: each cell of this grid trains on several processes, which take the devices; "
             "leave --num_workers out."
         )
+
+
+def _make(grid, folder, num_workers: int) -> None:
+    """Make rows and model of a grid, several at a time; with one worker they are made where they are needed."""
+    import sys
+
+    from tqdm import tqdm
+
+    from .sources import to_make
+    from .workers import make_all
+
+    waiting = to_make(grid, folder)
+    if num_workers > 1 and len(waiting) > 1:
+        with tqdm(total=len(waiting), desc="Making rows and models", file=sys.stderr) as bar:
+            for making in make_all(waiting, num_workers):
+                bar.update(1)
+                bar.set_postfix_str(making.what)
 
 
 def _with_bar(jobs: list, num_workers: int):
