@@ -62,8 +62,8 @@ def command(grid: str, how: ExperimentArguments) -> None:
     from .estimates import dry_run_text
     from .grid import load_grid
     from .running import DONE, is_finished
+    from .specs import table_specs
     from .summary import write_summary
-    from .tables import table_specs
 
     file, folder = find_recipe(grid), Path(how.output).expanduser().absolute()
     planned = load_grid(file)
@@ -73,14 +73,14 @@ def command(grid: str, how: ExperimentArguments) -> None:
     _make(planned, folder, how.num_workers)
     jobs = plan_jobs(planned, folder)
     if how.dry_run:
-        return print(dry_run_text(planned, jobs, how.flops_per_second))
-    pending = [] if how.tables_only else [job for job in jobs if not is_finished(job)]
+        return print(dry_run_text(planned, jobs, how.flops_per_second, how.num_workers))
+    pending = [job for job in jobs if not is_finished(job)]
     print(
         f"{len(jobs)} trainings, {sum(len(x.cells) for x in jobs)} cells; {len(jobs) - len(pending)} are there.",
         flush=True,
     )
     keep_freed_memory()
-    num_failed = sum(outcome != DONE for outcome in _with_bar(pending, how.num_workers))
+    num_failed = sum(outcome != DONE for outcome in _with_bar([] if how.tables_only else pending, how.num_workers))
     path = write_summary(planned, jobs, specs, folder, file, how.num_workers)
     print(f"Tables, figures and settings: {path}")
     if num_failed:

@@ -11,6 +11,7 @@ methods:                         # name: how rows are put in order, as in `hf-ga
   - {name: random, method: random}
   - {name: full, method: full}       # all long rows: no fraction
   - {name: no long data, method: no_long}
+  - {name: GATEAU at alpha 0.5, method: gateau, alpha: 0.5, fractions: [0.3]}   # fewer fractions than the others
 fractions: [0.1, 0.3]
 settings:                        # short data, and what they change in ranking
   real_world: {short_data: short.jsonl, alpha: 0.8}
@@ -62,6 +63,7 @@ class Method:
         method: of `RankConfig`, or `full` or `no_long`.
         measured: which measurement of the rows it reads.
         ranking, selecting: fields of `RankConfig` and `SelectConfig` that the entry gives.
+        fractions: where the method has its own; None: the grid's.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Method:
     measured: str
     ranking: dict[str, Any] = field(default_factory=dict)
     selecting: dict[str, Any] = field(default_factory=dict)
+    fractions: tuple[float, ...] | None = None
 
     @property
     def has_fractions(self) -> bool:
@@ -110,6 +113,10 @@ class Grid:
     tables: list[dict[str, Any]] | None = None
     description: str = ""
 
+    def fractions_of(self, method: Method) -> tuple[float | None, ...]:
+        """The shares of the long rows that are taken by a method; `(None,)` where a share means nothing to it."""
+        return (method.fractions or self.fractions) if method.has_fractions else (None,)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -135,7 +142,7 @@ def cells_of(grid: Grid) -> list[Cell]:
         for setting in grid.settings
         for budget in grid.budgets
         for method in grid.methods
-        for fraction in (grid.fractions if method.has_fractions else (None,))
+        for fraction in grid.fractions_of(method)
     ]
 
 
@@ -238,14 +245,16 @@ def _methods(found: Any, data: dict[str, Source]) -> tuple[Method, ...]:
 
 def _method(entry: Any, data: dict[str, Source]) -> Method:
     ranking, selecting = _names(RankConfig), _names(SelectConfig)
-    _check_keys(entry, ("name", "measured", *ranking, *selecting), "a method", needed=("name",))
+    _check_keys(entry, ("name", "measured", "fractions", *ranking, *selecting), "a method", needed=("name",))
     name, kind = str(entry["name"]), str(entry.get("method", RankConfig.method))
     measured = str(entry.get("measured", next(iter(data))))
     if measured not in data:
         raise ValueError(f"Method {name!r} reads measured={measured!r}; `data:` has {', '.join(data)}.")
     limits = [x for x in ("fraction", "top_k", "min_score", "max_tokens") if x in entry]
     if limits:
-        raise ValueError(f"Method {name!r} gives {limits[0]}; `fractions:` says how much is kept, for all methods.")
+        raise ValueError(
+            f"Method {name!r} gives {limits[0]}; `fractions:` says how much is kept, the grid's or the method's own."
+        )
     given = {x: entry[x] for x in ranking if x in entry and x != "method"}
     if kind in (FULL, NO_LONG):
         return Method(name, kind, measured)
@@ -254,7 +263,8 @@ def _method(entry: Any, data: dict[str, Source]) -> Method:
         SelectConfig(fraction=0.5, **{x: entry[x] for x in selecting if x in entry})
     except ValueError as error:
         raise ValueError(f"Method {name!r}: {error}") from error
-    return Method(name, kind, measured, given, {x: entry[x] for x in selecting if x in entry})
+    fractions = _fractions(entry["fractions"]) if "fractions" in entry else None
+    return Method(name, kind, measured, given, {x: entry[x] for x in selecting if x in entry}, fractions)
 
 
 def _names(config: type) -> tuple[str, ...]:
@@ -263,6 +273,9 @@ def _names(config: type) -> tuple[str, ...]:
 
 def _fractions(found: Any) -> tuple[float, ...]:
     found = found if isinstance(found, list) else [found]
+    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in found)
+    if not found or not numbers:
+        raise ValueError(f"fractions={found!r} are no shares of the long rows; give e.g. [0.1, 0.3].")
     for fraction in found:
         SelectConfig(fraction=fraction)
     return tuple(dict.fromkeys(float(x) for x in found))
