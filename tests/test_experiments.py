@@ -19,7 +19,7 @@ from filelock import FileLock
 from hf_gateau.cli import main
 from hf_gateau.evaluation.results import TaskResult, group_means, load_result
 from hf_gateau.experiments import statistics
-from hf_gateau.experiments.cells import Job, plan_jobs
+from hf_gateau.experiments.cells import Job, plan_jobs, task_flags
 from hf_gateau.experiments.estimates import dry_run_text, trained_tokens, training_seconds
 from hf_gateau.experiments.grid import Cell, Source, cells_of, load_grid, read_grid
 from hf_gateau.experiments.plots import length_figures, needle_figures
@@ -294,6 +294,17 @@ def test_methods_with_fractions_of_their_own(grid, tmp_path):
     write_summary(planned, jobs, table_specs(planned), tmp_path, Path(write(grid, tmp_path)))
 
 
+def test_options_of_tasks_come_through_as_they_were_given():
+    from trl import TrlParser
+
+    from hf_gateau.evaluation.command import EndpointConfig, EvalArguments
+
+    options = {"endpoint_model": "m", "endpoint_parameters": {"top_p": 0.5}, "limit": None}
+    arguments = ["--tasks", "mt_bench", "--output", "x", *task_flags(options)]
+    asked, judge = TrlParser([EvalArguments, EndpointConfig]).parse_args_into_dataclasses(arguments)
+    assert asked.limit is None and judge.endpoint_model == "m" and "top_p" in str(judge.endpoint_parameters)
+
+
 def test_figures_by_length_and_maps_of_needles(grid, tmp_path):
     """The paper's Figures 4 and 2: a curve a method over LongBench's ranges, and maps beside the reference's."""
     grid["evaluation"]["tasks"] = {"longbench": {}, "needle": {}}
@@ -364,6 +375,23 @@ WRONG = {
     ),
     "a table": (lambda x, _: x.update(tables=[{"name": "t", "methods": ["GATAU"]}]), "did you mean 'GATEAU'?"),
     "a column": (lambda x, _: x.update(tables=[{"name": "t", "columns": ["wights.a"]}]), "no task 'wights'"),
+    "nothing of a task": (lambda x, _: x["evaluation"].update(tasks={"needle": "all"}), "task 'needle' is a str"),
+    "an option of a task": (
+        lambda x, _: x["evaluation"].update(tasks={"needle": {"needle_lengts": [500]}}),
+        "task 'needle': `hf-gateau eval` does not take --needle_lengts 500",
+    ),
+    "an option's value": (
+        lambda x, _: x["evaluation"].update(tasks={"needle": {"max_length": "long"}}),
+        "task 'needle': argument --max_length",
+    ),
+    "a file's name": (
+        lambda x, _: x.update(tables=[{"name": "a/b", "columns": ["weights"]}]),
+        "The table 'a/b' gives",
+    ),
+    "steps of words": (lambda x, _: x["training"].update(max_steps="many"), "max_steps='many' is no whole number"),
+    "processes": (lambda x, _: x["training"].update(num_processes="two"), "num_processes='two' is no number"),
+    "a seed": (lambda x, _: x.update(seeds=[-1]), "seeds=[-1] are no whole numbers of 0 and more"),
+    "kept or not": (lambda x, _: x["evaluation"].update(keep_models="maybe"), "keep_models='maybe' is neither"),
     "no fractions": (lambda x, _: x.update(fractions=[]), "fractions=[] are no shares"),
     "fractions of words": (lambda x, _: x.update(fractions=["a tenth"]), "are no shares of the long rows"),
     "no short data": (
@@ -484,6 +512,9 @@ def test_usual_tables_are_the_papers(grid, rows):
 def test_grid_file_that_is_none(tmp_path):
     (tmp_path / "x.yaml").write_text("a: [")
     with pytest.raises(ValueError, match="cannot be read as YAML"):
+        load_grid(tmp_path / "x.yaml")
+    (tmp_path / "x.yaml").write_text("")
+    with pytest.raises(ValueError, match="the grid is empty"):
         load_grid(tmp_path / "x.yaml")
     with pytest.raises(ValueError, match="says nothing of model"):
         read_grid({"data": "x", "methods": [{}], "evaluation": {}})

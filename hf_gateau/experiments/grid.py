@@ -29,6 +29,7 @@ tables: [...]                    # see tables.py; left out: every task and setti
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -173,9 +174,15 @@ def read_grid(found: Any, default_name: str = "experiment") -> Grid:
     for name in LAUNCH_KEYS:
         if name in training:
             launch[name] = training.pop(name)
+    processes = launch.get("num_processes", 1)
+    if not isinstance(processes, int) or processes < 1:
+        raise ValueError(f"training: num_processes={processes!r} is no number of processes; give 1 or more.")
     evaluation = found["evaluation"]
     _check_keys(evaluation, ("keep_models", "tasks"), "evaluation", needed=("tasks",))
-    tasks = {str(name): dict(options or {}) for name, options in _mapping(evaluation["tasks"], "tasks").items()}
+    tasks = {
+        file_name(name, "task"): dict(_mapping(options or {}, f"task {name!r}"))
+        for name, options in _mapping(evaluation["tasks"], "tasks").items()
+    }
     if not tasks:
         raise ValueError("`evaluation: tasks:` names no task; name one or more, each with its options.")
     return Grid(
@@ -190,10 +197,27 @@ def read_grid(found: Any, default_name: str = "experiment") -> Grid:
         training=training,
         launch=launch,
         tasks=tasks,
-        keep_models=bool(evaluation.get("keep_models", False)),
+        keep_models=_yes_or_no(evaluation.get("keep_models", False), "keep_models"),
         tables=found.get("tables"),
         description=str(found.get("description") or ""),
     )
+
+
+def file_name(name: Any, what: str) -> str:
+    """A name that files are called by.
+
+    Raises:
+        ValueError: it has other characters than letters, digits, spaces and `_-.`, or begins with a dot.
+    """
+    if not re.fullmatch(r"[\w-][\w .-]*", str(name)):
+        raise ValueError(f"The {what} {name!r} gives files their names; use letters, digits, spaces and `_-.` alone.")
+    return str(name)
+
+
+def _yes_or_no(found: Any, where: str) -> bool:
+    if not isinstance(found, bool):
+        raise ValueError(f"{where}={found!r} is neither true nor false; give one of these.")
+    return found
 
 
 def _check_keys(found: Any, known: tuple[str, ...], where: str, needed: tuple[str, ...] = ()) -> None:
@@ -208,7 +232,8 @@ def _check_keys(found: Any, known: tuple[str, ...], where: str, needed: tuple[st
 
 def _mapping(found: Any, where: str) -> dict:
     if not isinstance(found, dict):
-        raise ValueError(f"{where} is a {type(found).__name__}; give `name: value` lines.")
+        what = "empty" if found is None else f"a {type(found).__name__}"
+        raise ValueError(f"{where} is {what}; give `name: value` lines.")
     return found
 
 
@@ -302,14 +327,17 @@ def _settings(found: Any) -> tuple[Setting, ...]:
 
 def _seeds(found: Any) -> tuple[int, ...]:
     found = found if isinstance(found, list) else [found]
-    if not found or not all(isinstance(x, int) and not isinstance(x, bool) for x in found):
-        raise ValueError(f"seeds={found!r} are no whole numbers; give e.g. [1, 2, 3].")
+    if not found or not all(isinstance(x, int) and not isinstance(x, bool) and 0 <= x < 2**32 for x in found):
+        raise ValueError(f"seeds={found!r} are no whole numbers of 0 and more; give e.g. [1, 2, 3].")
     return tuple(dict.fromkeys(found))
 
 
 def _budgets(training: dict[str, Any]) -> tuple[str, ...]:
     """How much training cells get; taken out of the training arguments, which keep what it needs."""
-    has_steps = (training.get("max_steps") or 0) > 0
+    steps = training.get("max_steps") or 0
+    if not isinstance(steps, int):
+        raise ValueError(f"training: max_steps={steps!r} is no whole number; give e.g. 100.")
+    has_steps = steps > 0
     found = training.pop("budget", EQUAL_STEPS if has_steps else EQUAL_EPOCHS)
     found = found if isinstance(found, list) else [found]
     for budget in found:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import did_you_mean
-from .grid import FULL, Grid, Method
+from .grid import FULL, Grid, Method, file_name
 
 
 SPEC_KEYS = ("name", "title", "text", "columns", "methods", "fractions", "settings", "budgets", "against")
@@ -160,7 +160,7 @@ def _spec(entry: Any, grid: Grid) -> TableSpec:
     }
     against = entry["against"] if "against" in entry else reference_of(grid)
     return TableSpec(
-        str(entry["name"]),
+        file_name(entry["name"], "table"),
         str(entry.get("title") or entry["name"]),
         columns,
         str(entry.get("text") or ""),
