@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 WIDTH = 3.8  # inches: little more than a phone's, which shrinks the picture and its text
 DPI = 200
+TITLE_LETTERS = 11  # to an inch
 VECTOR_POINTS = 1000  # more become one picture inside the SVG, which would be megabytes otherwise
 # From Okabe and Ito's colours, which colour-blind people can tell apart: first, second and neutral; ink and grid
 LIGHT = {"cycle": ["#0072B2", "#D55E00", "#57606a"], "ink": "#1b1f24", "grid": "#d8dce1"}
@@ -85,7 +87,7 @@ def _save(figure: Figure, target: Any, colours: dict, title: str | None, **optio
         canvas = Canvas(figsize=(figure.width, figure.height), layout="constrained")
         figure.draw(canvas.add_subplot())
         if title is not None:
-            canvas.suptitle(title)
+            canvas.suptitle(textwrap.fill(title, int(figure.width * TITLE_LETTERS)))
         canvas.savefig(target, dpi=DPI, **options)
 
 

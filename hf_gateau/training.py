@@ -31,6 +31,9 @@ NO_TARGETS = "its whole response lies beyond max_length"
 ROW_COLUMNS = ({"messages"}, {"conversations"}, {"context", "instruction", "response"})
 # Attention that keeps packed documents apart: by a mask made from position_ids, or by lengths given to the kernel.
 MASKED_ATTENTION, VARLEN_ATTENTION = ("eager", "sdpa", "flex_attention"), ("flash_attention", "kernels-community/")
+FASTER_UNMASKED = (
+    "sdpa"  # with a mask it computes what lies above the diagonal too, and keeps away from its fastest kernel
+)
 
 
 @dataclass
@@ -110,6 +113,7 @@ class GateauSFTTrainer(SFTTrainer):
             self._refuse_sharded_sequences()
         if self.padding_free:
             _check_documents_stay_apart(self.accelerator.unwrap_model(self.model), self.is_sharded)
+        self._is_padding_unseen = self._sees_no_padding()
         if args.batching == "sorted":
             self.sampler: SortedSampler | None = None
             self.add_callback(_EpochOfSampler(self))
@@ -212,12 +216,25 @@ class GateauSFTTrainer(SFTTrainer):
 
         `num_items_in_batch` is M, the sequences of the optimiser step on all ranks, see `get_batch_samples`.
         """
+        if self._is_padding_unseen and is_padded_after(inputs):
+            model = _unmasked(model)
         if self.args.loss_weighting != "sequence":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         weights_BT, num_sequences = sequence_weights(inputs)
         if num_items_in_batch is None:  # evaluation: the mean over the sequences of this batch
             num_items_in_batch = num_sequences * self._loss_scale()
         return super().compute_loss(_weighted(model, weights_BT), inputs, return_outputs, num_items_in_batch)
+
+    def _sees_no_padding(self) -> bool:
+        """Whether padding after a text changes nothing that the loss is made of, and hiding it costs time."""
+        model, parallelism = self.accelerator.unwrap_model(self.model), self.accelerator.parallelism_config
+        is_cut = parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled)
+        counts_padding = self.aux_loss_enabled  # a mixture of experts' loss is over all tokens that the mask leaves
+        return (
+            model.config._attn_implementation == FASTER_UNMASKED
+            and not (is_cut or counts_padding)
+            and looks_back_only(model)
+        )
 
     # What the selectors have to say
 
@@ -271,6 +288,29 @@ def _weighted(model, weights_BT: torch.Tensor) -> Callable:
                 log_probs_BT.device
             )
         return outputs
+
+    return forward
+
+
+def is_padded_after(inputs: dict[str, Any]) -> bool:
+    """Whether a batch has padding, all of it after the texts."""
+    mask_BT = inputs.get("attention_mask")
+    if mask_BT is None or mask_BT.dim() != 2 or bool(mask_BT.all()):
+        return False
+    return bool((mask_BT[:, 1:] <= mask_BT[:, :-1]).all())
+
+
+def looks_back_only(model) -> bool:
+    """Whether every attention of a model says that it is causal: then no text sees what is padded after it."""
+    said = [module.is_causal for module in model.modules() if isinstance(getattr(module, "is_causal", None), bool)]
+    return bool(said) and all(said)
+
+
+def _unmasked(model) -> Callable:
+    """The model without the batch's mask; what stands before the padding comes out the same."""
+
+    def forward(**kwargs):
+        return model(**kwargs | {"attention_mask": None})
 
     return forward
 

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,17 @@ from filelock import FileLock
 from hf_gateau.cli import main
 from hf_gateau.evaluation.results import TaskResult, group_means, load_result
 from hf_gateau.experiments import statistics
-from hf_gateau.experiments.cells import plan_jobs
-from hf_gateau.experiments.grid import cells_of, load_grid, read_grid
+from hf_gateau.experiments.cells import Job, plan_jobs, task_flags
+from hf_gateau.experiments.estimates import dry_run_text, trained_tokens, training_seconds
+from hf_gateau.experiments.grid import Cell, Source, cells_of, load_grid, read_grid
+from hf_gateau.experiments.plots import length_figures, needle_figures
 from hf_gateau.experiments.running import BUSY, DONE, is_finished, run_job
-from hf_gateau.experiments.tables import _questions_behind, table_specs
+from hf_gateau.experiments.specs import table_specs
+from hf_gateau.experiments.summary import write_summary
+from hf_gateau.experiments.tables import Results, _questions_behind, make_table
 from hf_gateau.experiments.workers import run_jobs
 from hf_gateau.files import save_rows
+from hf_gateau.quickstart import LONG_MODEL
 from hf_gateau.quickstart.reproduce import measured_rows
 from tests.interrupts import hears_ctrl_c
 
@@ -155,6 +162,40 @@ def test_failing_cell_and_dying_worker_lose_nothing_else(grid, tmp_path, capsys)
     assert list(trainings(out).values()) == [1, 1, 1, 1]  # what failed was the evaluation, of trained models
 
 
+def test_rows_are_made_several_at_a_time(grid, rows, tmp_path, capsys):
+    """In processes of their own; what fails or dies is told with its name, and what was made beside it is kept."""
+    plan, out = tmp_path / "plan.json", tmp_path / "out"
+    source = {"make": "tests.evaluators:made", "options": {"file": rows, "plan": str(plan)}}
+    grid["data"] = {x: {**source, "options": {**source["options"], "name": x}} for x in ("one", "two", "three")}
+    plan.write_text(json.dumps({"fail": "two", "die": "three"}))
+    told = [write(grid, tmp_path), "-o", str(out), "--dry_run", "--flops_per_second", "1e9"]
+    assert main(["experiment", *told, "--num_workers", "2"]) == 2
+    said = capsys.readouterr().err
+    assert "data: two: tests.evaluators:made failed: KeyError: 'no such document'" in said
+    assert "data: three: the worker process ended with signal 9 (SIGKILL)" in said
+    assert len(list(out.glob("made/made-*.parquet"))) == 1
+    assert main(["experiment", *told]) == 2  # in this process, the same
+    assert "data: two: tests.evaluators:made failed: KeyError: 'no such document'" in capsys.readouterr().err
+    plan.write_text("{}")
+    assert main(["experiment", *told, "--num_workers", "2"]) == 0
+    calls = [x.split() for x in plan.with_suffix(".log").read_text().splitlines()]
+    names = [x for x, _ in calls]
+    assert names.count("one") == 1 and os.getpid() not in [int(x) for y, x in calls if y == "one"]
+
+
+def test_model_is_made_once_by_two_runs(tmp_path):
+    """The second waits for the first, and what a killed run left half made is made anew."""
+    from hf_gateau.experiments.sources import Making
+
+    made = Making(Source(make="tests.evaluators:made_model"), tmp_path, "model", is_model=True)
+    half = made.path.with_name(f".{made.path.name}.partial")
+    half.mkdir(parents=True)
+    (half / "half").touch()
+    with ThreadPoolExecutor(2) as pool:
+        assert {x.result() for x in [pool.submit(made.run), pool.submit(made.run)]} == {made.path}
+    assert [x.name for x in made.path.iterdir()] == ["config.json"] and not half.exists()
+
+
 def test_budgets(grid, tmp_path):
     """4 + 3 rows in batches of one: 7 steps an epoch; 2 steps whatever the rows."""
     grid["training"] |= {"budget": ["equal_epochs", "equal_steps"], "num_train_epochs": 1}
@@ -225,8 +266,94 @@ def test_dry_run(grid, tmp_path, capsys):
     lines = {line.split("  ")[0]: line.split() for line in said.splitlines() if "to run" in line}
     assert lines["GATEAU 0.2, limited, seed 1, equal_steps"][-6:-2][:2] == ["4", "3"]
     assert lines["all, limited, seed 2, equal_steps"][-6:-2][:2] == ["20", "3"]
-    assert "6 to run" in said and "ESTIMATE: 6 x 94,784 weights a token at 1e+09" in said
+    assert "6 to run: at least" in said and "ESTIMATE: 6 x 94,784 weights a token, and attention, at 1e+09" in said
     assert not (out / "cells").exists()
+
+
+def job_of(tokens: int, rows: int, **recipe) -> Job:
+    selection = {"num_kept": rows, "num_short": 0, "num_tokens": tokens, "num_short_tokens": 0}
+    cell = Cell("GATEAU", 0.1, "plain", 1, "equal_steps" if "max_steps" in recipe else "equal_epochs")
+    recipe = {"model_name_or_path": str(LONG_MODEL), "per_device_train_batch_size": 2, **recipe}
+    return Job("k", "/nowhere", [cell], recipe, selection, {}, {"num_processes": 4}, False)
+
+
+def test_estimated_time_counts_every_operation_and_every_device():
+    """By hand: the long model has 94,784 weights, 2 layers and a width of 64; 100 rows of 500 tokens."""
+    once, steps = job_of(50_000, 100, num_train_epochs=2), job_of(50_000, 100, max_steps=5)
+    packed = job_of(50_000, 100, max_steps=5, packing=True, max_length=1000)
+    assert [trained_tokens(x) for x in (once, steps, packed)] == [100_000, 5 * 8 * 500, 5 * 8 * 1000]
+    grid = read_grid(
+        {"data": "x", "model": "y", "methods": [{"name": "GATEAU"}], "evaluation": {"tasks": {"needle": {}}}}
+    )
+    grid = replace(grid, launch={"num_processes": 4})
+    seconds, _, is_measured = training_seconds([once], grid, 1e9)
+    a_token = 3 * (2 * 94_784 + 2 * 2 * 64 * 500)
+    assert seconds(once) == pytest.approx(100_000 * a_token / 4e9) and not is_measured
+    checkpointed = job_of(50_000, 100, num_train_epochs=2, gradient_checkpointing=True)
+    assert training_seconds([checkpointed], grid, 1e9)[0](checkpointed) == pytest.approx(4 / 3 * seconds(once))
+    said = dry_run_text(grid, [once], 1e9, num_workers=2).splitlines()[-1]
+    hours = seconds(once) / 3600
+    assert f"at least {hours / 2:.2g} hours with 2 workers, each on 4 devices: {hours * 4:.2g} GPU hours" in said
+
+
+def test_methods_with_fractions_of_their_own(grid, tmp_path):
+    """Fewer cells; the difference to a method that has no such fraction is left out."""
+    grid["methods"] += [{"name": "alpha 0.5", "method": "gateau", "alpha": 0.5, "fractions": [0.4]}]
+    planned = read_grid(grid)
+    assert [x.fraction for x in cells_of(planned) if x.seed == 1] == [0.2, 0.2, 0.4]
+    jobs = plan_jobs(planned, tmp_path)
+    assert [outcome for _, outcome in run_jobs(jobs)] == [DONE] * 6
+    results = Results(planned, jobs)
+    lines = {x.method: x for x in make_table(table_specs(planned)[0], results).lines}
+    assert lines["GATEAU"].entries["mean"].difference and lines["alpha 0.5"].entries["mean"].value
+    assert lines["alpha 0.5"].entries["mean"].difference is None
+    write_summary(planned, jobs, table_specs(planned), tmp_path, Path(write(grid, tmp_path)))
+
+
+def test_options_of_tasks_come_through_as_they_were_given():
+    from trl import TrlParser
+
+    from hf_gateau.evaluation.command import EndpointConfig, EvalArguments
+
+    options = {"endpoint_model": "m", "endpoint_parameters": {"top_p": 0.5}, "limit": None}
+    arguments = ["--tasks", "mt_bench", "--output", "x", *task_flags(options)]
+    asked, judge = TrlParser([EvalArguments, EndpointConfig]).parse_args_into_dataclasses(arguments)
+    assert asked.limit is None and judge.endpoint_model == "m" and "top_p" in str(judge.endpoint_parameters)
+
+
+def test_figures_by_length_and_maps_of_needles(grid, tmp_path):
+    """The paper's Figures 4 and 2: a curve a method over LongBench's ranges, and maps beside the reference's."""
+    grid["evaluation"]["tasks"] = {"longbench": {}, "needle": {}}
+    grid["methods"] += [{"name": x, "method": "gateau"} for x in ("b", "c")]
+    planned = read_grid(grid)
+    cells = cells_of(planned)
+    results = Results(planned, [Job(f"{i}", str(tmp_path), [x], {}, {}, {}, {}, False) for i, x in enumerate(cells)])
+    results.finished = {job.key for job in results.jobs}
+    for job in results.jobs:
+        score = 10.0 * job.cells[0].seed
+        rows = [
+            {
+                "id": f"{x}",
+                "group": "qasper",
+                "score": score + x,
+                "length": 3000 * x,
+                "bucket": ("0-4k", "4k-8k", "8k+")[x // 2],
+            }
+            for x in range(6)
+        ]
+        results._read[job.key, "longbench"] = TaskResult("longbench", group_means(rows), rows)
+        rows = [{"id": f"{x}", "group": "1", "score": score, "length": 100 * x, "depth": 50.0} for x in (1, 2)]
+        results._read[job.key, "needle"] = TaskResult("needle", group_means(rows), rows)
+    (lengths,) = length_figures(results)
+    assert lengths.table[0][:3] == ("method", "length", "longbench")
+    assert [x[:3] for x in lengths.table[1][:3]] == [
+        ("GATEAU", "0-4k", 15.5),
+        ("GATEAU", "4k-8k", 17.5),
+        ("GATEAU", "8k+", 19.5),
+    ]
+    assert {x[0] for x in lengths.table[1]} == {"GATEAU", "random", "b", "c"}
+    maps = [list(dict.fromkeys(x[0] for x in figure.table[1])) for figure in needle_figures(results)]
+    assert maps == [["GATEAU", "b", "random"], ["c", "random"]]
 
 
 def test_cells_and_seeds_of_short_data(grid, tmp_path):
@@ -264,6 +391,25 @@ WRONG = {
     ),
     "a table": (lambda x, _: x.update(tables=[{"name": "t", "methods": ["GATAU"]}]), "did you mean 'GATEAU'?"),
     "a column": (lambda x, _: x.update(tables=[{"name": "t", "columns": ["wights.a"]}]), "no task 'wights'"),
+    "nothing of a task": (lambda x, _: x["evaluation"].update(tasks={"needle": "all"}), "task 'needle' is a str"),
+    "an option of a task": (
+        lambda x, _: x["evaluation"].update(tasks={"needle": {"needle_lengts": [500]}}),
+        "task 'needle': `hf-gateau eval` does not take --needle_lengts 500",
+    ),
+    "an option's value": (
+        lambda x, _: x["evaluation"].update(tasks={"needle": {"max_length": "long"}}),
+        "task 'needle': argument --max_length",
+    ),
+    "a file's name": (
+        lambda x, _: x.update(tables=[{"name": "a/b", "columns": ["weights"]}]),
+        "The table 'a/b' gives",
+    ),
+    "steps of words": (lambda x, _: x["training"].update(max_steps="many"), "max_steps='many' is no whole number"),
+    "processes": (lambda x, _: x["training"].update(num_processes="two"), "num_processes='two' is no number"),
+    "a seed": (lambda x, _: x.update(seeds=[-1]), "seeds=[-1] are no whole numbers of 0 and more"),
+    "kept or not": (lambda x, _: x["evaluation"].update(keep_models="maybe"), "keep_models='maybe' is neither"),
+    "no fractions": (lambda x, _: x.update(fractions=[]), "fractions=[] are no shares"),
+    "fractions of words": (lambda x, _: x.update(fractions=["a tenth"]), "are no shares of the long rows"),
     "no short data": (
         lambda x, _: x.update(settings={"plain": {}}, methods=[{"name": "n", "method": "no_long"}]),
         "has nothing to train on",
@@ -345,7 +491,7 @@ def test_difference_is_paired():
 def test_columns_find_the_questions_behind_a_figure():
     rows = [{"id": str(i), "group": "ab"[i > 1], "turn": i % 2, "score": float(i)} for i in range(5)]
     rows.append({"id": "6", "group": "a", "turn": 0, "score": None})
-    metrics = group_means(rows) | {"plain": 2.0, "turn_1": 2.0, "odd": 7.0}
+    metrics = group_means(rows) | {"plain": 2.0, "turn_1": 2.0, "odd": 7.0, "percent": 20.0}
     result = TaskResult("t", metrics, rows)
 
     def places(figure):
@@ -356,22 +502,35 @@ def test_columns_find_the_questions_behind_a_figure():
     assert places("a") == ([0, 1], {"a"})
     assert places("plain") == ([0, 1, 2, 3, 4], {""})
     assert places("turn_1")[0] == [1, 3] and places("odd") is None
+    assert [x for _, x in _questions_behind(result, "percent").values()] == [0.0, 10.0, 20.0, 30.0, 40.0]
 
 
-def test_usual_tables_have_ablations(grid, rows):
+def test_usual_tables_are_the_papers(grid, rows):
     grid["data"] = {"measured": rows, "other pair": rows}
     grid["methods"] += [
         {"name": "without CAM", "method": "gateau", "cas": "none"},
         {"name": "not homologous", "method": "gateau", "measured": "other pair"},
+        {"name": "guided by perplexity", "method": "perplexity"},
+        {"name": "all", "method": "full"},
+        {"name": "alpha 0.5", "method": "gateau", "alpha": 0.5, "fractions": [0.4]},
     ]
+    grid["evaluation"]["tasks"]["mt_bench"] = {}
     specs = {x.name: x for x in table_specs(read_grid(grid))}
-    assert specs["ablations"].methods == ("GATEAU", "without CAM", "not homologous")
+    assert specs["ablations"].methods == ("GATEAU", "without CAM", "all")
+    assert specs["guidance"].methods == ("GATEAU", "without CAM", "not homologous", "guided by perplexity")
     assert specs["ablations"].against == "GATEAU" and specs["weights"].against == "random"
+    assert specs["guidance"].text == "As Table 8 of arXiv 2410.15633v1." and specs["guidance"].columns == {
+        "weights": ("weights",),
+        **{x: (x,) for x in ("mt_bench.turn_1", "mt_bench.turn_2", "mt_bench.percent")},
+    }
 
 
 def test_grid_file_that_is_none(tmp_path):
     (tmp_path / "x.yaml").write_text("a: [")
     with pytest.raises(ValueError, match="cannot be read as YAML"):
+        load_grid(tmp_path / "x.yaml")
+    (tmp_path / "x.yaml").write_text("")
+    with pytest.raises(ValueError, match="the grid is empty"):
         load_grid(tmp_path / "x.yaml")
     with pytest.raises(ValueError, match="says nothing of model"):
         read_grid({"data": "x", "methods": [{}], "evaluation": {}})

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+import torch
 
 from hf_gateau.quickstart import LONG_MODEL, SHORT_MODEL, harder, reproduce, world
 
@@ -82,6 +83,17 @@ def test_preferences_differ_in_the_answer_alone():
     pairs = reproduce.preferences(20, seed=3)
     for pair in pairs:
         assert pair["chosen"][0] == pair["rejected"][0] and pair["chosen"][1] != pair["rejected"][1]
+
+
+def test_reward_model_is_the_same_every_time(tmp_path, monkeypatch):
+    """Whatever was drawn before: its head is new, and nothing else seeds it."""
+    monkeypatch.setattr(reproduce, "NUM_PREFERENCES", 8)
+    found = []
+    for name in ("a", "b"):
+        torch.manual_seed(len(found))
+        reproduce._make_reward_model(tmp_path / name)
+        found.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert found[0] == found[1]
 
 
 def test_unknown_sibling_is_refused():

@@ -10,7 +10,15 @@ import torch
 from datasets import Dataset
 
 from hf_gateau import GateauSFTConfig, GateauSFTTrainer
-from hf_gateau.training import SortedSampler, leaks_between_documents, row_lengths, sequence_weights, with_blank_rows
+from hf_gateau.training import (
+    SortedSampler,
+    is_padded_after,
+    leaks_between_documents,
+    looks_back_only,
+    row_lengths,
+    sequence_weights,
+    with_blank_rows,
+)
 
 from . import gradients
 from .conftest import ARCHITECTURES, make_model
@@ -69,6 +77,35 @@ def test_token_mean_is_another_gradient(tiny_model, tmp_path):
     )
     assert gradients.deviation(by_sequence, expected) < RELATIVE
     assert gradients.deviation(by_token, expected) > 0.1
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma3_text", "gpt_neox"])
+@pytest.mark.parametrize("weighting", ["sequence", "token"])
+def test_padding_after_the_texts_needs_no_mask(weighting, architecture, tokenizer, tmp_path, monkeypatch):
+    """The same gradient with the mask and without it, where models say that they are causal; the model gets none."""
+    model_name = make_model(architecture, tmp_path / "model", tokenizer)
+    rows = gradients.documents(3, gradients.load(model_name).config.vocab_size)
+    rows = [{name: values[19 * i :] for name, values in row.items()} for i, row in enumerate(rows)]
+    options = {"per_device_train_batch_size": 3, "loss_weighting": weighting}
+    without, masks = gradients.load(model_name), []
+    hook = {"hook": lambda _, __, kwargs: masks.append(kwargs["attention_mask"]), "with_kwargs": True}
+    without.base_model.register_forward_pre_hook(**hook)
+    got = gradients.step_gradient(without, str(tmp_path), rows, **options)
+    monkeypatch.setattr("hf_gateau.training.looks_back_only", lambda model: False)
+    expected = gradients.step_gradient(gradients.load(model_name), str(tmp_path), rows, **options)
+    assert masks == [None] and gradients.deviation(got, expected) < 1e-6 and expected.norm() > 0
+
+
+def test_padding_elsewhere_keeps_its_mask(tiny_model):
+    def is_padded(mask):
+        return is_padded_after({"attention_mask": torch.tensor(mask)})
+
+    assert is_padded([[1, 1, 1], [1, 0, 0]]) and not is_padded([[1, 1, 1], [0, 0, 1]])
+    assert not is_padded([[1, 1], [1, 1]]) and not is_padded_after({"position_ids": torch.arange(3)[None]})
+    model = gradients.load(tiny_model)
+    assert looks_back_only(model)
+    model.model.layers[1].self_attn.is_causal = False
+    assert not looks_back_only(model) and not looks_back_only(torch.nn.Linear(2, 2))
 
 
 def test_token_weighting_is_trls_own(tiny_model, tmp_path):

@@ -7,6 +7,7 @@ training script, must have the same fingerprint.
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -265,7 +266,43 @@ def _task(name: str, options: dict[str, Any]) -> dict[str, Any]:
             f"There is no task {name!r}; give one of `hf-gateau eval` ({', '.join(TASKS)}), or "
             "`evaluator: package.module:function`."
         )
+    else:
+        _check_options(name, options)
     return {"evaluator": evaluator, "options": options, "key": digest([evaluator, options])}
+
+
+def _check_options(name: str, options: dict[str, Any]) -> None:
+    """Let the parser of `hf-gateau eval` read a task's options, which checks the values.
+
+    Raises:
+        ValueError: it has no such option, or a value is wrong.
+    """
+    from trl import TrlParser
+
+    from ..evaluation.command import TAKES
+
+    def refuse(message: str):
+        raise ValueError(f"task {name!r}: {message}")
+
+    parser = TrlParser([kind for kind in TAKES if not isinstance(kind, str)])
+    parser.error = refuse
+    arguments = ["--tasks", name, "--output", ".", *task_flags(options)]
+    try:
+        rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)[-1]
+    except (ValueError, TypeError) as error:
+        refuse(str(error).removeprefix(f"task {name!r}: "))
+    if rest:
+        refuse(f"`hf-gateau eval` does not take {' '.join(rest)}")
+
+
+def task_flags(options: dict[str, Any]) -> list[str]:
+    """A task's options as `hf-gateau eval` takes them."""
+    flags = []
+    for name, value in options.items():
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        texts = [json.dumps(x) if isinstance(x, dict) else str(x) for x in values]
+        flags += [f"--{name}", *texts] if texts else []
+    return flags
 
 
 def _tokenizer(model: str, training: dict[str, Any]):

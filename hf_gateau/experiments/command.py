@@ -21,7 +21,10 @@ class ExperimentArguments:
     )
     dry_run: bool = field(
         default=False,
-        metadata={"help": "Say what would be run, what is there, and about how long it takes; train nothing."},
+        metadata={
+            "help": "Say what would be run, what is there, and about how long it takes; train no cell. Rows and models that "
+            "functions make are made: they are what is selected from."
+        },
     )
     tables_only: bool = field(
         default=False, metadata={"help": "Write tables and figures of the cells that are finished; train nothing."}
@@ -59,24 +62,25 @@ def command(grid: str, how: ExperimentArguments) -> None:
     from .estimates import dry_run_text
     from .grid import load_grid
     from .running import DONE, is_finished
+    from .specs import table_specs
     from .summary import write_summary
-    from .tables import table_specs
 
     file, folder = find_recipe(grid), Path(how.output).expanduser().absolute()
     planned = load_grid(file)
     specs = table_specs(planned)
     check_writable(str(folder), (folder, *folder.parents))
     _check_workers(planned, how)
+    _make(planned, folder, how.num_workers)
     jobs = plan_jobs(planned, folder)
     if how.dry_run:
-        return print(dry_run_text(planned, jobs, how.flops_per_second))
-    pending = [] if how.tables_only else [job for job in jobs if not is_finished(job)]
+        return print(dry_run_text(planned, jobs, how.flops_per_second, how.num_workers))
+    pending = [job for job in jobs if not is_finished(job)]
     print(
         f"{len(jobs)} trainings, {sum(len(x.cells) for x in jobs)} cells; {len(jobs) - len(pending)} are there.",
         flush=True,
     )
     keep_freed_memory()
-    num_failed = sum(outcome != DONE for outcome in _with_bar(pending, how.num_workers))
+    num_failed = sum(outcome != DONE for outcome in _with_bar([] if how.tables_only else pending, how.num_workers))
     path = write_summary(planned, jobs, specs, folder, file, how.num_workers)
     print(f"Tables, figures and settings: {path}")
     if num_failed:
@@ -93,6 +97,23 @@ def _check_workers(grid, how: ExperimentArguments) -> None:
             f"--num_workers {how.num_workers}: each cell of this grid trains on several processes, which take the devices; "
             "leave --num_workers out."
         )
+
+
+def _make(grid, folder, num_workers: int) -> None:
+    """Make rows and model of a grid, several at a time; with one worker they are made where they are needed."""
+    import sys
+
+    from tqdm import tqdm
+
+    from .sources import to_make
+    from .workers import make_all
+
+    waiting = to_make(grid, folder)
+    if num_workers > 1 and len(waiting) > 1:
+        with tqdm(total=len(waiting), desc="Making rows and models", file=sys.stderr) as bar:
+            for making in make_all(waiting, num_workers):
+                bar.update(1)
+                bar.set_postfix_str(making.what)
 
 
 def _with_bar(jobs: list, num_workers: int):

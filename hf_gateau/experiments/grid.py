@@ -11,6 +11,7 @@ methods:                         # name: how rows are put in order, as in `hf-ga
   - {name: random, method: random}
   - {name: full, method: full}       # all long rows: no fraction
   - {name: no long data, method: no_long}
+  - {name: GATEAU at alpha 0.5, method: gateau, alpha: 0.5, fractions: [0.3]}   # fewer fractions than the others
 fractions: [0.1, 0.3]
 settings:                        # short data, and what they change in ranking
   real_world: {short_data: short.jsonl, alpha: 0.8}
@@ -28,6 +29,7 @@ tables: [...]                    # see tables.py; left out: every task and setti
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,7 @@ class Method:
         method: of `RankConfig`, or `full` or `no_long`.
         measured: which measurement of the rows it reads.
         ranking, selecting: fields of `RankConfig` and `SelectConfig` that the entry gives.
+        fractions: where the method has its own; None: the grid's.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Method:
     measured: str
     ranking: dict[str, Any] = field(default_factory=dict)
     selecting: dict[str, Any] = field(default_factory=dict)
+    fractions: tuple[float, ...] | None = None
 
     @property
     def has_fractions(self) -> bool:
@@ -110,6 +114,10 @@ class Grid:
     tables: list[dict[str, Any]] | None = None
     description: str = ""
 
+    def fractions_of(self, method: Method) -> tuple[float | None, ...]:
+        """The shares of the long rows that are taken by a method; `(None,)` where a share means nothing to it."""
+        return (method.fractions or self.fractions) if method.has_fractions else (None,)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -135,7 +143,7 @@ def cells_of(grid: Grid) -> list[Cell]:
         for setting in grid.settings
         for budget in grid.budgets
         for method in grid.methods
-        for fraction in (grid.fractions if method.has_fractions else (None,))
+        for fraction in grid.fractions_of(method)
     ]
 
 
@@ -166,9 +174,15 @@ def read_grid(found: Any, default_name: str = "experiment") -> Grid:
     for name in LAUNCH_KEYS:
         if name in training:
             launch[name] = training.pop(name)
+    processes = launch.get("num_processes", 1)
+    if not isinstance(processes, int) or processes < 1:
+        raise ValueError(f"training: num_processes={processes!r} is no number of processes; give 1 or more.")
     evaluation = found["evaluation"]
     _check_keys(evaluation, ("keep_models", "tasks"), "evaluation", needed=("tasks",))
-    tasks = {str(name): dict(options or {}) for name, options in _mapping(evaluation["tasks"], "tasks").items()}
+    tasks = {
+        file_name(name, "task"): dict(_mapping(options or {}, f"task {name!r}"))
+        for name, options in _mapping(evaluation["tasks"], "tasks").items()
+    }
     if not tasks:
         raise ValueError("`evaluation: tasks:` names no task; name one or more, each with its options.")
     return Grid(
@@ -183,10 +197,27 @@ def read_grid(found: Any, default_name: str = "experiment") -> Grid:
         training=training,
         launch=launch,
         tasks=tasks,
-        keep_models=bool(evaluation.get("keep_models", False)),
+        keep_models=_yes_or_no(evaluation.get("keep_models", False), "keep_models"),
         tables=found.get("tables"),
         description=str(found.get("description") or ""),
     )
+
+
+def file_name(name: Any, what: str) -> str:
+    """A name that files are called by.
+
+    Raises:
+        ValueError: it has other characters than letters, digits, spaces and `_-.`, or begins with a dot.
+    """
+    if not re.fullmatch(r"[\w-][\w .-]*", str(name)):
+        raise ValueError(f"The {what} {name!r} gives files their names; use letters, digits, spaces and `_-.` alone.")
+    return str(name)
+
+
+def _yes_or_no(found: Any, where: str) -> bool:
+    if not isinstance(found, bool):
+        raise ValueError(f"{where}={found!r} is neither true nor false; give one of these.")
+    return found
 
 
 def _check_keys(found: Any, known: tuple[str, ...], where: str, needed: tuple[str, ...] = ()) -> None:
@@ -201,7 +232,8 @@ def _check_keys(found: Any, known: tuple[str, ...], where: str, needed: tuple[st
 
 def _mapping(found: Any, where: str) -> dict:
     if not isinstance(found, dict):
-        raise ValueError(f"{where} is a {type(found).__name__}; give `name: value` lines.")
+        what = "empty" if found is None else f"a {type(found).__name__}"
+        raise ValueError(f"{where} is {what}; give `name: value` lines.")
     return found
 
 
@@ -238,14 +270,16 @@ def _methods(found: Any, data: dict[str, Source]) -> tuple[Method, ...]:
 
 def _method(entry: Any, data: dict[str, Source]) -> Method:
     ranking, selecting = _names(RankConfig), _names(SelectConfig)
-    _check_keys(entry, ("name", "measured", *ranking, *selecting), "a method", needed=("name",))
+    _check_keys(entry, ("name", "measured", "fractions", *ranking, *selecting), "a method", needed=("name",))
     name, kind = str(entry["name"]), str(entry.get("method", RankConfig.method))
     measured = str(entry.get("measured", next(iter(data))))
     if measured not in data:
         raise ValueError(f"Method {name!r} reads measured={measured!r}; `data:` has {', '.join(data)}.")
     limits = [x for x in ("fraction", "top_k", "min_score", "max_tokens") if x in entry]
     if limits:
-        raise ValueError(f"Method {name!r} gives {limits[0]}; `fractions:` says how much is kept, for all methods.")
+        raise ValueError(
+            f"Method {name!r} gives {limits[0]}; `fractions:` says how much is kept, the grid's or the method's own."
+        )
     given = {x: entry[x] for x in ranking if x in entry and x != "method"}
     if kind in (FULL, NO_LONG):
         return Method(name, kind, measured)
@@ -254,7 +288,8 @@ def _method(entry: Any, data: dict[str, Source]) -> Method:
         SelectConfig(fraction=0.5, **{x: entry[x] for x in selecting if x in entry})
     except ValueError as error:
         raise ValueError(f"Method {name!r}: {error}") from error
-    return Method(name, kind, measured, given, {x: entry[x] for x in selecting if x in entry})
+    fractions = _fractions(entry["fractions"]) if "fractions" in entry else None
+    return Method(name, kind, measured, given, {x: entry[x] for x in selecting if x in entry}, fractions)
 
 
 def _names(config: type) -> tuple[str, ...]:
@@ -263,6 +298,9 @@ def _names(config: type) -> tuple[str, ...]:
 
 def _fractions(found: Any) -> tuple[float, ...]:
     found = found if isinstance(found, list) else [found]
+    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in found)
+    if not found or not numbers:
+        raise ValueError(f"fractions={found!r} are no shares of the long rows; give e.g. [0.1, 0.3].")
     for fraction in found:
         SelectConfig(fraction=fraction)
     return tuple(dict.fromkeys(float(x) for x in found))
@@ -289,14 +327,17 @@ def _settings(found: Any) -> tuple[Setting, ...]:
 
 def _seeds(found: Any) -> tuple[int, ...]:
     found = found if isinstance(found, list) else [found]
-    if not found or not all(isinstance(x, int) and not isinstance(x, bool) for x in found):
-        raise ValueError(f"seeds={found!r} are no whole numbers; give e.g. [1, 2, 3].")
+    if not found or not all(isinstance(x, int) and not isinstance(x, bool) and 0 <= x < 2**32 for x in found):
+        raise ValueError(f"seeds={found!r} are no whole numbers of 0 and more; give e.g. [1, 2, 3].")
     return tuple(dict.fromkeys(found))
 
 
 def _budgets(training: dict[str, Any]) -> tuple[str, ...]:
     """How much training cells get; taken out of the training arguments, which keep what it needs."""
-    has_steps = (training.get("max_steps") or 0) > 0
+    steps = training.get("max_steps") or 0
+    if not isinstance(steps, int):
+        raise ValueError(f"training: max_steps={steps!r} is no whole number; give e.g. 100.")
+    has_steps = steps > 0
     found = training.pop("budget", EQUAL_STEPS if has_steps else EQUAL_EPOCHS)
     found = found if isinstance(found, list) else [found]
     for budget in found:

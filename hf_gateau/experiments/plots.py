@@ -10,9 +10,10 @@ import numpy as np
 
 from ..drawing import WIDTH, Figure
 from ..evaluation.results import TaskResult
-from .grid import Cell
-from .statistics import Estimate
-from .tables import Line, Results, Table, reference_of
+from .grid import Cell, Grid
+from .specs import reference_of
+from .statistics import Estimate, estimate
+from .tables import Line, Results, Table
 
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ HEIGHT_A_LINE, MARGIN = 0.26, 1.3  # inches
 PLOT_WIDTH, LETTER_WIDTH = 2.2, 0.08  # inches, of the points and of a letter beside them
 FEWEST_AXES = 3  # of a radar
 MOST_SHAPES = 5  # methods in a figure, besides the reference
+MOST_MAPS = 2  # heat maps beside each other, besides the reference
 MOST_COLUMNS = 4  # of a table with more, the first alone is drawn
 
 
@@ -47,6 +49,11 @@ def _drawn(lines: list[Line]) -> list[str]:
     return columns if len(columns) <= MOST_COLUMNS else columns[:1]
 
 
+def _said(made: Table, column: str) -> str:
+    """A column's name, with its task's where the table has whatever the task found."""
+    return column if made.spec.columns else f"{made.spec.name}, {column}"
+
+
 def _slug(*parts: str) -> str:
     return "-".join("".join(x if x.isalnum() and x.isascii() else "_" for x in part) for part in parts)
 
@@ -67,7 +74,7 @@ def _intervals(made: Table, setting: str, budget: str, column: str, found: list[
 
     return Figure(
         _slug(made.spec.name, setting, budget, column),
-        f"{column}: {setting}",
+        f"{_said(made, column)}: {setting}",
         f"Means over seeds with 95% intervals, {setting}, {budget}: {words}.",
         (("method", column, "low", "high"), rows),
         draw,
@@ -89,42 +96,46 @@ def fraction_figures(made: Table) -> Iterator[Figure]:
                 yield _curves(made, setting, budget, column, some, number)
 
 
-def _few(shapes: dict[str, Any], against: str | None) -> Iterator[dict[str, Any]]:
+def _few(shapes: dict[str, Any], against: str | None, most: int = MOST_SHAPES) -> Iterator[dict[str, Any]]:
     """The methods, a few a figure, the reference in each."""
     others = [name for name in shapes if name != against]
     fixed = [name for name in shapes if name == against]
-    for start in range(0, max(len(others), min(1, len(fixed))), MOST_SHAPES):
-        yield {name: shapes[name] for name in [*others[start : start + MOST_SHAPES], *fixed]}
+    for start in range(0, max(len(others), min(1, len(fixed))), most):
+        yield {name: shapes[name] for name in [*others[start : start + most], *fixed]}
 
 
 def _curves(made: Table, setting: str, budget: str, column: str, curves: dict[str, list], number: int) -> Figure:
     rows = [(name, x, y.mean, y.low, y.high) for name, points in curves.items() for x, y in points]
 
     def draw(ax: Axes) -> None:
-        for i, (name, points) in enumerate(curves.items()):
-            x, y = [100 * share for share, _ in points], [value.mean for _, value in points]
-            style = {
-                "color": f"C{i % 3}",
-                "marker": MARKERS[i % len(MARKERS)],
-                "linestyle": STYLES[i // 3 % len(STYLES)],
-            }
-            ax.plot(x, y, label=name, markersize=5, **style)
-            if all(value.low is not None for _, value in points):
-                ax.fill_between(
-                    x, [v.low for _, v in points], [v.high for _, v in points], color=f"C{i % 3}", alpha=0.12, lw=0
-                )
+        _draw_curves(ax, {name: [(100 * share, y) for share, y in points] for name, points in curves.items()})
         ax.set(xlabel="share of the long rows", ylabel=column)
         ax.xaxis.set_major_formatter("{x:g}%")
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
 
     return Figure(
         _slug(made.spec.name, setting, budget, column, "fractions", str(number)),
-        f"{column} by share: {setting}",
+        f"{_said(made, column)} by share: {setting}",
         f"{column} of each method by the share of long rows that is kept, {setting}, {budget}.",
         (("method", "fraction", column, "low", "high"), rows),
         draw,
         3.2,
     )
+
+
+def _draw_curves(ax: Axes, curves: dict[str, list[tuple[float, Estimate]]]) -> None:
+    """One line a method through its points, with their intervals as a band, and a legend."""
+    for i, (name, points) in enumerate(curves.items()):
+        x, y = [place for place, _ in points], [value.mean for _, value in points]
+        ax.plot(x, y, label=name, markersize=5, **_style(i))
+        if all(value.low is not None for _, value in points):
+            lows, highs = [value.low for _, value in points], [value.high for _, value in points]
+            ax.fill_between(x, lows, highs, color=_style(i)["color"], alpha=0.12, lw=0)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
+
+
+def _style(i: int) -> dict[str, str]:
+    """Of the i-th line: three colours, and marks and strokes that tell lines of one colour apart."""
+    return {"color": f"C{i % 3}", "marker": MARKERS[i % len(MARKERS)], "linestyle": STYLES[i // 3 % len(STYLES)]}
 
 
 def alpha_figures(made: Table, results: Results) -> Iterator[Figure]:
@@ -159,38 +170,107 @@ def _alpha_curve(made: Table, setting: str, budget: str, column: str, fraction: 
 
     return Figure(
         _slug(made.spec.name, setting, budget, column, f"{100 * fraction:g}", "alpha"),
-        f"{column} by alpha: {setting}, {100 * fraction:g}%",
+        f"{_said(made, column)} by alpha: {setting}, {100 * fraction:g}%",
         f"{column} by alpha: " + ", ".join(f"{y.mean:.3g} at {x:g}" for x, y in points) + ".",
         (("alpha", column, "low", "high"), [(x, y.mean, y.low, y.high) for x, y in points]),
         draw,
     )
 
 
+def length_figures(results: Results) -> Iterator[Figure]:
+    """A task's score by the length of its texts, one curve a method, for tasks whose questions are in two ranges or more."""
+    for task in results.grid.tasks:
+        example = results.any_result(task)
+        lengths: dict[str, list[float]] = {}
+        for row in example.rows if example else ():
+            if row.get("bucket") is not None and row.get("score") is not None:
+                lengths.setdefault(row["bucket"], []).append(row.get("length") or 0)
+        buckets = sorted(lengths, key=lambda name: min(lengths[name]))
+        if len(buckets) < 2:
+            continue
+        for setting, budget, fraction in _blocks_of(results.grid):
+            curves = {}
+            for name, found in _at(results, task, setting, budget, fraction):
+                values = [_in_bucket(found, bucket) for bucket in buckets]
+                if None not in values:
+                    curves[name] = list(zip(range(len(buckets)), values, strict=True))
+            for number, some in enumerate(_few(curves, reference_of(results.grid)), 1):
+                yield _length_curves(task, f"{setting}, {budget}, {100 * fraction:g}%", buckets, some, number)
+
+
+def _blocks_of(grid: Grid) -> Iterator[tuple[str, str, float]]:
+    for setting in grid.settings:
+        for budget in grid.budgets:
+            for fraction in grid.fractions:
+                yield setting.name, budget, fraction
+
+
+def _at(
+    results: Results, task: str, setting: str, budget: str, fraction: float
+) -> Iterator[tuple[str, dict[int, TaskResult]]]:
+    """Each method's results of a task at one fraction, and of methods that have none, by seed; those that are there."""
+    grid = results.grid
+    for method in grid.methods:
+        share = fraction if method.has_fractions else None
+        if share in grid.fractions_of(method):
+            found = {
+                seed: results.result(Cell(method.name, share, setting, seed, budget), task) for seed in grid.seeds
+            }
+            found = {seed: x for seed, x in found.items() if x is not None}
+            if found:
+                yield method.name, found
+
+
+def _in_bucket(found: dict[int, TaskResult], bucket: str) -> Estimate | None:
+    scores = {
+        seed: {
+            f"{row['group']}/{row['id']}": ("", float(row["score"]))
+            for row in x.rows
+            if row.get("bucket") == bucket and row.get("score") is not None
+        }
+        for seed, x in found.items()
+    }
+    return estimate(scores)
+
+
+def _length_curves(task: str, place: str, buckets: list[str], curves: dict[str, list], number: int) -> Figure:
+    rows = [(name, buckets[x], y.mean, y.low, y.high) for name, points in curves.items() for x, y in points]
+
+    def draw(ax: Axes) -> None:
+        _draw_curves(ax, curves)
+        ax.set_xticks(range(len(buckets)), buckets)
+        ax.set(xlabel="length of the text", ylabel=task)
+
+    return Figure(
+        _slug(task, place, "lengths", str(number)),
+        f"{task} by length: {place}",
+        f"{task} of each method by the length of the text, {place}.",
+        (("method", "length", task, "low", "high"), rows),
+        draw,
+        3.2,
+    )
+
+
 def needle_figures(results: Results) -> Iterator[Figure]:
-    """Heat maps of all methods over depth and length, for tasks whose questions have both; every cell a mean over seeds."""
+    """Heat maps over depth and length, a few methods beside each other, for tasks whose questions have both; every cell a
+    mean over seeds."""
     for task in results.grid.tasks:
         example = results.any_result(task)
         if example is None or not all({"depth", "length"} <= row.keys() for row in example.rows):
             continue
         from ..evaluation.needle_map import needle_figure
 
-        for setting in results.grid.settings:
-            for budget in results.grid.budgets:
-                found = dict(_over_seeds(results, task, setting.name, budget))
-                if found:
-                    name = _slug(task, setting.name, budget, "map")
-                    yield replace(needle_figure(found), name=name, title=f"{task}: {setting.name}")
-
-
-def _over_seeds(results: Results, task: str, setting: str, budget: str) -> Iterator[tuple[str, TaskResult]]:
-    """Each method's answers of all seeds in one result."""
-    grid = results.grid
-    for method in grid.methods:
-        for fraction in grid.fractions if method.has_fractions else (None,):
-            found = [results.result(Cell(method.name, fraction, setting, seed, budget), task) for seed in grid.seeds]
-            rows = [row for x in found if x is not None for row in x.rows if row.get("score") is not None]
-            if rows:
-                yield Line(setting, budget, method.name, fraction, {}).label, TaskResult(task, {}, rows)
+        for setting, budget, fraction in _blocks_of(results.grid):
+            place = f"{setting}, {budget}, {100 * fraction:g}%"
+            maps = {
+                name: TaskResult(task, {}, [row for x in found.values() for row in x.rows if row["score"] is not None])
+                for name, found in _at(results, task, setting, budget, fraction)
+            }
+            maps = {name: x for name, x in maps.items() if x.rows}
+            for number, some in enumerate(_few(maps, reference_of(results.grid), MOST_MAPS), 1):
+                yield replace(
+                    needle_figure(some), name=_slug(task, place, "map", str(number)), title=f"{task}: {place}"
+                )
 
 
 def radar_figures(results: Results) -> Iterator[Figure]:
@@ -201,20 +281,16 @@ def radar_figures(results: Results) -> Iterator[Figure]:
         groups = sorted({row["group"] for row in example.rows}) if example else []
         if not FEWEST_AXES <= len(groups) <= 12:
             continue
-        for setting in grid.settings:
-            for budget in grid.budgets:
-                shapes = {}
-                for method in grid.methods:
-                    fraction = grid.fractions[0] if method.has_fractions else None
-                    cells = [Cell(method.name, fraction, setting.name, seed, budget) for seed in grid.seeds]
-                    found = [x for x in (results.result(cell, task) for cell in cells) if x is not None]
-                    if found:
-                        shapes[method.name] = [
-                            float(np.mean([x.metrics.get(group, np.nan) for x in found])) for group in groups
-                        ]
-                shapes = {name: values for name, values in shapes.items() if not np.isnan(values).any()}
-                for number, some in enumerate(_few(shapes, reference_of(grid)), 1):
-                    yield _radar(f"{task}, {setting.name}, {budget}, {number}", grid.fractions[0], groups, some)
+        for setting, budget, fraction in _blocks_of(grid):
+            if fraction != grid.fractions[0]:
+                continue
+            shapes = {
+                name: [float(np.mean([x.metrics.get(group, np.nan) for x in found.values()])) for group in groups]
+                for name, found in _at(results, task, setting, budget, fraction)
+            }
+            shapes = {name: values for name, values in shapes.items() if not np.isnan(values).any()}
+            for number, some in enumerate(_few(shapes, reference_of(grid)), 1):
+                yield _radar(f"{task}, {setting}, {budget}, {number}", fraction, groups, some)
 
 
 def _radar(title: str, fraction: float, groups: list[str], shapes: dict[str, list[float]]) -> Figure:
@@ -225,12 +301,8 @@ def _radar(title: str, fraction: float, groups: list[str], shapes: dict[str, lis
         polar.set_theta_zero_location("N")
         angles = np.linspace(0, 2 * np.pi, len(groups), endpoint=False)
         for i, (name, values) in enumerate(shapes.items()):
-            style = {
-                "color": f"C{i % 3}",
-                "linestyle": STYLES[i // 3 % len(STYLES)],
-                "marker": MARKERS[i % len(MARKERS)],
-            }
-            polar.plot([*angles, angles[0]], [*values, values[0]], label=name, markersize=4, linewidth=1.3, **style)
+            ends = [*angles, angles[0]], [*values, values[0]]
+            polar.plot(*ends, label=name, markersize=4, linewidth=1.3, **_style(i))
         polar.set_xticks(angles, groups, fontsize=8)
         polar.tick_params(axis="y", labelsize=7)
         polar.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, fontsize=8)

@@ -22,7 +22,7 @@ from ..evaluation.results import TaskResult, load_result, save_result
 from ..evaluation.tasks import Work
 from ..runtime import import_function
 from ..selection import library_versions
-from .cells import Job
+from .cells import Job, task_flags
 from .sources import write_json
 
 
@@ -241,8 +241,7 @@ def _evaluate(job: Job, name: str, folder: Path, log) -> dict[str, Any]:
 
 def _ask(task: dict[str, Any], name: str, model: str, results: Path, log) -> None:
     if task["evaluator"] is None:
-        options = [part for key, value in task["options"].items() for part in _flag(key, value)]
-        _call(["eval", model, "--tasks", name, "--output", str(results), *options], log)
+        _call(["eval", model, "--tasks", name, "--output", str(results), *task_flags(task["options"])], log)
         return
     work = Work(model, results, _no_generator, _no_generator, task["options"])
     try:
@@ -252,11 +251,6 @@ def _ask(task: dict[str, Any], name: str, model: str, results: Path, log) -> Non
     if not isinstance(result, TaskResult):
         raise TypeError(f"{task['evaluator']} gave a {type(result).__name__}; an evaluator returns a TaskResult.")
     save_result(replace(result, task=name), results)
-
-
-def _flag(name: str, value: Any) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    return [f"--{name}", *(str(x) for x in values)]
 
 
 def _no_generator():

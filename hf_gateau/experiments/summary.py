@@ -13,9 +13,10 @@ from ..redaction import redact
 from ..selection import library_versions
 from .cells import Job
 from .grid import Grid
-from .plots import alpha_figures, fraction_figures, needle_figures, radar_figures, table_figures
+from .plots import alpha_figures, fraction_figures, length_figures, needle_figures, radar_figures, table_figures
 from .running import failure_of, is_finished
-from .tables import COST_COLUMNS, FOLLOWS, Results, Table, TableSpec, cost_rows, make_table, to_csv, to_markdown
+from .specs import TableSpec
+from .tables import COST_COLUMNS, COST_TITLE, Results, Table, cost_rows, make_table, to_csv, to_markdown
 
 
 def write_summary(
@@ -27,11 +28,10 @@ def write_summary(
         (folder / name).mkdir(parents=True, exist_ok=True)
     made = [make_table(spec, results) for spec in specs]
     sections = [_table_section(x, results, folder) for x in made]
+    sections.append(_figure_section("By length of the text", list(length_figures(results)), folder))
     sections.append(_figure_section("Maps of needles", list(needle_figures(results)), folder))
     sections.append(_figure_section("By group", list(radar_figures(results)), folder))
-    sections.append(
-        f"## {FOLLOWS['cost'][0]}\n\n" + table(["setting", "budget", "", *COST_COLUMNS], cost_rows(results))
-    )
+    sections.append(f"## {COST_TITLE}\n\n" + table(["setting", "budget", "", *COST_COLUMNS], cost_rows(results)))
     parts = [f"# {escape(grid.name)}", escape(grid.description), _state(jobs, results), *sections]
     settings = redact(grid_file.read_text(encoding="utf-8"))
     (folder / "grid.yaml").write_text(settings, encoding="utf-8")

@@ -1,20 +1,4 @@
-"""Tables of a grid: rows are methods at fractions, columns are figures of tasks, blocks are settings and budgets.
-
-A table in the grid's file:
-
-    tables:
-      - name: main
-        title: Far and near questions
-        columns: {far: planted.far, others: [planted.local, planted.context_free]}   # task.group, or the mean of several
-        methods: [GATEAU, random]      # default: all; likewise fractions, settings and budgets
-        against: random                # differences to this method, at the same fraction, paired by seed and question
-
-A column is `task` (its main figure), `task.group` (a data set, bucket or category of its questions), `task.metric`, or a list
-of groups, whose mean it is. Without `tables:` there is one table a task, one of ablations, and one of what training took.
-
-Which table of the paper each of these is believed to follow stands in `FOLLOWS`; only the paper's abstract, method and
-settings were at hand when this was written, so its numbering is from memory and may be off by one or two.
-"""
+"""Tables of a grid: rows are methods at fractions, columns are figures of tasks, blocks are settings and budgets."""
 
 from __future__ import annotations
 
@@ -24,42 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from ..cards import inline, table
-from ..config import did_you_mean
 from ..evaluation.results import TaskResult, load_result
 from .cells import Job
 from .estimates import epoch_tokens, rows_of_job
 from .grid import Cell, Grid, Method
 from .running import failure_of, is_finished, read_json
+from .specs import TableSpec
 from .statistics import Estimate, difference, estimate, of_seeds
 
 
-SPEC_KEYS = ("name", "title", "text", "columns", "methods", "fractions", "settings", "budgets", "against")
-# task -> (title, what of arXiv 2410.15633 it is believed to follow)
-FOLLOWS = {
-    "longbench_chat": ("LongBench-Chat: long instructions, scored by a judge", "Table 1"),
-    "longbench": ("LongBench: understanding of long texts", "Table 2"),
-    "mt_bench": ("MT-Bench: short instructions, scored by a judge", "Table 3"),
-    "ablations": ("Without parts of the method", "Table 4"),
-    "needle": ("A needle in a haystack", "Figure 2"),
-    "cost": ("What training took", "the appendix"),
-}
 SAME = 1e-6  # a task's figure is the mean of its questions' scores, if they differ by no more
-COST_COLUMNS = ("long rows", "short rows", "tokens an epoch", "steps", "minutes")
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """A table that is asked for; None stands for all, see the top of this file."""
-
-    name: str
-    title: str
-    columns: dict[str, tuple[str, ...]]
-    text: str = ""
-    methods: tuple[str, ...] | None = None
-    fractions: tuple[float, ...] | None = None
-    settings: tuple[str, ...] | None = None
-    budgets: tuple[str, ...] | None = None
-    against: str | None = None
+SCALES = (1.0, 10.0)  # or ten times that: ratings up to 10 in percent
+COST_TITLE, COST_COLUMNS = "What training took", ("long rows", "short rows", "tokens an epoch", "steps", "minutes")
 
 
 @dataclass(frozen=True)
@@ -93,110 +53,6 @@ class Table:
     spec: TableSpec
     lines: list[Line]
     notes: list[str] = field(default_factory=list)
-
-
-# What is asked for
-
-
-def table_specs(grid: Grid) -> list[TableSpec]:
-    """The tables of a grid's file, or the usual ones.
-
-    Raises:
-        ValueError: a table that names a method, task or setting that the grid does not have.
-    """
-    if grid.tables is None:
-        return list(_usual_specs(grid))
-    if not isinstance(grid.tables, list):
-        raise ValueError("`tables:` is a list, one `- {name: ..., columns: ...}` each.")
-    specs = [_spec(entry, grid) for entry in grid.tables]
-    if doubled := sorted({x.name for x in specs if [y.name for y in specs].count(x.name) > 1}):
-        raise ValueError(f"Two tables are called {doubled[0]!r}; give each its own name.")
-    return specs
-
-
-def _usual_specs(grid: Grid) -> Iterator[TableSpec]:
-    against = reference_of(grid)
-    for task in grid.tasks:
-        title, follows = FOLLOWS.get(task, (task, ""))
-        yield TableSpec(task, title, {}, _believed(follows), against=against)
-    ablations = tuple(x.name for x in grid.methods if is_ablation(x, grid))
-    if ablations:
-        whole = tuple(x.name for x in grid.methods if x.method == "gateau" and x.name not in ablations)
-        title, follows = FOLLOWS["ablations"]
-        columns = {task: (task,) for task in grid.tasks}
-        reference = whole[0] if whole else against
-        yield TableSpec("ablations", title, columns, _believed(follows), (*whole, *ablations), against=reference)
-
-
-def _believed(follows: str) -> str:
-    return f"Believed to follow {follows} of arXiv 2410.15633." if follows else ""
-
-
-def reference_of(grid: Grid) -> str | None:
-    """The method that others are compared with where the file says nothing: a random choice."""
-    return next((x.name for x in grid.methods if x.method == "random"), None)
-
-
-def is_ablation(method: Method, grid: Grid) -> bool:
-    """Whether a method is GATEAU without one of its parts, or on measurements made without one."""
-    if method.method.startswith("without_"):
-        return True
-    parts = method.ranking.get("hmp") in ("none", "difference") or method.ranking.get("cas") == "none"
-    return method.method == "gateau" and (parts or method.measured != next(iter(grid.data)))
-
-
-def _spec(entry: Any, grid: Grid) -> TableSpec:
-    if not isinstance(entry, dict) or not entry.get("name"):
-        raise ValueError(f"A table is {entry!r}; give it a `name`, and `columns`.")
-    for key in entry:
-        if key not in SPEC_KEYS:
-            raise ValueError(f"Table {entry['name']!r} has no key {key!r}" + did_you_mean(key, SPEC_KEYS))
-    known = {
-        "methods": [x.name for x in grid.methods],
-        "settings": [x.name for x in grid.settings],
-        "fractions": list(grid.fractions),
-        "budgets": list(grid.budgets),
-        "against": [x.name for x in grid.methods],
-    }
-    for key, names in known.items():
-        given = entry.get(key) if key in entry else []
-        for name in given if isinstance(given, list) else [given]:
-            if name is not None and name not in names:
-                raise ValueError(
-                    f"Table {entry['name']!r}, {key}: the grid has no {name!r}" + did_you_mean(name, map(str, names))
-                )
-    columns = _columns(entry.get("columns"), grid, str(entry["name"]))
-    chosen = {
-        x: tuple(entry[x]) if isinstance(entry[x], list) else (entry[x],)
-        for x in ("methods", "fractions", "settings", "budgets")
-        if entry.get(x)
-    }
-    against = entry["against"] if "against" in entry else reference_of(grid)
-    return TableSpec(
-        str(entry["name"]),
-        str(entry.get("title") or entry["name"]),
-        columns,
-        str(entry.get("text") or ""),
-        against=against,
-        **chosen,
-    )
-
-
-def _columns(found: Any, grid: Grid, name: str) -> dict[str, tuple[str, ...]]:
-    """Name -> `task.figure` of each part; empty for the figures of the task that the table is named after."""
-    if found is None and name not in grid.tasks:
-        return {task: (task,) for task in grid.tasks}
-    if isinstance(found, str):
-        found = [found]
-    if isinstance(found, list):
-        found = {str(x): x for x in found}
-    columns = {str(x): tuple(y) if isinstance(y, list) else (str(y),) for x, y in (found or {}).items()}
-    for parts in columns.values():
-        for part in parts:
-            task = part.partition(".")[0]
-            if task not in grid.tasks:
-                raise ValueError(f"Table {name!r}: no task {task!r}" + did_you_mean(task, grid.tasks))
-    return columns
 
 
 # What came out
@@ -257,8 +113,9 @@ def _places(spec: TableSpec, grid: Grid) -> Iterator[tuple[str, str, Method, flo
         for budget in spec.budgets or grid.budgets:
             for method in grid.methods:
                 if spec.methods is None or method.name in spec.methods:
-                    for fraction in (spec.fractions or grid.fractions) if method.has_fractions else (None,):
-                        yield setting, budget, method, fraction
+                    for fraction in grid.fractions_of(method):
+                        if fraction is None or spec.fractions is None or fraction in spec.fractions:
+                            yield setting, budget, method, fraction
 
 
 def _line(spec: TableSpec, columns: dict, results: Results, place: tuple, notes: dict[str, int]) -> Line:
@@ -271,7 +128,7 @@ def _line(spec: TableSpec, columns: dict, results: Results, place: tuple, notes:
         found = None
         if reference is not None and reference.name != method.name and value is not None:
             share = fraction if reference.has_fractions else None
-            if share is not None or not reference.has_fractions:
+            if share in results.grid.fractions_of(reference):
                 others, _ = scores_of(parts, results, reference.name, share, setting, budget)
                 found = _difference(values, others)
         note = "; ".join(missing)
@@ -337,7 +194,8 @@ def _question_scores(parts: tuple[str, ...], found: dict[str, TaskResult]) -> di
 
 
 def _questions_behind(result: TaskResult, figure: str) -> dict[str, tuple[str, float]] | None:
-    """The questions whose mean a figure of a task is, or the mean of whose groups' means; None where it is neither."""
+    """The questions whose mean a figure of a task is, or the mean of whose groups' means; None where it is neither. Their
+    scores are on the figure's scale."""
     rows = [row for row in result.rows if row.get("score") is not None]
     value = result.metrics.get(figure)
     for chosen in _candidates(rows, figure, result.task):
@@ -345,8 +203,10 @@ def _questions_behind(result: TaskResult, figure: str) -> dict[str, tuple[str, f
             questions = {
                 f"{row['group']}/{row['id']}": (row["group"] if grouped else "", float(row["score"])) for row in chosen
             }
-            if value is None or abs(_mean_of_groups(questions) - value) <= SAME * max(1.0, abs(value)):
-                return questions
+            for scale in SCALES:
+                mean = scale * _mean_of_groups(questions)
+                if value is None or abs(mean - value) <= SAME * max(1.0, abs(value)):
+                    return {name: (group, scale * score) for name, (group, score) in questions.items()}
     return None
 
 
@@ -461,7 +321,7 @@ def to_csv(made: Table, path: Path) -> None:
 def cost_rows(results: Results) -> list[list[str]]:
     """Rows, tokens, steps and time of each method, of the first seed that is finished."""
     grid, rows = results.grid, []
-    spec = TableSpec("cost", FOLLOWS["cost"][0], {})
+    spec = TableSpec("cost", COST_TITLE, {})
     for setting, budget, method, fraction in _places(spec, grid):
         cells = [Cell(method.name, fraction, setting, seed, budget) for seed in grid.seeds]
         job = results.job_of[cells[0]]

@@ -1,20 +1,56 @@
-"""Many jobs: one after the other here, or by spawned processes that take one job at a time; what dies loses one job alone."""
+"""Many jobs: one after the other here, or by spawned processes that take one job at a time; what dies loses one job alone.
+
+The same processes make a grid's rows and model, before any job is planned.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from multiprocessing import connection, get_context
 from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
     from .cells import Job
+    from .sources import Making
 
 
 PATIENCE = 5  # seconds that a worker has to end in
+
+
+def make_all(waiting: list[Making], num_workers: int) -> Iterator[Making]:
+    """Make rows and models, several at a time; yields each as it ends. Those that can be made are, also where one fails.
+
+    Raises:
+        RuntimeError: at the end, with what failed and why.
+    """
+    failed = []
+    for making, reason in _Pool(min(num_workers, len(waiting)), _make, _note_unmade).run(waiting):
+        yield making
+        failed += [reason] if reason else []
+    if failed:
+        raise RuntimeError(" ".join(failed))
+
+
+def _make(making: Making) -> str:
+    """Why it could not be made; empty where it was. What the function says goes to a log beside it."""
+    making.path.parent.mkdir(parents=True, exist_ok=True)
+    with making.log.open("w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            making.run()
+        except Exception as error:
+            return f"{error} ({making.log} has what it said.)"
+    return ""
+
+
+def _note_unmade(making: Making, how: str) -> str:
+    return f"{making.what}: the worker process ended with {how}."
 
 
 def run_jobs(jobs: list[Job], num_workers: int = 1) -> Iterator[tuple[Job, str]]:
@@ -35,7 +71,7 @@ def run_jobs(jobs: list[Job], num_workers: int = 1) -> Iterator[tuple[Job, str]]
 
 def _run(jobs: list[Job], num_workers: int, wait: bool) -> Iterator[tuple[Job, str]]:
     if num_workers > 1 and jobs:
-        yield from _Pool(min(num_workers, len(jobs)), wait).run(jobs)
+        yield from _Pool(min(num_workers, len(jobs)), partial(_do, wait=wait), _note_death).run(jobs)
         return
     from .running import run_job
 
@@ -43,17 +79,38 @@ def _run(jobs: list[Job], num_workers: int, wait: bool) -> Iterator[tuple[Job, s
         yield job, run_job(job, wait)
 
 
-class _Pool:
-    """Spawned processes; a process that ends before its job does is replaced."""
+def _do(job: Job, wait: bool) -> str:
+    from .running import run_job
 
-    def __init__(self, size: int, wait: bool):
+    return run_job(job, wait)
+
+
+def _note_death(job: Job, how: str) -> str:
+    from .running import DONE, FAILED, is_finished, note_failure
+
+    if is_finished(job):
+        return DONE
+    note_failure(job, f"During this cell the worker process ended with {how}.")
+    return FAILED
+
+
+class _Pool:
+    """Spawned processes; a process that ends before its job does is replaced.
+
+    Args:
+        size: processes.
+        do: what a process does with a job; it returns the outcome, and raises nothing.
+        note_death: the outcome of a job whose process ended before it, as a signal or status says.
+    """
+
+    def __init__(self, size: int, do: Callable[[Any], str], note_death: Callable[[Any, str], str]):
         import torch
 
-        self.context, self.size, self.wait = get_context("spawn"), size, wait
+        self.context, self.size, self.do, self.note_death = get_context("spawn"), size, do, note_death
         self.num_gpus = torch.cuda.device_count()
         self.threads = max(1, (os.cpu_count() or 1) // size)
 
-    def run(self, jobs: list[Job]) -> Iterator[tuple[Job, str]]:
+    def run(self, jobs: list) -> Iterator[tuple[Any, str]]:
         waiting, at_work = deque(jobs), {}
         try:
             for place in range(self.size):
@@ -86,13 +143,13 @@ class _Pool:
     def _start(self, place: int, waiting: deque, at_work: dict) -> None:
         ours, theirs = self.context.Pipe()
         gpu = place % self.num_gpus if self.num_gpus else None
-        process = self.context.Process(target=work, args=(theirs, gpu, self.threads, self.wait), daemon=False)
+        process = self.context.Process(target=work, args=(theirs, gpu, self.threads, self.do), daemon=False)
         process.start()
         theirs.close()
         at_work[ours] = place, process, self._give(ours, waiting)
 
     @staticmethod
-    def _give(pipe: Any, waiting: deque) -> Job:
+    def _give(pipe: Any, waiting: deque) -> Any:
         job = waiting.popleft()
         try:
             pipe.send(job)
@@ -100,21 +157,15 @@ class _Pool:
             pass
         return job
 
-    @staticmethod
-    def _died(process: Any, job: Job) -> str:
-        from .running import DONE, FAILED, is_finished, note_failure
-
+    def _died(self, process: Any, job: Any) -> str:
         process.join()
-        if is_finished(job):
-            return DONE
         code = process.exitcode
+        hint = ": perhaps memory ran out, and fewer workers would do" if code == -signal.SIGKILL else ""
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"status {code}"
-        hint = " Perhaps memory ran out: take fewer workers." if code == -signal.SIGKILL else ""
-        note_failure(job, f"The worker process ended with {how} during this cell.{hint}")
-        return FAILED
+        return self.note_death(job, how + hint)
 
 
-def work(pipe: Any, gpu: int | None, threads: int, wait: bool) -> None:
+def work(pipe: Any, gpu: int | None, threads: int, do: Callable[[Any], str]) -> None:
     """A worker's whole life: jobs come through the pipe, outcomes go back; it ends where the pipe does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the run, which ends its workers
     signal.signal(signal.SIGTERM, _leave)
@@ -123,18 +174,24 @@ def work(pipe: Any, gpu: int | None, threads: int, wait: bool) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     import torch
 
-    from .running import run_job
-
     torch.set_num_threads(min(threads, torch.get_num_threads()))
+    is_first = True
     while True:
         try:
             job = pipe.recv()
         except EOFError:
             return
+        outcome = do(job)
         try:
-            pipe.send(run_job(job, wait))
+            pipe.send(outcome)
         except BrokenPipeError:  # the run itself was killed; the job's results are kept
             return
+        if (
+            is_first
+        ):  # what the first job has imported stays; looking at it takes a collection 0.2 s, of which a job has three
+            gc.collect()
+            gc.freeze()
+            is_first = False
 
 
 def _leave(number: int, frame: Any) -> None:

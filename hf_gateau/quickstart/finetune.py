@@ -110,12 +110,19 @@ def _exact_match(model, rows: list[dict]) -> dict[str, float]:
 
 def answers_exactly(model, tokenizer, row: dict) -> bool:
     """Whether each token of the row's answer is the model's first choice after the ones before."""
+    from ..labels import tokenize_for_training
+
+    return gives_targets(model, tokenize_for_training(row, tokenizer))
+
+
+def gives_targets(model, tokens: dict[str, list[int]]) -> bool:
+    """The same of a row whose `input_ids` and `labels` are known."""
     import torch
 
-    from ..labels import IGNORED, tokenize_for_training
+    from ..labels import IGNORED
 
     model.eval()
-    tokens = {name: torch.tensor(values) for name, values in tokenize_for_training(row, tokenizer).items()}
+    tokens = {name: torch.tensor(values) for name, values in tokens.items()}
     targets = tokens["labels"][1:] != IGNORED
     with torch.inference_mode():
         choices = model(tokens["input_ids"][None].to(model.device), use_cache=False).logits[0, :-1].argmax(-1).cpu()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,11 +119,13 @@ def _make_stranger(path: Path) -> str:
 
 def _make_reward_model(path: Path) -> str:
     """TRL's `RewardTrainer` on pairs of a right answer and noise to one question."""
+    import torch
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification
     from trl import RewardConfig, RewardTrainer
 
     tokenizer = build_tokenizer()
+    torch.manual_seed(PREFERENCES_SEED)  # of the head, which no checkpoint has
     model = AutoModelForSequenceClassification.from_pretrained(LONG_MODEL, num_labels=1, dtype="float32")
     model.config.pad_token_id = tokenizer.pad_token_id
     args = RewardConfig(
@@ -170,6 +173,15 @@ def _make_embedder(path: Path) -> str:
     return str(path)
 
 
+@cache
+def _asked(num_questions: int) -> list[tuple[dict[str, Any], dict[str, list[int]]]]:
+    """The questions and their tokens: the same for every cell."""
+    from ..labels import tokenize_for_training
+
+    tokenizer = build_tokenizer()
+    return [(row, tokenize_for_training(row, tokenizer)) for row in harder.questions(num_questions, QUESTIONS_SEED)]
+
+
 def evaluate(model: Any, work: Work | None = None, num_questions: int = NUM_QUESTIONS) -> TaskResult:
     """Exact match on fresh questions, by kind; `far` is the share over the questions of both far kinds, `others` over the rest.
 
@@ -180,16 +192,14 @@ def evaluate(model: Any, work: Work | None = None, num_questions: int = NUM_QUES
     from transformers import AutoModelForCausalLM, PreTrainedModel
 
     from ..evaluation.results import TaskResult
-    from .finetune import answers_exactly
+    from .finetune import gives_targets
 
     if not isinstance(model, PreTrainedModel):
         model = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
     num_questions = work.options.get("num_questions", num_questions) if work is not None else num_questions
-    asked = harder.questions(num_questions, QUESTIONS_SEED)
-    tokenizer = build_tokenizer()
     rows = [
-        {"id": row["id"], "group": row["kind"], "score": float(answers_exactly(model, tokenizer, row))}
-        for row in asked
+        {"id": row["id"], "group": row["kind"], "score": float(gives_targets(model, tokens))}
+        for row, tokens in _asked(num_questions)
     ]
 
     def mean(*kinds: str) -> float:
