@@ -31,6 +31,9 @@ from .samples import Sample
 ATTENTION_NAME = "gateau"
 # Elements of one chunk of attention weights: 8 MiB in float32, which caches hold; on a GPU 512 MiB, which keep it busy.
 WEIGHTS_PER_CHUNK, WEIGHTS_PER_CHUNK_GPU = 1 << 21, 1 << 27
+# On a CPU, float32 sequences of up to so many tokens go in blocks of so many rows: there SDPA's kernel, which cuts blocks for
+# long ones, computes as much above the diagonal as below it. One and a half times as fast at 362 tokens, as fast at 1,024.
+BLOCKED_TOKENS, BLOCK_ROWS = 768, 48
 # Where SDPA's fast kernels can be told that rows follow a past of keys; elsewhere they are told by a mask, in chunks.
 KERNELS_KNOW_PAST = ("cuda",)
 
@@ -170,6 +173,8 @@ class _Layer:
         if self.mask is not None or not sdpa_serves:
             forward = self.sdpa if sdpa_serves else self.eager
             return [forward(*rows)[0] for rows in self.chunks(start, end)]
+        if start == 0 and end <= BLOCKED_TOKENS and goes_in_blocks(self.query):
+            return [blocked_attention(*self._slices(0, end, 0), self.kw["scaling"])]
         if start == 0:
             return [sdpa_attention_forward(self.module, *self._slices(0, end, 0), None, **self.kw)[0]]
         if self.query.device.type in KERNELS_KNOW_PAST:
@@ -209,6 +214,38 @@ class _Layer:
             self.module, query.to(dtype), key.to(dtype), value.to(dtype), mask, **self.kw
         )
         return output.to(query.dtype), weights
+
+
+def goes_in_blocks(weights: torch.Tensor) -> bool:
+    """Whether `blocked_attention` is the faster way for short sequences of such a dtype on such a device."""
+    return weights.device.type == "cpu" and weights.dtype == torch.float32
+
+
+def blocked_attention(query, key, value, scaling: float | None = None) -> torch.Tensor:
+    """Causal attention of short sequences: each block of rows over the keys up to its end, by plain matrix products.
+
+    Args:
+        query: (B, H, T, D).
+        key, value: (B, a divisor of H, T, D); value's D may be another.
+        scaling (`float`, *optional*): of the scores; default 1 / sqrt(D).
+
+    Returns:
+        `torch.Tensor` of shape (B, T, H, D), as transformers' attention functions.
+    """
+    (batch, heads, tokens, size), kv_heads = query.shape, key.shape[1]
+    grouped = (query * (size**-0.5 if scaling is None else scaling)).reshape(batch * kv_heads, -1, tokens, size)
+    keys, values = key.reshape(batch * kv_heads, tokens, -1).mT, value.reshape(batch * kv_heads, tokens, -1)
+    output = query.new_empty(batch, tokens, kv_heads, heads // kv_heads, values.shape[-1])
+    unseen = query.new_full((BLOCK_ROWS, BLOCK_ROWS), -torch.inf).triu(1)
+    for start in range(0, tokens, BLOCK_ROWS):
+        end = min(start + BLOCK_ROWS, tokens)
+        scores = torch.bmm(grouped[:, :, start:end].flatten(1, 2), keys[:, :, :end]).unflatten(1, (-1, end - start))
+        scores[..., start:] += unseen[: end - start, : end - start]
+        output_block = torch.bmm(scores.softmax(-1).flatten(1, 2), values[:, :end])
+        output[:, start:end] = output_block.view(batch, kv_heads, -1, end - start, values.shape[-1]).permute(
+            0, 3, 1, 2, 4
+        )
+    return output.flatten(2, 3)
 
 
 def attention_layers(decoder: nn.Module) -> list[nn.Module]:

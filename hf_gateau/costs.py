@@ -47,6 +47,8 @@ class ModelShape:
         sdpa (`bool`): whether rows without weights go through SDPA; else through the eager function, in chunks.
         weights_per_chunk (`int`): elements of one chunk of attention weights.
         last_mlp (`int`): of `linear`, the weights of the last layer's MLP, which only the rows that are read are multiplied with.
+        blocked_tokens, block_rows (`int`): how long sequences are that go in blocks of rows, each over the keys up to its end, and
+            how many rows a block has.
         last (`LayerShape`, *optional*): of `layers`, the last one, where it leaves out the rows that are not read.
     """
 
@@ -57,6 +59,8 @@ class ModelShape:
     weights_per_chunk: int
     last_mlp: int = 0
     last: LayerShape | None = None
+    blocked_tokens: int = 0
+    block_rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,10 @@ def flops(work: np.ndarray) -> float:
 def _pairs(model: ModelShape, layer: LayerShape, batch: int, past: int, end: int, tokens: int) -> int:
     """Pairs of a query from `past` to `end` and a key that are computed: a triangle where SDPA knows the mask, else chunks."""
     if past == 0 and model.sdpa and (layer.window is None or tokens <= layer.window):
-        return end * (end + 1) // 2
+        if end > model.blocked_tokens:
+            return end * (end + 1) // 2
+        ends = np.minimum(np.arange(0, end, model.block_rows) + model.block_rows, end)
+        return int((np.diff(ends, prepend=0) * ends).sum())
     return _chunked_pairs(model, layer, batch, past, end, tokens)
 
 
@@ -225,7 +232,14 @@ def _chunked_pairs(model: ModelShape, layer: LayerShape, batch: int, start: int,
 
 def model_shape(model) -> ModelShape:
     """The shape of a loaded model of transformers, from its actual parameters."""
-    from .attention import ATTENTION_NAME, attention_layers, weights_per_chunk
+    from .attention import (
+        ATTENTION_NAME,
+        BLOCK_ROWS,
+        BLOCKED_TOKENS,
+        attention_layers,
+        goes_in_blocks,
+        weights_per_chunk,
+    )
     from .last_layer import last_mlp
 
     config, decoder = model.config.get_text_config(), model.get_decoder()
@@ -235,6 +249,10 @@ def model_shape(model) -> ModelShape:
     window = getattr(config, "sliding_window", None)  # of all layers, where they do not say it themselves
     shapes = [LayerShape(width, heads, getattr(layer, "sliding_window", window)) for layer in layers]
     sinks = any(hasattr(layer, "sinks") for layer in layers)
+    is_ours, in_blocks = (
+        model.config._attn_implementation == ATTENTION_NAME,
+        goes_in_blocks(model.get_input_embeddings().weight),
+    )
     return ModelShape(
         linear=_linear_weights(decoder, config),
         head=config.hidden_size * config.vocab_size,
@@ -242,7 +260,9 @@ def model_shape(model) -> ModelShape:
         sdpa=not sinks and getattr(config, "attn_logit_softcapping", None) is None,
         weights_per_chunk=weights_per_chunk(model.device),
         last_mlp=0 if mlp is None else _linear_weights(mlp, config),
-        last=shapes[-1] if model.config._attn_implementation == ATTENTION_NAME else None,
+        last=shapes[-1] if is_ours else None,
+        blocked_tokens=BLOCKED_TOKENS if is_ours and in_blocks else 0,
+        block_rows=BLOCK_ROWS,
     )
 
 
