@@ -241,10 +241,9 @@ def blocked_attention(query, key, value, scaling: float | None = None) -> torch.
         end = min(start + BLOCK_ROWS, tokens)
         scores = torch.bmm(grouped[:, :, start:end].flatten(1, 2), keys[:, :, :end]).unflatten(1, (-1, end - start))
         scores[..., start:] += unseen[: end - start, : end - start]
-        output_block = torch.bmm(scores.softmax(-1).flatten(1, 2), values[:, :end])
-        output[:, start:end] = output_block.view(batch, kv_heads, -1, end - start, values.shape[-1]).permute(
-            0, 3, 1, 2, 4
-        )
+        attended = torch.bmm(scores.softmax(-1).flatten(1, 2), values[:, :end])
+        attended = attended.view(batch, kv_heads, -1, end - start, values.shape[-1])
+        output[:, start:end] = attended.permute(0, 3, 1, 2, 4)
     return output.flatten(2, 3)
 
 

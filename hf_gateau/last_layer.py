@@ -6,10 +6,15 @@ its MLP leave those rows out; its projections, norms and residual sums, which ar
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from .attention import ATTENTION_NAME, ReadRows, attention_layers
+
+
+# Decoder -> its last attention and its last MLP: looking for them takes longer than a pass of a small model.
+_last_layers: WeakKeyDictionary[nn.Module, tuple[nn.Module, nn.Module | None]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -23,9 +28,12 @@ def rows_read(model, first_row: int) -> Iterator[dict]:
     Yields:
         keywords for the decoder's call.
     """
-    last = attention_layers(model.get_decoder())[-1]
-    mlp = last_mlp(model.get_decoder())
-    keywords = {"read_rows": ReadRows(last, first_row)} if model.config._attn_implementation == ATTENTION_NAME else {}
+    decoder = model.get_decoder()
+    if decoder not in _last_layers:
+        _last_layers[decoder] = attention_layers(decoder)[-1], last_mlp(decoder)
+    attention, mlp = _last_layers[decoder]
+    is_ours = model.config._attn_implementation == ATTENTION_NAME
+    keywords = {"read_rows": ReadRows(attention, first_row)} if is_ours else {}
     with nullcontext() if mlp is None else _from_row(mlp, first_row):
         yield keywords
 
