@@ -39,6 +39,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from hf_gateau.attention import attention_layers
 from hf_gateau.packing import Cut, Limits
 from hf_gateau.passes import measure_samples
 from hf_gateau.runtime import CPU_BATCH_TOKENS
@@ -96,7 +97,10 @@ def segment_attention(model, sample, segment_length: int, length: int = 0, by_la
 
     with attention_as(model, "eager"):
         if by_layer:
-            hooks = [module.register_forward_hook(lambda *args: read(args[-1][1])) for module in attention(model)]
+            hooks = [
+                module.register_forward_hook(lambda *args: read(args[-1][1]))
+                for module in attention_layers(model.get_decoder())
+            ]
             model(**inputs, use_cache=False)
             for hook in hooks:
                 hook.remove()
@@ -104,11 +108,6 @@ def segment_attention(model, sample, segment_length: int, length: int = 0, by_la
             for weights in model(**inputs, use_cache=False, output_attentions=True).attentions:
                 read(weights)
     return [part.mean().item() for part in torch.stack(means).mean(0).split(segment_length)]
-
-
-def attention(model) -> list[torch.nn.Module]:
-    """The attention modules of the decoder."""
-    return [module for module in model.get_decoder().modules() if hasattr(module, "is_causal")]
 
 
 def eager_bytes(model, num_tokens: int, by_layer: bool) -> int:
@@ -181,7 +180,11 @@ def needed_flops(pair, sample, segment_length: int) -> int:
     lengths += [fixed + min(segment_length, num_context - a) for a in range(0, num_context, segment_length)]
     linear = sum(x.weight.numel() for x in model.get_decoder().modules() if isinstance(x, torch.nn.Linear))
     heads, head_rows = model.config.get_text_config().num_attention_heads, len(sample.response) * len(lengths)
-    products = sum(4 * heads * layer.head_dim * visible_pairs(layer, n) for layer in attention(model) for n in lengths)
+    products = sum(
+        4 * heads * layer.head_dim * visible_pairs(layer, n)
+        for layer in attention_layers(model.get_decoder())
+        for n in lengths
+    )
     return 2 * sum(lengths) * linear + products + 2 * head_rows * model.get_output_embeddings().weight.numel()
 
 

@@ -32,7 +32,7 @@ ATTENTION_NAME = "gateau"
 # Elements of one chunk of attention weights: 8 MiB in float32, which caches hold; on a GPU 512 MiB, which keep it busy.
 WEIGHTS_PER_CHUNK, WEIGHTS_PER_CHUNK_GPU = 1 << 21, 1 << 27
 # On a CPU, float32 sequences of up to so many tokens go in blocks of so many rows: there SDPA's kernel, which cuts blocks for
-# long ones, computes as much above the diagonal as below it. One and a half times as fast at 362 tokens, as fast at 1,024.
+# long ones, reaches 35 GFLOP a second at 362 tokens and 49 at 724, blocks 55 and 62, where matrix products run at 95.
 BLOCKED_TOKENS, BLOCK_ROWS = 768, 48
 # Where SDPA's fast kernels can be told that rows follow a past of keys; elsewhere they are told by a mask, in chunks.
 KERNELS_KNOW_PAST = ("cuda",)

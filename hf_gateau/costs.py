@@ -191,14 +191,15 @@ def forward_work(
     attention = weights = 0
     end = past + tokens
     start = end if split is None else split
-    num_unread = (
-        tokens - num_logits - (split is not None)
-    )  # attention is read of the last response token too, no logits
+    num_read = (
+        num_logits if split is None else num_logits + 1
+    )  # of the last response token attention is read, no logits
+    num_unread = tokens - num_read
     for layer, count in model.layers:
-        pairs = count * _pairs(model, layer, batch, past, start, end)
+        num_whole, pairs = count, 0
         if layer == model.last:
-            pairs += _chunked_pairs(model, layer, batch, past + num_unread, start, end)
-            pairs -= _pairs(model, layer, batch, past, start, end)
+            num_whole, pairs = count - 1, _chunked_pairs(model, layer, batch, past + num_unread, start, end)
+        pairs += num_whole * _pairs(model, layer, batch, past, start, end)
         attention += 4 * layer.width * batch * pairs
         per_pair = 4 * layer.width + 2 * layer.heads
         weights += per_pair * count * batch * _chunked_pairs(model, layer, batch, start, end, end)
@@ -249,10 +250,8 @@ def model_shape(model) -> ModelShape:
     window = getattr(config, "sliding_window", None)  # of all layers, where they do not say it themselves
     shapes = [LayerShape(width, heads, getattr(layer, "sliding_window", window)) for layer in layers]
     sinks = any(hasattr(layer, "sinks") for layer in layers)
-    is_ours, in_blocks = (
-        model.config._attn_implementation == ATTENTION_NAME,
-        goes_in_blocks(model.get_input_embeddings().weight),
-    )
+    is_ours = model.config._attn_implementation == ATTENTION_NAME
+    in_blocks = is_ours and goes_in_blocks(model.get_input_embeddings().weight)
     return ModelShape(
         linear=_linear_weights(decoder, config),
         head=config.hidden_size * config.vocab_size,
@@ -261,13 +260,14 @@ def model_shape(model) -> ModelShape:
         weights_per_chunk=weights_per_chunk(model.device),
         last_mlp=0 if mlp is None else _linear_weights(mlp, config),
         last=shapes[-1] if is_ours else None,
-        blocked_tokens=BLOCKED_TOKENS if is_ours and in_blocks else 0,
+        blocked_tokens=BLOCKED_TOKENS if in_blocks else 0,
         block_rows=BLOCK_ROWS,
     )
 
 
 def _linear_weights(decoder, config) -> int:
-    """Weights of a decoder's (or an MLP's) linear layers, and of the experts' (one tensor of three dimensions for all) the share that a token meets."""
+    """Weights of a decoder's or an MLP's linear layers, and of experts (one tensor of three dimensions for all) those that a
+    token meets."""
     from torch import nn
 
     linear = sum(x.in_features * x.out_features for x in decoder.modules() if isinstance(x, nn.Linear))

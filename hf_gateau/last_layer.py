@@ -4,8 +4,8 @@ No layer comes after it, so its output on a row that nobody reads logits or atte
 its MLP leave those rows out; its projections, norms and residual sums, which are cheap beside them, go on over all rows.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -46,8 +46,22 @@ def last_mlp(decoder: nn.Module) -> nn.Module | None:
 
 
 @contextmanager
-def _from_row(mlp: nn.Module, first_row: int) -> Iterator[None]:
-    own_forward, forward = vars(mlp).get("forward"), mlp.forward  # set where accelerate hooked the module
+def exchanged_forward(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """Another `forward` for a module, for the time of the block."""
+    own_forward = vars(module).get("forward")  # set where accelerate hooked the module
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own_forward is None:
+            del module.forward
+        else:
+            module.forward = own_forward
+
+
+def _from_row(mlp: nn.Module, first_row: int) -> AbstractContextManager:
+    """Let an MLP leave out the rows before one, whose output is zero."""
+    forward = mlp.forward
 
     def on_read_rows(hidden_BTD):
         start = min(first_row, hidden_BTD.shape[1] - 1)
@@ -56,11 +70,4 @@ def _from_row(mlp: nn.Module, first_row: int) -> Iterator[None]:
         output = nn.functional.pad(output, (0, 0, start, 0))
         return (output, *rest) if isinstance(found, tuple) else output
 
-    mlp.forward = on_read_rows
-    try:
-        yield
-    finally:
-        if own_forward is None:
-            del mlp.forward
-        else:
-            mlp.forward = own_forward
+    return exchanged_forward(mlp, on_read_rows)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from .last_layer import rows_read
+from .last_layer import exchanged_forward, rows_read
 from .packing import Limits, pack
 
 
@@ -107,13 +107,9 @@ def language_model_head(model, output_type: type) -> Iterator[Callable[[torch.Te
     For its time the decoder hands through the hidden states it is given, so that whatever the model does behind it
     (scaling, soft-capping) comes along for every architecture, on as few rows as the caller likes.
     """
-    decoder = model.get_decoder()
-    own_forward = vars(decoder).get("forward")  # set where accelerate hooked the module
-    decoder.forward = lambda *args, inputs_embeds, **kwargs: output_type(last_hidden_state=inputs_embeds)
-    try:
+
+    def hand_through(*args, inputs_embeds, **kwargs):
+        return output_type(last_hidden_state=inputs_embeds)
+
+    with exchanged_forward(model.get_decoder(), hand_through):
         yield lambda hidden_ND: model(inputs_embeds=hidden_ND[None], use_cache=False).logits[0]
-    finally:
-        if own_forward is None:
-            del decoder.forward
-        else:
-            decoder.forward = own_forward

@@ -41,19 +41,17 @@ class Prefill:
         decoder = model.get_decoder()
         # transformers 5.24 calls it `cache`, and warns of the name before
         self._name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
-        self._past = {self._name: self._cache}
         ids_BT = padded(contexts, model.device)
         with torch.inference_mode():
             for piece_BT in ids_BT.split(int(min(piece_tokens, self.num_tokens)), dim=1):
                 with rows_read(model, piece_BT.shape[1]) as keywords:
-                    decoder(input_ids=piece_BT, use_cache=True, **keywords, **self._past)
+                    decoder(input_ids=piece_BT, use_cache=True, **keywords, **{self._name: self._cache})
 
     def nlls(self, prompt: list[int], response: list[int], **kwargs) -> torch.Tensor:
         """Mean negative log-likelihood of one response after each context and the prompt (one token at least): (B,),
         as `batch_nlls`, which takes the keywords."""
         try:
-            prompts, responses = [prompt] * self.num_contexts, [response] * self.num_contexts
-            return batch_nlls(self.model, prompts, responses, **self._past, **kwargs)
+            return self._nlls_after(self._cache, prompt, response, **kwargs)
         finally:
             self._cut_back()
 
@@ -71,8 +69,11 @@ class Prefill:
             )
             cache.update(*seen, i)
         rows = torch.arange(end, end + len(prompt) + len(response) - 1, device=self.model.device)[None]
+        return self._nlls_after(cache, prompt, response, position_ids=rows)
+
+    def _nlls_after(self, cache: DynamicCache, prompt: list[int], response: list[int], **kwargs) -> torch.Tensor:
         prompts, responses = [prompt] * self.num_contexts, [response] * self.num_contexts
-        return batch_nlls(self.model, prompts, responses, position_ids=rows, **{self._name: cache})
+        return batch_nlls(self.model, prompts, responses, **{self._name: cache}, **kwargs)
 
     def _cut_back(self) -> None:
         for layer in self._cache.layers:

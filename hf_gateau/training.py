@@ -31,9 +31,8 @@ NO_TARGETS = "its whole response lies beyond max_length"
 ROW_COLUMNS = ({"messages"}, {"conversations"}, {"context", "instruction", "response"})
 # Attention that keeps packed documents apart: by a mask made from position_ids, or by lengths given to the kernel.
 MASKED_ATTENTION, VARLEN_ATTENTION = ("eager", "sdpa", "flex_attention"), ("flash_attention", "kernels-community/")
-FASTER_UNMASKED = (
-    "sdpa"  # with a mask it computes what lies above the diagonal too, and keeps away from its fastest kernel
-)
+# With a mask it computes what lies above the diagonal too, and keeps away from its fastest kernel.
+FASTER_UNMASKED = "sdpa"
 
 
 @dataclass

@@ -186,9 +186,8 @@ def work(pipe: Any, gpu: int | None, threads: int, do: Callable[[Any], str]) -> 
             pipe.send(outcome)
         except BrokenPipeError:  # the run itself was killed; the job's results are kept
             return
-        if (
-            is_first
-        ):  # what the first job has imported stays; looking at it takes a collection 0.2 s, of which a job has three
+        if is_first:
+            # What the first job has imported stays; looking at it takes a collection 0.2 s, and a job has three.
             gc.collect()
             gc.freeze()
             is_first = False
