@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from hf_gateau.samples import Sample
+from hf_gateau.rows.samples import Sample
 
 
 MIB = 1 << 20
@@ -162,8 +162,8 @@ def load_pairs(args: argparse.Namespace):
     sibling. They share the long model."""
     from copy import copy
 
-    from hf_gateau.config import ModelPairConfig
-    from hf_gateau.models import ModelPair
+    from hf_gateau.models.config import ModelPairConfig
+    from hf_gateau.models.pair import ModelPair
 
     name = args.model or default_model()
     common = {"long_model": name, "dtype": args.dtype, "device": "cpu"}

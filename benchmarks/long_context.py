@@ -16,13 +16,14 @@ from pathlib import Path
 
 import torch
 
-from hf_gateau.attention import ATTENTION_NAME, ResponseAttention
-from hf_gateau.costs import RowShape, Way, flops, model_shape, row_work
-from hf_gateau.packing import Cut, Limits
-from hf_gateau.perplexity import batch_nlls
-from hf_gateau.pilot import Memory, matrix_rate, synchronise
-from hf_gateau.samples import Sample
-from hf_gateau.segments import segment_nlls
+from hf_gateau.measuring.costs import RowShape, Way, flops, model_shape, row_work
+from hf_gateau.measuring.segments import segment_nlls
+from hf_gateau.models.attention import ATTENTION_NAME, ResponseAttention
+from hf_gateau.models.device import matrix_rate, synchronise
+from hf_gateau.models.packing import Cut, Limits
+from hf_gateau.models.perplexity import batch_nlls
+from hf_gateau.planning.pilot import Memory
+from hf_gateau.rows.samples import Sample
 
 from . import common
 

@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 
-from hf_gateau.scoring import keep_freed_memory
+from hf_gateau.models.device import keep_freed_memory
 
 from . import common
 

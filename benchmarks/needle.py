@@ -10,12 +10,12 @@ import os
 import tempfile
 from pathlib import Path
 
-from hf_gateau.drawing import Figure, save_png
 from hf_gateau.evaluation.answering import GeneratorConfig
 from hf_gateau.evaluation.command import evaluate
 from hf_gateau.evaluation.needle_map import needle_figure
 from hf_gateau.evaluation.results import TaskResult
 from hf_gateau.quickstart import LONG_MODEL, SHORT_MODEL
+from hf_gateau.report.drawing import Figure, save_png
 
 from . import common
 

@@ -67,8 +67,9 @@ def real_rows(text: str) -> list[dict[str, str]]:
 
 def plan(setting: str, pilot_seconds: float) -> dict:
     """The plan of a setting."""
-    from hf_gateau.config import MeasureConfig, ModelPairConfig
-    from hf_gateau.planning import make_plan
+    from hf_gateau.measuring.config import MeasureConfig
+    from hf_gateau.models.config import ModelPairConfig
+    from hf_gateau.planning.plan import make_plan
 
     ds, settings = rows_and_settings(setting)
     parts = [{k: v for k, v in settings.items() if k in vars(c())} for c in (ModelPairConfig, MeasureConfig)]

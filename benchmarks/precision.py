@@ -27,10 +27,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hf_gateau.config import MeasureConfig, ModelPairConfig
-from hf_gateau.ranking import rank
-from hf_gateau.samples import Sample, build_sample, truncate_context, truncate_response
-from hf_gateau.store import MeasureError
+from hf_gateau.measuring.config import MeasureConfig
+from hf_gateau.models.config import ModelPairConfig
+from hf_gateau.ranking.order import rank
+from hf_gateau.rows.samples import Sample, build_sample, truncate_context, truncate_response
+from hf_gateau.store.sqlite import MeasureError
 
 from . import common
 
@@ -108,7 +109,7 @@ def is_way(text: str) -> str:
 
 def measure(model: str, way: str, samples: list[Sample] | None, args: argparse.Namespace):
     """The samples' raw columns as a frame, and the seconds that each took (CPU seconds on a CPU, else wall seconds)."""
-    from hf_gateau.runtime import Runtime
+    from hf_gateau.measuring.runtime import Runtime
 
     given = {"short_window": args.short_window, "segment_length": args.segment_length, **settings(way)}
     of_pair = {name: given.pop(name) for name in list(given) if name in ModelPairConfig.__dataclass_fields__}

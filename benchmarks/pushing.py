@@ -2,7 +2,7 @@
 
     python -m benchmarks.pushing --rows 10000 --tokens 65536
 
-The server is the tests' own (tests/hub_server.py), so the network's share is left out: what is timed is ours, the client's
+The server is the tests' own (tests/servers/hub_server.py), so the network's share is left out: what is timed is ours, the client's
 hashing and reading, and this machine's disk. Each step runs in a process of its own. Anonymous memory leaves out the pages of
 memory-mapped files, which the system takes back when it needs them. Texts are pieces of a book
 of random words, four characters a token.
@@ -29,7 +29,7 @@ STEPS = ("rank", "push", "push again, unchanged", "push again, other alpha", "lo
 
 def rows_of(num_rows: int, num_tokens: int, seed: int = 0):
     """Measured rows: texts of about `num_tokens` tokens, random measurements of that many segments."""
-    from hf_gateau.conversations import content_hash
+    from hf_gateau.rows.conversations import content_hash
 
     rng = np.random.default_rng(seed)
     words = np.array(["".join(rng.choice(list("etaoinshrdlu"), rng.integers(1, 7))) for _ in range(WORDS)])
@@ -113,7 +113,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.child:
         return print(json.dumps(run_step(args.child, Path(args.folder))))
-    from tests.hub_server import HubServer
+    from tests.servers.hub_server import HubServer
 
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)

@@ -56,7 +56,7 @@ def run_case(case: str, path: str, shuffled: bool) -> None:
     """One case in this process; prints its line."""
     import datasets
 
-    from hf_gateau.ranking import rank
+    from hf_gateau.ranking.order import rank
 
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)

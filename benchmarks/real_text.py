@@ -26,11 +26,12 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import default_model, hardware
-from hf_gateau.config import CAS_VARIANTS, HMP_VARIANTS, RANK_MODES, ModelPairConfig
-from hf_gateau.formulas import ROBUST_CAS
-from hf_gateau.ranking import DegenerateRankingWarning, rank
-from hf_gateau.report import auroc, bootstrap_interval, precision_at
-from hf_gateau.samples import Sample, build_sample
+from hf_gateau.models.config import ModelPairConfig
+from hf_gateau.ranking.config import CAS_VARIANTS, HMP_VARIANTS, RANK_MODES
+from hf_gateau.ranking.formulas import ROBUST_CAS
+from hf_gateau.ranking.order import DegenerateRankingWarning, rank
+from hf_gateau.report.quality import auroc, bootstrap_interval, precision_at
+from hf_gateau.rows.samples import Sample, build_sample
 
 
 FAR_SHARE, NEAR_SHARE, NEAR_TOKENS = 0.6, 0.07, 80  # where evidence may lie, as shares of the context
@@ -424,8 +425,8 @@ def measure(args: argparse.Namespace) -> pd.DataFrame:
     import torch
     from datasets import Dataset
 
-    from hf_gateau.measure import GateauScorer
-    from hf_gateau.models import ModelPair
+    from hf_gateau.measuring.scorer import GateauScorer
+    from hf_gateau.models.pair import ModelPair
 
     model = args.model or default_model()
     pair = {"long_model": model, "short_window": args.short_window, "dtype": args.dtype}

@@ -14,8 +14,9 @@ import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from hf_gateau.cards import table
-from hf_gateau.quickstart import harder, reproduce
+from hf_gateau.experiments import planted
+from hf_gateau.markdown import table
+from hf_gateau.quickstart import harder
 
 from . import common
 
@@ -25,7 +26,7 @@ FIGURE = "main-real_world-equal_steps-far.png"
 
 def kinds_kept(folder: Path) -> dict[tuple[str, float | None], list[Counter]]:
     """How many rows of each kind the trainings of a method and fraction kept, one counter a seed."""
-    kinds = {row["id"]: row["kind"] for row in harder.planted_rows(reproduce.NUM_ROWS, reproduce.ROWS_SEED)}
+    kinds = {row["id"]: row["kind"] for row in harder.planted_rows(planted.NUM_ROWS, planted.ROWS_SEED)}
     kept = defaultdict(list)
     for path in sorted(folder.glob("cells/*/results.json")):
         selection = json.loads((path.parent / "selection.json").read_text())

@@ -39,12 +39,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from hf_gateau.attention import attention_layers
-from hf_gateau.packing import Cut, Limits
-from hf_gateau.passes import measure_samples
-from hf_gateau.runtime import CPU_BATCH_TOKENS
-from hf_gateau.samples import Sample
-from hf_gateau.scoring import keep_freed_memory
+from hf_gateau.measuring.passes import measure_samples
+from hf_gateau.measuring.runtime import CPU_BATCH_TOKENS
+from hf_gateau.models.attention import attention_layers
+from hf_gateau.models.device import keep_freed_memory
+from hf_gateau.models.packing import Cut, Limits
+from hf_gateau.rows.samples import Sample
 
 from . import common
 

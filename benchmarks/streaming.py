@@ -47,7 +47,7 @@ def write_rows(folder: Path, num_rows: int, num_tokens: int) -> None:
     """A folder of Parquet shards."""
     from datasets import Dataset, IterableDataset
 
-    from hf_gateau.shards import write_shards
+    from hf_gateau.files.shards import write_shards
 
     features = Dataset.from_list(list(rows_of(10, num_tokens))).features
     settings = {"num_rows": num_rows, "num_tokens": num_tokens}
@@ -87,7 +87,7 @@ class _RowsDone:
     """Counts the rows in a store, seldom enough to take no more than a fiftieth of the time."""
 
     def __init__(self, path: Path):
-        from hf_gateau.store import MeasurementStore
+        from hf_gateau.store.sqlite import MeasurementStore
 
         self.store, self.num_rows, self.next = MeasurementStore(path), 0, 0.0
 

@@ -1,4 +1,14 @@
-"""Choose the long-context training data that teaches a language model the most: GATEAU for `datasets` and TRL."""
+"""Choose the long-context training data that teaches a language model the most: GATEAU for `datasets` and TRL.
+
+The rooms, in the order in which one reads them (a room imports only from those before it):
+`files` (rows from the disk and the Hub, and back), `rows` (one row to a sample of tokens), `models` (the pair and its forward
+pass), `store` (measurements that survive a crash), `measuring` (models over samples: the raw columns), `planning` (what
+measuring will take), `ranking` (columns to an order, an order to a selection), `report` (figures and a page), `hub` (push,
+pull, cards), `training` (select, then train), `quickstart` (a planted world and a tiny pair), `scripts` (`trl sft --recipe`),
+`endpoint` (models behind an address), `building` (long rows out of documents), `evaluation`, `experiments`, `cli`.
+
+At the root stand the files that belong to no room: `redaction`, `markdown`, `settings`, `records`, `shipped`.
+"""
 
 import importlib
 from importlib.metadata import PackageNotFoundError, version
@@ -12,59 +22,55 @@ except PackageNotFoundError:  # a bare checkout
 
 # Public name -> the module it lives in; nothing is imported before it is used.
 _PUBLIC = {
-    "gateau_score": "measure",
-    "GateauScorer": "measure",
-    "ResponseScorer": "responses",
-    "RewardScorer": "rewards",
-    "EmbeddingScorer": "embeddings",
-    "measure_together": "distributed",
-    "MeasureConfig": "config",
-    "ModelPairConfig": "config",
-    "RankConfig": "config",
-    "SelectConfig": "config",
-    "MixConfig": "config",
-    "TrainConfig": "config",
-    "ScoredConfig": "config",
-    "rank": "ranking",
-    "ranking_record": "ranking",
-    "select": "selection",
-    "selection_record": "selection",
-    "SelectionRecord": "selection",
-    "mix": "mixture",
-    "write_report": "page",
-    "reuse_scores": "reuse",
-    "push_scored": "push",
-    "load_scored": "pull",
-    "GateauSelector": "callbacks",
-    "GateauSFTConfig": "training",
-    "GateauSFTTrainer": "training",
+    "ModelPairConfig": "models.config",
+    "MeasureConfig": "measuring.config",
+    "gateau_score": "measuring.scorer",
+    "GateauScorer": "measuring.scorer",
+    "ResponseScorer": "measuring.responses",
+    "RewardScorer": "measuring.rewards",
+    "EmbeddingScorer": "measuring.embeddings",
+    "measure_together": "measuring.together",
+    "RankConfig": "ranking.config",
+    "SelectConfig": "ranking.config",
+    "MixConfig": "ranking.config",
+    "rank": "ranking.order",
+    "ranking_record": "ranking.order",
+    "select": "ranking.selection",
+    "selection_record": "ranking.selection",
+    "SelectionRecord": "ranking.selection",
+    "mix": "ranking.mixture",
+    "write_report": "report.page",
+    "ScoredConfig": "hub.config",
+    "load_scored": "hub.pull",
+    "push_scored": "hub.push",
+    "reuse_scores": "hub.reuse",
+    "TrainConfig": "training.config",
+    "GateauSelector": "training.selector",
+    "GateauSFTConfig": "training.trainer",
+    "GateauSFTTrainer": "training.trainer",
 }
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:  # for editors and type checkers
-    from .callbacks import GateauSelector  # noqa: F401
-    from .config import (  # noqa: F401
-        MeasureConfig,
-        MixConfig,
-        ModelPairConfig,
-        RankConfig,
-        ScoredConfig,
-        SelectConfig,
-        TrainConfig,
-    )
-    from .distributed import measure_together  # noqa: F401
-    from .embeddings import EmbeddingScorer  # noqa: F401
-    from .measure import GateauScorer, gateau_score  # noqa: F401
-    from .mixture import mix  # noqa: F401
-    from .page import write_report  # noqa: F401
-    from .pull import load_scored  # noqa: F401
-    from .push import push_scored  # noqa: F401
-    from .ranking import rank, ranking_record  # noqa: F401
-    from .responses import ResponseScorer  # noqa: F401
-    from .reuse import reuse_scores  # noqa: F401
-    from .rewards import RewardScorer  # noqa: F401
-    from .selection import SelectionRecord, select, selection_record  # noqa: F401
-    from .training import GateauSFTConfig, GateauSFTTrainer  # noqa: F401
+    from .hub.config import ScoredConfig  # noqa: F401
+    from .hub.pull import load_scored  # noqa: F401
+    from .hub.push import push_scored  # noqa: F401
+    from .hub.reuse import reuse_scores  # noqa: F401
+    from .measuring.config import MeasureConfig  # noqa: F401
+    from .measuring.embeddings import EmbeddingScorer  # noqa: F401
+    from .measuring.responses import ResponseScorer  # noqa: F401
+    from .measuring.rewards import RewardScorer  # noqa: F401
+    from .measuring.scorer import GateauScorer, gateau_score  # noqa: F401
+    from .measuring.together import measure_together  # noqa: F401
+    from .models.config import ModelPairConfig  # noqa: F401
+    from .ranking.config import MixConfig, RankConfig, SelectConfig  # noqa: F401
+    from .ranking.mixture import mix  # noqa: F401
+    from .ranking.order import rank, ranking_record  # noqa: F401
+    from .ranking.selection import SelectionRecord, select, selection_record  # noqa: F401
+    from .report.page import write_report  # noqa: F401
+    from .training.config import TrainConfig  # noqa: F401
+    from .training.selector import GateauSelector  # noqa: F401
+    from .training.trainer import GateauSFTConfig, GateauSFTTrainer  # noqa: F401
 
 
 def __getattr__(name: str):

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..endpoint import Endpoint, EndpointConfig
-from ..files import check_output, save_rows
+from ..endpoint.chat_client import EndpointConfig
+from ..endpoint.questions import Endpoint
+from ..files.writing import check_output, save_rows
 from ..records import attach_record, commonest
 from .config import BuildConfig, DocumentConfig
 from .contexts import Context, ContextCutter, token_counter
@@ -86,7 +87,7 @@ def command(
 
 
 def _check(build: BuildArguments, config: BuildConfig) -> None:
-    from ..shards import num_bytes_of
+    from ..files.shards import num_bytes_of
 
     num_bytes_of(build.max_shard_size)
     if build.output is not None:

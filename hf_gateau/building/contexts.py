@@ -262,7 +262,7 @@ def token_counter(tokenizer_name: str) -> CountTokens:
     """
     from transformers import AutoTokenizer
 
-    from ..models import load_location, load_options
+    from ..models.loading import load_location, load_options
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..conversations import MARKER
-from ..files import is_pattern, load_rows
+from ..files.reading import load_rows
+from ..files.sidecar import is_pattern
+from ..rows.conversations import MARKER
 from .config import DocumentConfig
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from ..endpoint import ReplyError
+from ..endpoint.chat_client import ReplyError
 from .duplicates import words_of
 
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..conversations import SampleError, read_conversation
-from ..endpoint import Answer, Endpoint, Estimate, Request
+from ..endpoint.questions import Answer, Endpoint, Estimate
+from ..endpoint.replies import Request
+from ..rows.conversations import SampleError, read_conversation
 from .config import BuildConfig
 from .contexts import Context, CountTokens, length_ranges, range_of, text_of
 from .documents import Documents

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ..report import BLOCKS
+from ..report.sample_text import BLOCKS
 from .contexts import Context, length_ranges, range_of
 from .rows import BuiltRow
 

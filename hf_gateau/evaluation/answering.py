@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import DTYPES, json_object, set_fields
-from ..labels import render_plain_turns
+from ..models.config import DTYPES
+from ..rows.labels import render_plain_turns
+from ..settings import json_object, set_fields
 from .tasks import Messages
 
 
@@ -161,14 +162,9 @@ class KeepingGenerator(ABC):
         from transformers import AutoConfig, AutoTokenizer
         from transformers.utils import find_adapter_config_file
 
-        from ..models import (
-            check_local,
-            context_window,
-            load_location,
-            load_options,
-            model_fingerprint,
-            resolve_device,
-        )
+        from ..models.device import resolve_device
+        from ..models.loading import check_local, load_location, load_options, model_fingerprint
+        from ..models.rope import context_window
 
         model = os.path.expanduser(model)
         check_local(model)

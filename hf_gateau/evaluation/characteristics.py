@@ -19,15 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..drawing import Figure, legend_above, save_png
-from ..endpoint import Endpoint, EndpointConfig, ReplyError
-from ..files import load_rows
-from ..ranked_rows import num_kept_of
-from ..ranking import check_ranked, rank_order
+from ..endpoint.chat_client import EndpointConfig, ReplyError
+from ..endpoint.questions import Endpoint
+from ..files.reading import load_rows
+from ..ranking.order import check_ranked, rank_order
 from ..records import column_of
-from ..report import bootstrap_interval, sample_texts
-from .judging import BRACKETS, Messages, fill, judge, rating_requests, shipped_prompt, tell_failures, version_of
+from ..report.drawing import Figure, legend_above, save_png
+from ..report.quality import bootstrap_interval
+from ..report.ranked_rows import num_kept_of
+from ..report.sample_text import sample_texts
+from .judging import BRACKETS, fill, judge, rating_requests, shipped_prompt, tell_failures, version_of
 from .results import TaskResult, save_result
+from .tasks import Messages
 
 
 if TYPE_CHECKING:

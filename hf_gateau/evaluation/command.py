@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..cards import inline, public_name
-from ..endpoint import EndpointConfig
+from ..endpoint.chat_client import EndpointConfig
+from ..markdown import inline, public_name
 from ..redaction import redact
 from .answering import GeneratorConfig
 from .generation import load_generator
@@ -102,7 +102,7 @@ def evaluate(
         ValueError: there is no such task, or the folder has results of other weights.
         FileNotFoundError, OSError: there is no such model.
     """
-    from ..endpoint import Endpoint
+    from ..endpoint.questions import Endpoint
 
     check_tasks(tasks)
     how, judge = how or GeneratorConfig(), judge or EndpointConfig()

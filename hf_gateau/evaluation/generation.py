@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import json_object
+from ..settings import json_object
 from .answering import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, GeneratorConfig, KeepingGenerator
 
 
@@ -53,7 +53,7 @@ class TransformersGenerator(KeepingGenerator):
         import torch
         import transformers
 
-        from ..models import load_location, load_options
+        from ..models.loading import load_location, load_options
 
         if self._loaded is None:
             attention = self.config.attn_implementation

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..config import did_you_mean
+from ..settings import did_you_mean
 from .metrics import POINTS, longbench_metrics
 from .results import TaskResult, means_by
 from .tasks import Generator, Work, split_names

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..templates import render
+from ..shipped import render
 from .results import write_whole
 from .rows import read_rows
 

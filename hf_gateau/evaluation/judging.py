@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from ..endpoint import ReplyError, Request
+from ..endpoint.chat_client import ReplyError
+from ..endpoint.replies import Request
 from ..records import commonest
 from .tasks import Messages
 
 
 if TYPE_CHECKING:
-    from ..endpoint import Answer, Endpoint
+    from ..endpoint.questions import Answer, Endpoint
 
 BRACKETS = re.compile(r"\[\[\s*([^\[\]]*?)\s*\]\]")
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")

@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..files import load_rows
+from ..files.reading import load_rows
 from .judging import (
-    Messages,
     check_ratings,
     judge,
     mean_score,
@@ -25,7 +24,7 @@ from .judging import (
     version_of,
 )
 from .results import TaskResult
-from .tasks import Work
+from .tasks import Messages, Work
 
 
 TASK = "longbench_chat"

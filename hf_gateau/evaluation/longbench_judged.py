@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import load_rows
+from ..files.reading import load_rows
 from .harness import LONGBENCH
 from .judging import (
-    Messages,
     check_ratings,
     fill,
     judge,
@@ -31,11 +30,11 @@ from .judging import (
 )
 from .results import ROWS, TaskResult
 from .rows import read_rows
-from .tasks import Work
+from .tasks import Messages, Work
 
 
 if TYPE_CHECKING:
-    from ..endpoint import Endpoint
+    from ..endpoint.questions import Endpoint
 
 TASK = "longbench_judged"
 QA, SUMMARY = "qa", "summary"

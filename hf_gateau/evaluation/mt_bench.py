@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .judging import (
-    Messages,
     check_ratings,
     judge,
     mean_score,
@@ -26,7 +25,7 @@ from .judging import (
 )
 from .results import TaskResult
 from .rows import read_rows, rows_of
-from .tasks import Generator, Work
+from .tasks import Generator, Messages, Work
 
 
 TASK = "mt_bench"

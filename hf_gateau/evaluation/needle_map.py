@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..cards import public_name
-from ..drawing import WIDTH, Figure, save_png
+from ..markdown import public_name
+from ..report.drawing import WIDTH, Figure, save_png
 from .metrics import POINTS
 from .results import TaskResult
 

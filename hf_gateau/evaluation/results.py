@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..cards import inline, table
+from ..markdown import inline, table
 
 
 RESULTS, ROWS = "results.json", "rows.jsonl"  # in the folder of a task

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 
 if TYPE_CHECKING:
-    from ..endpoint import Endpoint
+    from ..endpoint.questions import Endpoint
     from .results import TaskResult
 
 T = TypeVar("T")

@@ -1,6 +1,6 @@
-"""A grid of experiments: ways to select x fractions x settings x seeds, each trained, evaluated, and put into tables.
+"""A grid comes in (ways to select x fractions x settings x seeds); each cell is trained and evaluated, and tables go out.
 
-In reading order: `grid.py` (what the YAML file says), `sources.py` (its data and models), `cells.py` (each cell's selection,
-recipe and key), `running.py` (one cell), `workers.py` (many), `estimates.py` (the dry run),
-`statistics.py`, `specs.py` (which tables), `tables.py`, `plots.py`, `summary.py` (FOLDER/README.md), `command.py`.
+Read `grid` (what the YAML file says), `sources` (its data and models), `cells` (each cell's selection, recipe and key), `kept`
+(the card of a kept model), `running` (one cell), `workers` (many), `estimates` (the dry run), `statistics`, `specs` (which
+tables), `tables`, `plots`, `summary` (FOLDER/README.md), `command`; `planted` is what `recipes/reproduce-tiny.yaml` names.
 """

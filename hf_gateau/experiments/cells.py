@@ -13,29 +13,18 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..config import MixConfig, RankConfig, SelectConfig, set_fields
-from ..conversations import SampleError, content_hash
 from ..evaluation.tasks import TASKS
-from ..formulas import needed_columns
-from ..labels import tokenize_for_training
-from ..mixture import load_short
-from ..models import model_fingerprint
-from ..ranking import DegenerateRankingWarning, rank
+from ..models.loading import model_fingerprint
+from ..ranking.config import MixConfig, RankConfig, SelectConfig
+from ..ranking.formulas import needed_columns
+from ..ranking.mixture import load_short
+from ..ranking.order import DegenerateRankingWarning, rank
+from ..ranking.selection import SelectionRecord, select_rows, selection_record
 from ..records import column_of
-from ..runtime import import_function
-from ..selection import SelectionRecord, select_rows, selection_record
-from .grid import (
-    EQUAL_EPOCHS,
-    EQUAL_STEPS,
-    NO_LONG,
-    Cell,
-    Grid,
-    Method,
-    Setting,
-    Source,
-    cells_of,
-    split_training,
-)
+from ..rows.conversations import SampleError, content_hash
+from ..rows.labels import tokenize_for_training
+from ..settings import import_function, set_fields
+from .grid import EQUAL_EPOCHS, EQUAL_STEPS, NO_LONG, Cell, Grid, Method, Setting, Source, cells_of, split_training
 from .sources import digest, load_source, model_of, rows_of
 
 
@@ -230,7 +219,7 @@ def _job_folder(folder: Path, key: str, cell: Cell) -> Path:
 def _known_arguments() -> set[str]:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
-    from ..training import GateauSFTConfig
+    from ..training.trainer import GateauSFTConfig
 
     return {
         x.name for kind in (GateauSFTConfig, ModelConfig, ScriptArguments, DatasetMixtureConfig) for x in fields(kind)

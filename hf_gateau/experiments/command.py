@@ -55,8 +55,8 @@ def command(grid: str, how: ExperimentArguments) -> None:
     hf-gateau experiment recipes/reproduce-tiny.yaml -o results --num_workers 2"""
     from pathlib import Path
 
-    from ..files import check_writable
-    from ..scoring import keep_freed_memory
+    from ..files.writing import check_writable
+    from ..models.device import keep_freed_memory
     from ..scripts.arguments import find_recipe
     from .cells import plan_jobs
     from .estimates import dry_run_text

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..pilot import matrix_rate
+from ..models.device import matrix_rate
 from .cells import Job
 from .grid import EQUAL_STEPS, Grid
 from .running import RESULTS, failure_of, is_finished, read_json

@@ -34,7 +34,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..config import MixConfig, RankConfig, SelectConfig, TrainConfig, did_you_mean
+from ..ranking.config import MixConfig, RankConfig, SelectConfig
+from ..settings import did_you_mean
+from ..training.config import TrainConfig
 
 
 FULL, NO_LONG = "full", "no_long"  # methods that take all long rows, or none: fractions mean nothing to them

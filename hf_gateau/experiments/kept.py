@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..cards import inline, is_repo_id, table
 from ..evaluation.results import TaskResult, eval_results
+from ..markdown import inline, is_repo_id, table
 from .cells import Job
 
 

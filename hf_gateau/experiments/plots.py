@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..drawing import WIDTH, Figure
 from ..evaluation.results import TaskResult
+from ..report.drawing import WIDTH, Figure
 from .grid import Cell, Grid
 from .specs import reference_of
 from .statistics import Estimate, estimate

@@ -20,8 +20,8 @@ from typing import Any
 
 from ..evaluation.results import TaskResult, load_result, save_result
 from ..evaluation.tasks import Work
-from ..runtime import import_function
-from ..selection import library_versions
+from ..ranking.selection import library_versions
+from ..settings import import_function
 from .cells import Job, task_flags
 from .sources import write_json
 
@@ -80,7 +80,7 @@ def note_failure(job: Job, reason: str, details: str = "") -> None:
 
 
 def _run(job: Job, folder: Path) -> None:
-    from ..models import model_fingerprint
+    from ..models.loading import model_fingerprint
 
     write_json(folder / "selection.json", job.selection)
     with (folder / LOG).open("a", encoding="utf-8") as log, _writing_to(log):
@@ -192,7 +192,7 @@ def _free_memory() -> None:
 
 
 def _check_selection(job: Job, model: Path) -> None:
-    from ..callbacks import SELECTION_FILE
+    from ..training.selector import SELECTION_FILE
 
     trained_on = (read_json(model / SELECTION_FILE) or {}).get("fingerprint")
     if trained_on != job.selection["fingerprint"]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.results import write_whole
-from ..runtime import import_function
+from ..settings import import_function
 from .grid import Grid, Source
 
 
@@ -62,7 +62,8 @@ class Making:
     def _make_rows(self) -> None:
         from datasets import Dataset
 
-        from ..files import save_rows, sidecar_of
+        from ..files.sidecar import sidecar_of
+        from ..files.writing import save_rows
 
         rows = self._call()
         rows = rows if isinstance(rows, Dataset) else Dataset.from_list(list(rows))
@@ -128,7 +129,8 @@ def load_source(source: Source):
     Raises:
         ValueError, FileNotFoundError: see `load_rows`.
     """
-    from ..files import attach_sidecar, load_rows
+    from ..files.reading import load_rows
+    from ..files.sidecar import attach_sidecar
 
     ds = load_rows(source.name, split=source.split, name=source.config)
     attach_sidecar(ds, source.name)

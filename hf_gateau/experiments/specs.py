@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import did_you_mean
+from ..settings import did_you_mean
 from .grid import FULL, Grid, Method, file_name
 
 

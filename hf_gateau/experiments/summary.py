@@ -6,11 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-from ..cards import escape, inline, table
-from ..drawing import Figure, save_png
 from ..evaluation.results import write_whole
+from ..markdown import escape, inline, table
+from ..ranking.selection import library_versions
 from ..redaction import redact
-from ..selection import library_versions
+from ..report.drawing import Figure, save_png
 from .cells import Job
 from .grid import Grid
 from .plots import alpha_figures, fraction_figures, length_figures, needle_figures, radar_figures, table_figures

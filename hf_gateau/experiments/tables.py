@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..cards import inline, table
 from ..evaluation.results import TaskResult, load_result
+from ..markdown import inline, table
 from .cells import Job
 from .estimates import epoch_tokens, rows_of_job
 from .grid import Cell, Grid, Method

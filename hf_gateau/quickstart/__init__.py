@@ -1,6 +1,7 @@
 """The embedded default: a tiny homologous pair, samples planted for it, and the command that shows both at work.
 
-`make_pair.py` made the pair, `world.py` plants the samples, `demo.py` scores, ranks and prints.
+Read `world` (plants the samples), `harder` (samples that need several facts), `make_pair` (made the pair), `finetune` (what the
+best tenth teaches), `demo` (scores, ranks and prints).
 """
 
 from pathlib import Path

@@ -42,7 +42,7 @@ def run(output: str, *, seed: int | None = None, num_rows: int = 200, fine_tune:
     Returns:
         `{sibling: {ranking: (AUROC, precision in the top 10%)}}`, the printed figures.
     """
-    from ..report import sample_text
+    from ..report.sample_text import sample_text
 
     started = time.monotonic()
     ds = planted_dataset(seed, num_rows)
@@ -130,7 +130,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _score(ds, sibling: dict):
-    from ..measure import GateauScorer
+    from ..measuring.scorer import GateauScorer
 
     scorer = GateauScorer(long_model=LONG_MODEL, segment_length=SEGMENT_LENGTH, device="cpu", store=False, **sibling)
     return ds.map(scorer, batched=True, load_from_cache_file=False, desc="Rows")
@@ -138,7 +138,7 @@ def _score(ds, sibling: dict):
 
 def _rank(ds, settings: dict):
     """The ranked dataset and what `rank` warned of."""
-    from ..ranking import rank
+    from ..ranking.order import rank
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -149,7 +149,7 @@ def _rank(ds, settings: dict):
 def _figures(scored: dict) -> tuple[dict, dict]:
     import numpy as np
 
-    from ..report import auroc, precision_at
+    from ..report.quality import auroc, precision_at
 
     figures, notes = {}, {}
     for sibling, ds in scored.items():
@@ -175,8 +175,8 @@ def _table(figures: dict, notes: dict) -> str:
 
 
 def _write(ranked, folder: Path) -> list[Path]:
-    from ..files import save_rows
-    from ..ranking import ranking_record
+    from ..files.writing import save_rows
+    from ..ranking.order import ranking_record
 
     rows, figure = folder / "scored.jsonl", folder / "scores.png"
     save_rows(ranked, str(rows), {"ranking": ranking_record(ranked)})

@@ -66,8 +66,8 @@ def _fine_tuned(model, scored, short, settings: dict, seed: int):
 
     from transformers import AutoTokenizer
 
-    from ..callbacks import GateauSelector
-    from ..training import GateauSFTConfig, GateauSFTTrainer
+    from ..training.selector import GateauSelector
+    from ..training.trainer import GateauSFTConfig, GateauSFTTrainer
 
     selector = GateauSelector(fraction=FRACTION, **settings, **({"rank_seed": seed} if settings else {}))
     rows = selector.mix(selector.select(scored), short)
@@ -110,7 +110,7 @@ def _exact_match(model, rows: list[dict]) -> dict[str, float]:
 
 def answers_exactly(model, tokenizer, row: dict) -> bool:
     """Whether each token of the row's answer is the model's first choice after the ones before."""
-    from ..labels import tokenize_for_training
+    from ..rows.labels import tokenize_for_training
 
     return gives_targets(model, tokenize_for_training(row, tokenizer))
 
@@ -119,7 +119,7 @@ def gives_targets(model, tokens: dict[str, list[int]]) -> bool:
     """The same of a row whose `input_ids` and `labels` are known."""
     import torch
 
-    from ..labels import IGNORED
+    from ..rows.labels import IGNORED
 
     model.eval()
     tokens = {name: torch.tensor(values) for name, values in tokens.items()}

@@ -10,20 +10,15 @@ from typing import Any, get_type_hints
 
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 
-from ..config import (
-    MeasureConfig,
-    MethodModelsConfig,
-    MixConfig,
-    ModelPairConfig,
-    RankConfig,
-    ScoredConfig,
-    SelectConfig,
-    TrainConfig,
-    did_you_mean,
-)
+from ..hub.config import ScoredConfig
+from ..measuring.config import MeasureConfig
+from ..models.config import ModelPairConfig
 from ..quickstart import LONG_MODEL, PLANTED, SHORT_MODEL
-from ..templates import shipped_folder
-from ..training import GateauSFTConfig
+from ..ranking.config import MethodModelsConfig, MixConfig, RankConfig, SelectConfig
+from ..settings import did_you_mean
+from ..shipped import shipped_folder
+from ..training.config import TrainConfig
+from ..training.trainer import GateauSFTConfig
 
 
 PREFIX = "gateau_"

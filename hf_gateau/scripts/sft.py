@@ -16,22 +16,18 @@ from contextlib import contextmanager
 from math import ceil
 from typing import Any
 
-from ..callbacks import GateauSelector
-from ..config import (
-    MeasureConfig,
-    MethodModelsConfig,
-    MixConfig,
-    ModelPairConfig,
-    RankConfig,
-    ScoredConfig,
-    SelectConfig,
-    set_fields,
-)
-from ..formulas import needed_columns
-from ..hub import explained, open_repository
-from ..mixture import load_short
-from ..selection import TOKEN_COLUMNS
-from ..supply import missing_values
+from ..files.hub_reading import explained
+from ..hub.commits import open_repository
+from ..hub.config import ScoredConfig
+from ..measuring.config import MeasureConfig
+from ..models.config import ModelPairConfig
+from ..ranking.config import MethodModelsConfig, MixConfig, RankConfig, SelectConfig
+from ..ranking.formulas import needed_columns
+from ..ranking.mixture import load_short
+from ..ranking.selection import TOKEN_COLUMNS
+from ..ranking.supply import missing_values
+from ..settings import set_fields
+from ..training.selector import GateauSelector
 from .arguments import config_of, given_settings, make_parser, resolve_shipped
 
 
@@ -46,7 +42,7 @@ def main(script_args, training_args, model_args, dataset_args, gateau_args, num_
     from packaging.version import Version
     from trl import get_peft_config, get_quantization_config
 
-    from ..training import GateauSFTTrainer
+    from ..training.trainer import GateauSFTTrainer
 
     with clear_errors():
         _resolve_names(script_args, model_args, gateau_args)
@@ -124,7 +120,7 @@ def load_data(script_args, dataset_args, config: ScoredConfig) -> tuple[Any, Any
     """The rows to select from; and, where they are not those alone, rows whose measurements are known."""
     if config.scored_dataset is None:
         return load_split(script_args, dataset_args, script_args.dataset_train_split), None
-    from ..pull import load_scored
+    from ..hub.pull import load_scored
 
     scored = load_scored(config.scored_dataset, split=config.scored_split, revision=config.scored_revision)
     if script_args.dataset_name is None and not dataset_args.datasets:
@@ -139,7 +135,7 @@ def load_split(script_args, dataset_args, split: str) -> Any:
     """One split of the data that the arguments name: a mixture of TRL's, a stream, a file, a folder or a Hub id."""
     from trl import get_dataset
 
-    from ..files import load_rows
+    from ..files.reading import load_rows
 
     if dataset_args.datasets:
         return get_dataset(dataset_args)[split]
@@ -263,7 +259,7 @@ def _tokens_of(ds) -> str:
 
 def _measuring(ds, selector: GateauSelector) -> tuple[str, bool]:
     """What is measured and what is still to be, and whether rows could be selected without a model."""
-    from ..measure import GateauScorer
+    from ..measuring.scorer import GateauScorer
 
     missing, columns = selector.missing(ds), ds.column_names
     values = [] if "gateau_rank" in columns else missing_values(selector.rank_config, columns)
@@ -280,7 +276,7 @@ def _measuring(ds, selector: GateauSelector) -> tuple[str, bool]:
 
 def _new_rows(ds, scored) -> tuple[str, bool]:
     """What the scored data have, and whether that is all."""
-    from ..reuse import known_places
+    from ..hub.reuse import known_places
 
     num_new = known_places(ds, scored).count(None)
     return f"{num_new:,} new rows to measure, {len(ds) - num_new:,} scored before", num_new == 0

@@ -1,0 +1,9 @@
+"""`python -m hf_gateau.cli`, for `accelerate launch -m`."""
+
+import sys
+
+from .entry import main
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""What `hf-gateau score` does with rows: measure a dataset or a stream, write the stream, and say what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files.shards import write_shards
+from ..files.writing import is_file_name
+from ..hub.config import ScoredConfig
+from ..hub.pull import load_scored
+from ..hub.reuse import reuse_scores
+from ..measuring.progress import Meter, Summary, errors_of
+from ..measuring.scorer import GateauScorer
+from ..measuring.together import measure_together
+from ..rows.batches import column_features
+from ..store.sqlite import resolve_store_path
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset, Features, IterableDataset
+
+ROWS_OF_A_STREAM = 50  # measured at a time: each may be 65,536 tokens
+
+
+def plan_line(ds: Dataset | IterableDataset, description: dict[str, Any], scorer: GateauScorer) -> str:
+    """What is about to be done."""
+    long, short = description["long"]["model"], description["short"]
+    sibling = short.get("model") or "the same"
+    sibling += f", RoPE base x {short['rope_scale']:g}" if short["rope_scale"] else ""
+    sibling += f", its last {short['window']} tokens" if short["window"] else ""
+    sibling += " of the long pass" if short.get("pass") == "reuse" else ""
+    kept = resolve_store_path(scorer.measure_config.store)
+    size = f"{description['dtype']}, samples of up to {description['max_length']:,} tokens"
+    rows = f"{len(ds)} rows" if hasattr(ds, "__len__") else "a stream of rows"
+    return f"{rows}; long model {long}, short sibling {sibling}; {size}; store: {kept or 'off'}"
+
+
+def measured_rows(ds: Dataset, scorer: GateauScorer, num_proc: int, known: ScoredConfig) -> tuple[Dataset, Summary]:
+    """A dataset with the measured columns, from processes of this machine or of a launch, and what became of its rows; what
+    a scored dataset knows is taken from there."""
+    told: list[Summary] = []
+
+    def measure(ds: Dataset) -> Dataset:
+        if num_proc == 1:
+            return measure_together(ds, scorer, tell=told.append)
+        _spawn_workers(num_proc)
+        options = {"num_proc": min(num_proc, len(ds)), "batch_size": 10}
+        ds = ds.map(scorer, batched=True, with_rank=True, desc="Rows", **options)
+        told.append(Summary.of(len(ds), errors_of(ds)))
+        return ds
+
+    if known.scored_dataset is None:
+        return measure(ds), told[0]
+    before = load_scored(known.scored_dataset, split=known.scored_split, revision=known.scored_revision)
+    measured = reuse_scores(ds, before, scorer, measure=measure)
+    new = told[0] if told else Summary(0, measured=0)
+    found = {"the scored dataset": len(ds) - new.rows} if len(ds) > new.rows else {}
+    return measured, replace(new, rows=len(ds), known=new.known | found)
+
+
+def _spawn_workers(num_proc: int) -> None:
+    """Workers that begin afresh can use GPUs and threads, which forked ones cannot; they share the cores evenly."""
+    import multiprocess
+
+    multiprocess.set_start_method("spawn", force=True)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_proc)))
+
+
+def check_streaming(output: str, num_proc: int | None, scored_dataset: str | None) -> None:
+    """Refuse what a stream cannot do.
+
+    Raises:
+        ValueError: it goes into one file, to several processes, or is to be looked up in a scored dataset.
+    """
+    if is_file_name(output):
+        raise ValueError(f"--streaming writes shard by shard; name a folder as --output, not {output!r}.")
+    if (num_proc or 1) > 1:
+        raise ValueError(
+            f"--streaming is for one process, got --num_proc {num_proc}; give each process a part of the files, such as "
+            "'data/train-0*.parquet', and an output of its own."
+        )
+    if scored_dataset is not None:
+        raise ValueError("The rows of a stream cannot be looked up in --scored_dataset; leave --streaming out.")
+
+
+def score_stream(
+    ds: IterableDataset, scorer: GateauScorer, output: str, record: dict[str, Any], max_shard_size: str
+) -> Summary:
+    """Measure a stream and write it as Parquet shards while it goes; never more rows are in memory than a row group has.
+
+    Raises:
+        ValueError: a row does not fit the columns of the first ones.
+    """
+    runtime = scorer.start()
+    runtime.meter, num_rows, errors = Meter(runtime), 0, Counter()
+
+    def measure(table: pa.Table) -> pa.Table:
+        nonlocal num_rows
+        measured = scorer(table)
+        num_rows += len(measured)
+        errors.update(measured["gateau_error"].drop_null().to_pylist())
+        return measured
+
+    measured = ds.with_format("arrow").map(measure, batched=True, batch_size=ROWS_OF_A_STREAM)
+    write_shards(measured, _measured_features(ds), Path(output).expanduser(), record, max_shard_size)
+    known = "the store" if scorer.stores else "another row"
+    return Summary.of(num_rows, errors, runtime.meter.read(), rest=known)
+
+
+def _measured_features(ds: IterableDataset) -> Features:
+    """The types of a stream's columns and of those that measuring adds."""
+    from datasets import Features
+
+    own = ds.features
+    if own is None:  # not every reader tells before it has read
+        own = Features.from_arrow_schema(next(ds.with_format("arrow").iter(ROWS_OF_A_STREAM)).schema)
+    return Features({**own, **column_features()})
+
+
+def print_summary(summary: Summary, as_json: bool) -> None:
+    """Say what became of the rows, and what to do next; or the first as one JSON object."""
+    if as_json:
+        print(json.dumps(asdict(summary)))
+        return
+    print("\n".join(summary.lines()))
+    print(f"Next: hf-gateau rank {summary.output} -o RANKED, then hf-gateau top RANKED")

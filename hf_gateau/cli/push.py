@@ -1,0 +1,43 @@
+"""`hf-gateau push`: measured rows to the Hub."""
+
+from dataclasses import dataclass, field
+
+from ..ranking.config import RankConfig
+from .arguments import DataArguments
+from .rows import load_ranked
+
+
+@dataclass
+class PushArguments:
+    """What is pushed, and how."""
+
+    fractions: list[float] = field(
+        default_factory=lambda: [0.1, 0.3, 0.5],
+        metadata={"help": "Shares of the best rows that become configurations to train on: 0.1 becomes top10."},
+    )
+    source: str | None = field(
+        default=None, metadata={"help": "Hub id of the data that were scored. Default: what the rows know of it."}
+    )
+    license: str | None = field(
+        default=None, metadata={"help": "Licence identifier. Default: what the source's card says, if it says one."}
+    )
+    private: bool = field(
+        default=False, metadata={"help": "Make the repository private, where it does not exist yet."}
+    )
+    branch: str | None = field(default=None, metadata={"help": "Branch to push to. Default: main."})
+    create_pr: bool = field(default=False, metadata={"help": "Open a pull request instead."})
+
+
+def command(data: str, repo_id: str, rows: DataArguments, what: PushArguments, config: RankConfig) -> None:
+    """Push measured rows to the Hub. All of them and the best of them, with a card that says how they were scored. Rows that
+    are not ranked yet are ranked first. A push that was cut off changes nothing; give it again. Example:
+    hf-gateau push ranked.parquet me/LongAlign-10k-gateau"""
+    from ..hub.push import push_scored
+
+    ds = load_ranked(data, rows, config)
+    configs = {f"top{100 * fraction:g}": fraction for fraction in what.fractions}
+    settings = {"source": what.source, "license": what.license, "revision": what.branch, "create_pr": what.create_pr}
+    print(f"Pushed: {push_scored(ds, repo_id, configs, private=what.private or None, **settings)}")
+
+
+TAKES = ("data", "repo_id", DataArguments, PushArguments, RankConfig)

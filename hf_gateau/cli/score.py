@@ -1,0 +1,90 @@
+"""`hf-gateau score`: rows to measured columns."""
+
+import sys
+import time
+from dataclasses import dataclass, field, replace
+
+from ..hub.config import ScoredConfig
+from ..measuring.config import MeasureConfig
+from ..models.config import ModelPairConfig
+from .arguments import DataArguments, OutputArguments
+from .rows import load
+
+
+@dataclass
+class ScoreArguments:
+    """How the work is spread."""
+
+    num_proc: int | None = field(
+        default=None, metadata={"help": "Processes; with several GPUs, one each. Default: one process."}
+    )
+    json: bool = field(
+        default=False,
+        metadata={
+            "help": "Print one JSON object with the figures of the last lines instead; all else goes to stderr."
+        },
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read rows as they are measured and write them to a folder, shard by shard: neither memory nor the "
+            "datasets cache ever holds them all. One process; for more, give each a part of the files."
+        },
+    )
+
+    def __post_init__(self):
+        if self.num_proc is not None and self.num_proc < 1:
+            raise ValueError(f"--num_proc is a number of processes, got {self.num_proc}; give 1 or more.")
+
+
+def command(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArguments, known, pair, measure) -> None:
+    """Measure every row with the pair of models. What is measured is kept at once, so a run that was stopped goes on
+    where it was when the same command is given again. Example:
+    hf-gateau score train.jsonl -o measured.parquet --long_model Qwen/Qwen3-0.6B --short_window 4096
+    On several machines: accelerate launch ... -m hf_gateau.cli score ... --store FOLDER/"""
+    from ..files.sidecar import sidecar_of
+    from ..files.writing import check_output, save_rows
+    from ..measuring.scorer import GateauScorer
+    from ..models.device import keep_freed_memory
+    from ..records import attach_record
+    from .measured import check_streaming, measured_rows, plan_line, print_summary, score_stream
+
+    keep_freed_memory()
+    check_output(out.output)
+    if work.streaming:
+        check_streaming(out.output, work.num_proc, known.scored_dataset)
+    scorer = GateauScorer(**vars(pair), **vars(measure))
+    state = _join_launch(scorer, work)
+    ds = load(data, rows, work.streaming)
+    description = scorer.describe()  # finds the models, and checks that they fit together, before any row
+    if state.is_main_process:
+        print(plan_line(ds, description, scorer), flush=True, file=sys.stderr if work.json else sys.stdout)
+    started, settings = time.monotonic(), {"settings": {**vars(pair), **vars(measure)}}
+    if work.streaming:
+        attach_record(ds, "measuring", description)
+        summary = score_stream(ds, scorer, out.output, sidecar_of(ds) | settings, out.max_shard_size)
+    else:
+        measured, summary = measured_rows(ds, scorer, work.num_proc or 1, known)
+        if state.is_main_process:
+            attach_record(measured, "measuring", description)
+            save_rows(measured, out.output, sidecar_of(measured) | settings, out.max_shard_size)
+    if state.is_main_process:
+        print_summary(replace(summary, seconds=time.monotonic() - started, output=out.output), work.json)
+    state.destroy_process_group()
+
+
+def _join_launch(scorer, work: ScoreArguments):
+    """Where this process stands among those of `accelerate launch`; alone, mostly."""
+    from ..measuring.together import be_quiet, join_launch
+
+    state = join_launch(scorer)
+    if state.num_processes > 1 and (work.num_proc or 1) > 1:
+        raise ValueError(f"--num_proc {work.num_proc} is for one process, and {state.num_processes} were launched.")
+    if state.num_processes > 1 and work.streaming:
+        raise ValueError(f"--streaming is for one process, and {state.num_processes} were launched.")
+    if not state.is_main_process:
+        be_quiet()
+    return state
+
+
+TAKES = ("data", DataArguments, OutputArguments, ScoreArguments, ScoredConfig, ModelPairConfig, MeasureConfig)

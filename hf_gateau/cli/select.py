@@ -1,0 +1,27 @@
+"""`hf-gateau select`: the best rows."""
+
+from ..ranking.config import RankConfig, SelectConfig
+from .arguments import DataArguments, OutputArguments
+from .rows import load_ranked
+
+
+def command(data: str, rows: DataArguments, out: OutputArguments, config: SelectConfig, order: RankConfig) -> None:
+    """Write the best rows, and beside them how they were chosen. Rows that are not ranked yet are ranked first. Example:
+    hf-gateau select measured.parquet -o top10.parquet --fraction 0.1"""
+    from ..files.sidecar import sidecar_of
+    from ..files.writing import check_output, save_rows
+    from ..ranking.selection import select_rows, selection_record
+
+    check_output(out.output)
+    ds = load_ranked(data, rows, order)
+    kept = select_rows(ds, config)
+    record = selection_record(kept)
+    save_rows(kept, out.output, sidecar_of(kept), out.max_shard_size)
+    print(f"{record.summary()}: {out.output}")
+    for reason, count in record.dropped.items():
+        print(f"  {count} dropped: {reason}")
+    for stratum, counts in record.strata.items():
+        print(f"  {config.strata} {stratum}: {counts['kept']} of {counts['ranked']} kept")
+
+
+TAKES = ("data", DataArguments, OutputArguments, SelectConfig, RankConfig)

@@ -1,0 +1,69 @@
+"""Rows out, for the command line: JSON lines, Parquet, or a folder of Parquet shards."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .reading import PARQUET_SUFFIX
+from .shards import MAX_SHARD_SIZE, check_folder, write_shards
+from .sidecar import sidecar_path
+
+
+def save_rows(ds, output: str, record: dict[str, Any], max_shard_size: str = MAX_SHARD_SIZE) -> None:
+    """Write a dataset as `.jsonl`, `.parquet`, or else a folder of Parquet shards, and beside it how it came about.
+
+    The output appears whole or not at all: it is written under another name first.
+    """
+    path = Path(output).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not is_file_name(output):
+        return write_shards(ds, ds.features, path, record, max_shard_size)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        if path.name.endswith(".jsonl"):
+            _write_json_lines(ds, partial)
+        else:
+            ds.to_parquet(str(partial))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sidecar_path(path).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def is_file_name(output: str) -> bool:
+    """Whether an output is one file, and not a folder of shards."""
+    return output.endswith((".jsonl", PARQUET_SUFFIX)) and not Path(output).expanduser().is_dir()
+
+
+def _write_json_lines(ds, path: Path) -> None:
+    """Every digit of every float, which `Dataset.to_json` cuts after the tenth decimal."""
+    with path.open("w", encoding="utf-8") as stream:
+        for row in ds:
+            stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+
+def check_output(output: str) -> None:
+    """Refuse a place that cannot be written to before any time is spent on what goes there.
+
+    Raises:
+        ValueError: the suffix is of no known form, or the output cannot be a folder or a file there.
+    """
+    path = Path(output).expanduser()
+    is_folder = path.is_dir() or output.endswith("/")
+    if path.suffix and not path.name.endswith((".jsonl", PARQUET_SUFFIX)) and not is_folder:
+        raise ValueError(f"--output {output!r} ends in {path.suffix!r}; use .jsonl, .parquet, or a folder's name.")
+    check_folder(path)
+    check_writable(output, path.absolute().parents)
+
+
+def check_writable(output: str, places: Iterable[Path]) -> None:
+    """Let an output pass if the first of the places that exists is a folder that can be written to.
+
+    Raises:
+        ValueError: it is none.
+    """
+    place = next(x for x in places if x.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(f"--output {output!r} cannot be written: {place} is not a folder that you can write to.")

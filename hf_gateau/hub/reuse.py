@@ -1,0 +1,91 @@
+"""Rows that somebody has measured before, possibly elsewhere: take what is known of them, and measure the others alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..records import attach_record, find_record
+from .scored import compact, content_hashes, gateau_columns
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..measuring.scorer import GateauScorer
+
+logger = logging.getLogger(__name__)
+
+MOST_SHOWN = 3
+
+
+def reuse_scores(
+    ds: Dataset, scored: Dataset, scorer: GateauScorer | None = None, *, measure: Callable | None = None
+) -> Dataset:
+    """Rows with the measurements that `scored` has of the same rows; rows that are new to it are measured alone.
+
+    Rows are the same if they say the same (`gateau_content_hash`), wherever they stand and whatever else is in them.
+
+    Args:
+        ds (`Dataset`): rows, measured or not.
+        scored (`Dataset`): measured rows, such as `load_scored` gives.
+        scorer (`GateauScorer`, *optional*): measures new rows; its settings and models must be those of `scored`.
+        measure (`Callable`, *optional*): from new rows to measured ones. Default: `rows.map(scorer, batched=True)`.
+
+    Returns:
+        `ds` with the measured columns, not ranked.
+
+    Raises:
+        ValueError: `scored` is not measured; or there are new rows and no scorer, or one that measures in another way.
+    """
+    from datasets import concatenate_datasets
+
+    if not len(ds):
+        raise ValueError("There are no rows to take measurements for; give one or more.")
+    places = known_places(ds, scored)
+    new = [i for i, place in enumerate(places) if place is None]
+    known = [place for place in places if place is not None]
+    parts = [compact(scored.select(known))] if known else []
+    if new:
+        _check_scorer(len(new), len(ds), scored, scorer)
+        measure = measure or (lambda rows: rows.map(scorer, batched=True, desc="New rows"))
+        parts.append(compact(measure(ds.select(new))))
+    logger.info("%d rows were measured before, %d are new.", len(known), len(new))
+    shared = [name for name in parts[0].column_names if all(name in part.column_names for part in parts)]
+    parts = [part.select_columns(shared) for part in parts]  # what other scorers measured of some rows is left out
+    order = {row: at for at, row in enumerate([*(i for i, place in enumerate(places) if place is not None), *new])}
+    numbers = concatenate_datasets(parts).select([order[i] for i in range(len(ds))]).flatten_indices()
+    texts = ds.remove_columns(gateau_columns(ds))
+    out = concatenate_datasets([texts, numbers], axis=1)
+    out.info.description = ds.info.description
+    if (measuring := find_record(scored, "measuring")) is not None:
+        attach_record(out, "measuring", measuring)
+    return out
+
+
+def known_places(ds: Dataset, scored: Dataset) -> list[int | None]:
+    """For each row its position in `scored`; None where it is not there, or could not be measured."""
+    needed = {"gateau_content_hash", "gateau_error", "gateau_key"}
+    if missing := needed - set(scored.column_names):
+        raise ValueError(f"The scored rows lack the column(s) {', '.join(sorted(missing))}; measure them again.")
+    table = scored.select_columns(sorted(needed)).with_format(None)[:]
+    pairs = enumerate(zip(table["gateau_content_hash"], table["gateau_error"], strict=True))
+    places = {content: i for i, (content, error) in pairs if error is None}
+    return [places.get(content) for content in content_hashes(ds)]
+
+
+def _check_scorer(num_new: int, num_rows: int, scored: Dataset, scorer: GateauScorer | None) -> None:
+    if scorer is None:
+        raise ValueError(
+            f"{num_new} of {num_rows} rows are new to the scored data, and no pair of models is named to measure them. Name "
+            "the one that measured the others (long_model, short_window, ...), or leave the new rows out."
+        )
+    keys = {key.partition(":")[0] for key in scored["gateau_key"] if key is not None}
+    ours, theirs = scorer.describe(), find_record(scored, "measuring") or {}
+    if keys - {ours["config_key"]} or theirs.get("max_length", ours["max_length"]) != ours["max_length"]:
+        raise ValueError(
+            f"The scored rows were measured in another way ({', '.join(sorted(keys)[:MOST_SHOWN])}) than the {num_new} new "
+            f"ones would be ({ours['config_key']}: {ours}), so they do not compare. Name the same models, revisions, dtype, "
+            "segment_length and max_length."
+        )

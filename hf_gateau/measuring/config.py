@@ -1,0 +1,82 @@
+"""Settings of measuring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..settings import check_choice
+
+
+ON_ERROR = ("skip", "raise")
+
+
+@dataclass
+class MeasureConfig:
+    """How rows are measured.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    segment_length: int = field(default=128, metadata={"help": "L, the tokens in a segment of the context (Eq. 3)."})
+    segment_stride: int = field(
+        default=1,
+        metadata={
+            "help": "Measure every so-many-th segment, the last included: an approximation that saves most of the segments' time."
+        },
+    )
+    response_head: int | None = field(
+        default=None,
+        metadata={
+            "help": "Measure only so many of a response's first tokens: an approximation. Default: all (Eq. 1)."
+        },
+    )
+    max_length: int = field(
+        default=65_536,
+        metadata={
+            "help": "Longest sample in tokens; longer ones lose context from the left. Never more than the long model's "
+            "own window."
+        },
+    )
+    batch_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Most tokens in one batch of segments. Default: 1,024 on a CPU, 65,536 on a GPU."},
+    )
+    find_context: str | None = field(
+        default=None,
+        metadata={
+            "help": "module:function that maps the text of the last user turn to the (start, end) characters of its "
+            "context. Default: the last paragraph is the instruction, what stands before it the context."
+        },
+    )
+    store: str | None = field(
+        default=None,
+        metadata={
+            "help": "Database file that keeps every measured row, or, for many machines, a folder on a disk that they share, "
+            "with a slash at its end; 'off' for none. Default: $HF_GATEAU_STORE, else gateau/measurements.sqlite under "
+            "HF_HOME."
+        },
+    )
+    on_error: str = field(
+        default="skip",
+        metadata={
+            "help": "What a row that cannot be measured does: 'skip' keeps it with the reason in gateau_error, 'raise' stops.",
+        },
+    )
+
+    def __post_init__(self):
+        if self.segment_length < 1:
+            raise ValueError(f"segment_length is a number of tokens, got {self.segment_length}; give 1 or more.")
+        if self.segment_stride < 1:
+            raise ValueError(
+                f"segment_stride is a number of segments, got {self.segment_stride}; give 1 (all) or more."
+            )
+        if self.response_head is not None and self.response_head < 1:
+            raise ValueError(f"response_head is a number of tokens, got {self.response_head}; give 1 or more.")
+        if self.max_length < 2:
+            raise ValueError(f"max_length is a number of tokens, got {self.max_length}; give 2 or more.")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens is a number of tokens, got {self.batch_tokens}; give 1 or more.")
+        check_choice("on_error", self.on_error, ON_ERROR)
+        if isinstance(self.find_context, str) and self.find_context.count(":") != 1:
+            raise ValueError(f"find_context is {self.find_context!r}; name a function as 'package.module:function'.")

@@ -1,0 +1,224 @@
+"""All raw numbers of some samples, from as few forward passes as there can be.
+
+One pass of the long model gives a response's perplexity and its attention to the segments; one pass of the short sibling,
+one of the long model without the context, and the segment passes give the rest. Short samples share passes; samples on
+one context share what goes before their instructions.
+"""
+
+import logging
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
+from math import isfinite
+
+import torch
+
+from ..models.attention import ResponseAttention
+from ..models.packing import MOST_TOGETHER, Cut, Limits, pack
+from ..models.perplexity import batch_nlls, perplexity, response_nlls
+from ..models.prefill import Prefill, can_keep
+from ..rows.samples import Sample
+from ..store.sqlite import MeasureError, Measurement
+from .segments import segment_nlls, shared_segment_nlls
+
+
+logger = logging.getLogger(__name__)
+
+LEAST_PIECE_TOKENS = 1_024  # a context is not cut into smaller pieces
+
+
+def bunches(samples: Sequence[Sample], limits: Limits) -> list[list[int]]:
+    """Cut samples into bunches to measure together; returns their places, every place once.
+
+    Samples on one context come together, up to `MOST_TOGETHER`; short ones, as many as fit into one batch.
+    """
+    by_context: dict[str, list[int]] = {}
+    for place, sample in enumerate(samples):
+        by_context.setdefault(sample.context_key, []).append(place)
+    found, num_tokens = [], limits.batch_tokens
+    for places in by_context.values():
+        for start in range(0, len(places), MOST_TOGETHER):
+            together = places[start : start + MOST_TOGETHER]
+            longest = max(samples[i].response_end for i in together)
+            num_tokens += longest
+            if num_tokens > limits.batch_tokens:
+                found.append([])
+                num_tokens = longest
+            found[-1] += together
+    return found
+
+
+def measure_samples(
+    pair,
+    samples: Sequence[Sample],
+    cut: Cut,
+    limits: Limits,
+    watch: Callable[[str], AbstractContextManager] = nullcontext,
+) -> list[Measurement | MeasureError]:
+    """Measure some samples, which are all in memory at a time.
+
+    Args:
+        pair (`ModelPair`): the siblings.
+        samples: in any order; those with one prefix and one context are measured together.
+        cut: where segments end, and which are measured.
+        limits: of one forward pass; lowered where memory runs out.
+        watch: makes the context that each part runs in, from its name: 'long', 'no_context', 'short' or 'segments'.
+
+    Returns:
+        for each sample its `Measurement`, or why there is none: it does not fit into memory, or the models give no finite
+        numbers for it.
+    """
+    try:
+        return [_checked(found) for found in _Work(pair, samples, cut, limits).measure(watch)]
+    except torch.OutOfMemoryError as error:
+        if len(samples) > 1:
+            logger.info("Out of memory: %d samples go one by one.", len(samples))
+            return [found for x in samples for found in measure_samples(pair, [x], cut, limits, watch)]
+        failure = MeasureError(
+            f"out of memory on {samples[0].response_end} tokens; lower max_length, or use a device with more"
+        )
+        failure.__cause__ = error
+    if not _goes_in_smaller_pieces(pair, samples[0], limits):
+        return [failure]
+    return measure_samples(pair, samples, cut, limits, watch)
+
+
+def _goes_in_smaller_pieces(pair, sample: Sample, limits: Limits) -> bool:
+    """Halve the pieces that long contexts go in, if this one can go in pieces at all."""
+    smaller = min(limits.piece_tokens, len(sample.context)) // 2
+    if smaller < LEAST_PIECE_TOKENS or not sample.instruction or not can_keep(pair.long.config):
+        return False
+    limits.piece_tokens = smaller
+    logger.warning("Out of memory: contexts go through the models in pieces of %d tokens.", smaller)
+    return True
+
+
+def measure_sample(pair, sample: Sample, cut: Cut, limits: Limits, watch=nullcontext) -> Measurement:
+    """`measure_samples` of one.
+
+    Raises:
+        MeasureError: the sample cannot be measured.
+    """
+    [found] = measure_samples(pair, [sample], cut, limits, watch)
+    if isinstance(found, MeasureError):
+        raise found
+    return found
+
+
+class _Work:
+    """The passes over some samples, whose results go by their places."""
+
+    def __init__(self, pair, samples: Sequence[Sample], cut: Cut, limits: Limits):
+        self.pair, self.samples, self.cut, self.limits = pair, samples, cut, limits
+        by_context: dict[str | int, list[int]] = {}
+        for place, sample in enumerate(samples):
+            shares = sample.instruction and can_keep(pair.long.config)
+            key = sample.context_key if shares else place
+            by_context.setdefault(key, []).append(place)
+        self.together = [places for places in by_context.values() if len(places) > 1]
+        alone = [places[0] for places in by_context.values() if len(places) == 1]
+        in_pieces = {i for i in alone if len(samples[i].context) > limits.piece_tokens and samples[i].instruction}
+        self.reusing = set(filter(self._reuses, range(len(samples))))
+        apart = sorted(in_pieces | self.reusing.intersection(alone))
+        self.prefilled = [*self.together, *([place] for place in apart)]
+        self.alone, self.whole = alone, [place for place in alone if place not in apart]
+
+    def _reuses(self, place: int) -> bool:
+        """Whether a sample's short pass takes keys and values of its long one."""
+        sample = self.samples[place]
+        if self.pair.config.short_pass != "reuse" or not sample.instruction:
+            return False
+        return len(self.pair.short_context(sample)) < len(sample.context)
+
+    def measure(self, watch) -> list[Measurement]:
+        with watch("long"):
+            long, reused = self.long()
+        with watch("no_context"):
+            no_context = self.packed(self.pair.long, {place: [] for place in range(len(self.samples))})
+        short = reused
+        if self.pair.is_self_paired:  # where the window shows everything: the same model on the same tokens
+            seen = enumerate(map(self.pair.short_context, self.samples))
+            short |= {i: long[i][0] for i, context in seen if len(context) == len(self.samples[i].context)}
+        if len(short) < len(self.samples):
+            with watch("short"):
+                short |= self.short(without=short)
+        with watch("segments"):
+            segments = self.segments()
+        return [
+            Measurement(
+                ppl_short=perplexity(short[i]),
+                ppl_long=perplexity(long[i][0]),
+                ppl_no_context=perplexity(no_context[i]),
+                segment_ppl=[perplexity(nll) for nll in segments[i]],
+                segment_attention=long[i][1],
+            )
+            for i in range(len(self.samples))
+        ]
+
+    def long(self) -> tuple[dict[int, tuple[float, list[float]]], dict[int, float]]:
+        """Mean NLL of the responses after everything with their mean attention to each segment; and mean NLL of those whose
+        short pass reuses this one."""
+        found, reused = {}, {}
+        with self.pair.long_with_attention() as model:
+            for batch in pack([self.samples[i].response_end for i in self.whole], self.limits.batch_tokens):
+                places = [self.whole[i] for i in batch]
+                samples = [self.samples[i] for i in places]
+                attention = ResponseAttention(samples)
+                prompts, responses = [x.prompt for x in samples], [x.response for x in samples]
+                nlls = batch_nlls(model, prompts, responses, full=True, response_attention=attention)
+                means = attention.segment_means(self.cut)
+                found |= dict(zip(places, zip(nlls.tolist(), means, strict=True), strict=True))
+            for place, prefill, sample in self.after_prefill(model):
+                attention = ResponseAttention([sample])
+                nll = prefill.nlls(sample.instruction, sample.response, full=True, response_attention=attention)
+                found[place] = nll.item(), attention.segment_means(self.cut)[0]
+                if place in self.reusing:
+                    borders = len(sample.prefix), len(self.pair.short_context(sample))
+                    nll = prefill.windowed_nlls(*borders, sample.instruction, sample.response)
+                    reused[place] = nll.item()
+        return found, reused
+
+    def short(self, without: Container[int]) -> dict[int, float]:
+        """Mean NLL of the responses as the short sibling sees them, but for some."""
+        contexts = {i: self.pair.short_context(x) for i, x in enumerate(self.samples) if i not in without}
+        with self.pair.short() as model:
+            if self.pair.config.short_window is not None or not can_keep(model.config):
+                return self.packed(model, contexts)
+            found = self.packed(model, {place: contexts[place] for place in self.whole})
+            for place, prefill, sample in self.after_prefill(model):
+                found[place] = prefill.nlls(sample.instruction, sample.response).item()
+            return found
+
+    def segments(self) -> dict[int, list[float]]:
+        """Mean NLL of the responses from each segment alone."""
+        model, length, limits = self.pair.long, self.cut, self.limits
+        alone = segment_nlls(model, [self.samples[i] for i in self.alone], length, limits)
+        found = dict(zip(self.alone, alone, strict=True))
+        for places in self.together:
+            shared = shared_segment_nlls(model, [self.samples[i] for i in places], length, limits)
+            found |= dict(zip(places, shared, strict=True))
+        return found
+
+    def packed(self, model, contexts: dict[int, list[int]]) -> dict[int, float]:
+        """Mean NLL of the responses of some samples with other contexts in place of their own."""
+        samples = [self.samples[i] for i in contexts]
+        prompts = [x.prefix + context + x.instruction for x, context in zip(samples, contexts.values(), strict=True)]
+        nlls = response_nlls(model, prompts, [x.response for x in samples], self.limits)
+        return dict(zip(contexts, nlls, strict=True))
+
+    def after_prefill(self, model) -> Iterator[tuple[int, Prefill, Sample]]:
+        """The samples that share a context, or whose context goes in pieces."""
+        for places in self.prefilled:
+            first = self.samples[places[0]]
+            prefill = Prefill(model, [first.prefix + first.context], self.limits.piece_tokens)
+            for place in places:
+                yield place, prefill, self.samples[place]
+
+
+def _checked(measurement: Measurement) -> Measurement | MeasureError:
+    for field in fields(Measurement):
+        value = getattr(measurement, field.name)
+        bad = [number for number in (value if isinstance(value, list) else [value]) if not isfinite(number)]
+        if bad:
+            return MeasureError(f"{field.name} is {bad[0]}: the models give no finite numbers for this row")
+    return measurement

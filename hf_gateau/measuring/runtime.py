@@ -1,0 +1,286 @@
+"""What a scorer has at hand in one process: the pair of models, the store, the key of its settings; and the rows' way through."""
+
+import logging
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from math import exp, log
+from typing import Any
+
+from ..models.config import ModelPairConfig
+from ..models.packing import Cut, Limits
+from ..rows.batches import COLUMNS, readable, rows_of
+from ..rows.conversations import SampleError, content_hash, find_context_of
+from ..rows.samples import Sample, build_sample, truncate_response
+from ..store.folder import open_store
+from ..store.keys import config_key
+from ..store.sqlite import MeasureError, Measurement, resolve_store_path
+from .config import MeasureConfig
+from .progress import Meter, View
+
+
+logger = logging.getLogger(__name__)
+
+# Part of every key: raise it when a change to the measuring code changes a number.
+MEASURING_VERSION = 1
+APPROXIMATIONS = ("segment_stride", "response_head")  # settings that are part of a key where they are not the paper's
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1_024, 65_536
+ROWS_LAID_OUT = 20  # at a time, where no model runs: each may be 65,536 tokens
+TOKENS_LAID_OUT = 1 << 20  # at a time, where one does, and as many ahead: 40 MB each
+# The short sibling is broken by length, not short of information, when seeing more makes it this much worse (nats).
+BREAKS_ON_LENGTH_NATS, BREAKS_ON_LENGTH_ROWS = log(2), 8
+
+
+class Runtime:
+    """The pair, the store, and what a key is made of. Models load when the first row needs them."""
+
+    def __init__(self, pair_config: ModelPairConfig, config: MeasureConfig):
+        from ..models.pair import ModelPair
+
+        _use_one_thread_after_fork()
+        self.config, self.rank = config, 0
+        find = config.find_context
+        self.find_context = find_context_of(find)
+        self.pair = ModelPair(pair_config)
+        self.max_length = min(config.max_length, self.pair.max_length)
+        default = CPU_BATCH_TOKENS if self.pair.device.type == "cpu" else GPU_BATCH_TOKENS
+        self.cut = Cut(config.segment_length, config.segment_stride)
+        self.limits = Limits(config.batch_tokens or default)
+        self.description = {
+            "measuring_version": MEASURING_VERSION,
+            **self.pair.describe(),
+            "segment_length": config.segment_length,
+            **{
+                name: value
+                for name in APPROXIMATIONS
+                if (value := getattr(config, name)) != getattr(MeasureConfig, name)
+            },
+        }
+        self.config_key = config_key(self.description)
+        path = resolve_store_path(config.store)
+        self.store = open_store(path) if path is not None else None
+        if self.store is not None:
+            self.store.describe(self.config_key, self.description)
+        self.length_check = _LengthCheck(self.pair, pair_config)
+        self.failed: dict[str, str] = {}  # sample key -> reason, where another process has tried
+        self.meter: Meter | None = None  # counts what is measured, where somebody wants to know
+
+    def measure_rows(self, rows: list[Mapping]) -> list[dict[str, Any]]:
+        """One dict of `COLUMNS` a row, in order; what the store has is not measured again."""
+        if self.config.on_error == "raise" and len(rows) > 1:
+            for row in rows:  # tells of a bad row before any is measured
+                self.lay_out(row)
+        found: dict[str, Measurement | str] = dict(self.failed)
+        with _Progress(len(rows), self.rank) as progress:
+            return [
+                self._columns(row, sample, found)
+                for part in ahead(self._laid_out(rows))
+                for row, sample in self._measured(part, found, progress)
+            ]
+
+    def measure_into_store(self, parts: Iterable[Iterable[Mapping]], view: View) -> dict[str, str]:
+        """Measure rows that can be laid out, so many in memory as a part has; returns why some failed, by key."""
+        failed: dict[str, str] = {}
+        for part in ahead([(row, self.lay_out(row)) for row in rows] for rows in parts):
+            found: dict[str, Measurement | str] = {}
+            self._measured(part, found, view)
+            failed |= {key: measured for key, measured in found.items() if isinstance(measured, str)}
+        return failed
+
+    def _laid_out(self, rows: Iterable[Mapping]) -> Iterator[list[tuple[Mapping, Sample | str]]]:
+        """Rows with their token spans, as many at a time as may be in memory."""
+        part, num_tokens = [], 0
+        for row in rows:
+            part.append((row, self.lay_out(row)))
+            num_tokens += part[-1][1].response_end if isinstance(part[-1][1], Sample) else 0
+            if num_tokens >= TOKENS_LAID_OUT:
+                yield part
+                part, num_tokens = [], 0
+        yield part
+
+    def _measured(self, part: list[tuple[Mapping, Sample | str]], found: dict, progress: "_Progress | View") -> list:
+        """Measure what neither `found` nor the store has; returns the part."""
+        rows = {sample.key: (row, sample) for row, sample in part if isinstance(sample, Sample)}
+        if self.store is not None:
+            found |= self.store.get(self.config_key, rows.keys() - found.keys())
+        pending = [sample for key, (_, sample) in rows.items() if key not in found]
+        num_tokens = sum(sample.response_end for _, sample in rows.values()) - sum(x.response_end for x in pending)
+        progress.skip(len(part) - len(pending), num_tokens)
+        for sample, measured in self.measure(pending):
+            if isinstance(measured, MeasureError):
+                measured = self._failed(rows[sample.key][0], measured)
+            found[sample.key] = measured
+            progress.advance(sample.response_end)
+        return part
+
+    def measure(self, samples: list[Sample]) -> Iterator[tuple[Sample, Measurement | MeasureError]]:
+        """Measure samples into the store, in an order that saves work."""
+        from .passes import bunches, measure_samples
+
+        if self.meter is not None and samples:
+            self.meter.start()
+        for places in bunches(samples, self.limits):
+            bunch, started = [samples[i] for i in places], time.monotonic()
+            found = measure_samples(self.pair, bunch, self.cut, self.limits)
+            if self.meter is not None:
+                self.meter.count(bunch, found, time.monotonic() - started)
+            measured = list(zip(bunch, found, strict=True))
+            kept = {sample.key: x for sample, x in measured if isinstance(x, Measurement)}
+            if self.store is not None and kept:
+                self.store.put_all(self.config_key, kept)
+            for sample, measurement in measured:
+                if isinstance(measurement, Measurement):
+                    self.length_check.see(sample, measurement)
+            yield from measured
+
+    def survey(self, ds) -> Iterator[tuple[Sample | str, bool]]:
+        """See `GateauScorer.survey`."""
+        for batch in readable(ds).iter(ROWS_LAID_OUT):
+            laid_out = [self.lay_out(row) for row in rows_of(batch)]
+            keys = [sample.key for sample in laid_out if isinstance(sample, Sample)]
+            found = self.store.get(self.config_key, keys) if self.store is not None else {}
+            for sample in laid_out:
+                yield sample, isinstance(sample, Sample) and sample.key in found
+
+    def lay_out(self, row: Mapping) -> Sample | str:
+        """The row as token spans, or why it cannot be."""
+        try:
+            sample = build_sample(row, self.pair.tokenizer, max_length=self.max_length, find_context=self.find_context)
+            head = self.config.response_head
+            return sample if head is None else truncate_response(sample, head)
+        except SampleError as error:
+            return self._failed(row, error)
+
+    def _failed(self, row: Mapping, error: Exception) -> str:
+        if self.config.on_error == "raise":
+            raise type(error)(f"Row {row.get('id')!r}: {error}; fix or drop it, or use on_error='skip'.") from error
+        return str(error)
+
+    def _columns(self, row: Mapping, sample: Sample | str, found: Mapping) -> dict[str, Any]:
+        return self.columns(about(row, sample), found)
+
+    def columns(self, about: Mapping, found: Mapping[str, Measurement | str]) -> dict[str, Any]:
+        """The `COLUMNS` of a row from `about` it and what was measured, or why nothing was, by sample key."""
+        columns = dict.fromkeys(COLUMNS) | {name: about[name] for name in about if name in COLUMNS}
+        if about["key"] is None:
+            return columns
+        columns["gateau_key"] = f"{self.config_key}:{about['key']}"
+        measured = found[about["key"]]
+        if isinstance(measured, str):
+            return columns | {"gateau_error": measured}
+        return columns | {f"gateau_{name}": value for name, value in vars(measured).items()}
+
+
+# What is known of a row before it is measured -> type: columns, and what work is divided by.
+ABOUT = {
+    "key": "string",
+    "context_key": "string",
+    "num_prefix_tokens": "int64",
+    "num_tokens": "int64",
+    **{
+        name: COLUMNS[name] for name in ("gateau_num_context_tokens", "gateau_num_response_tokens", "gateau_truncated")
+    },
+    **{name: COLUMNS[name] for name in ("gateau_error", "gateau_content_hash")},
+}
+
+
+def about(row: Mapping, sample: Sample | str) -> dict[str, Any]:
+    """All of a laid-out row but its tokens: one value for each of `ABOUT`, null where the row cannot be measured."""
+    known = dict.fromkeys(ABOUT) | {"gateau_content_hash": content_hash(row)}
+    if isinstance(sample, str):
+        return known | {"gateau_error": sample}
+    return known | {
+        "key": sample.key,
+        "context_key": sample.context_key,
+        "num_prefix_tokens": sample.context_start,
+        "num_tokens": sample.response_end,
+        "gateau_num_context_tokens": len(sample.context),
+        "gateau_num_response_tokens": len(sample.response),
+        "gateau_truncated": sample.num_truncated > 0,
+    }
+
+
+def ahead(parts: Iterator) -> Iterator:
+    """The same parts, each made by another thread while the one before is measured: rows become tokens beside the device."""
+    with ThreadPoolExecutor(1, thread_name_prefix="rows-to-tokens") as thread:
+        end = object()
+        waiting = thread.submit(next, parts, end)
+        while (part := waiting.result()) is not end:
+            waiting = thread.submit(next, parts, end)
+            yield part
+
+
+class _LengthCheck:
+    """Warns when the short sibling breaks outright on long input, so that every long sample would look long-range.
+
+    On the first rows longer than the short model's own window, it is also run on the end of the context that fits: a
+    sound model is not made worse by seeing more.
+    """
+
+    def __init__(self, pair, config: ModelPairConfig):
+        from ..models.rope import context_window
+
+        self.pair, self.losses, self.window = pair, [], context_window(pair.short_config)
+        self.applies = config.short_window is None
+
+    def see(self, sample: Sample, measurement: Measurement) -> None:
+        if not self.applies or sample.response_end <= self.window or len(self.losses) == BREAKS_ON_LENGTH_ROWS:
+            return
+        from ..models.perplexity import batch_nlls
+
+        room = max(0, self.window - (sample.response_end - len(sample.context)))
+        prompt = sample.prefix + sample.context[len(sample.context) - room :] + sample.instruction
+        with self.pair.short() as model:
+            nll_of_end = batch_nlls(model, [prompt], [sample.response]).item()
+        self.losses.append(log(measurement.ppl_short) - nll_of_end)
+        if len(self.losses) == BREAKS_ON_LENGTH_ROWS and statistics.median(self.losses) > BREAKS_ON_LENGTH_NATS:
+            logger.warning(
+                "The short model's perplexity is %.1f times higher on whole samples than on the last %d tokens of them: "
+                "it breaks on length, so every long sample will look long-range. Set short_rope_scale (200 in the paper) "
+                "or short_window=%d.",
+                exp(statistics.median(self.losses)), self.window, self.window,
+            )  # fmt: skip
+
+
+class _Progress:
+    """A bar over the rows of one call, with tokens a second; it follows `datasets.disable_progress_bars()`."""
+
+    def __init__(self, num_rows: int, rank: int):
+        from datasets.utils import tqdm
+
+        self.tokens, self.started = 0, time.monotonic()
+        options = {"desc": "Measuring", "unit": " rows", "leave": False, "position": 1 + rank, "delay": 1.0}
+        self.bar = tqdm(total=num_rows, **options) if num_rows > 1 else None
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def skip(self, num_rows: int, num_tokens: int) -> None:
+        """Count rows that need no measuring."""
+        if self.bar is not None:
+            self.bar.update(num_rows)
+
+    def advance(self, num_tokens: int) -> None:
+        """Count a row that was measured."""
+        self.tokens += num_tokens
+        if self.bar is not None:
+            rate = self.tokens / (time.monotonic() - self.started)
+            self.bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+            self.bar.update(1)
+
+
+def _use_one_thread_after_fork() -> None:
+    """OpenMP's threads do not survive a fork: the first parallel matrix product of a forked worker would hang."""
+    import multiprocessing
+
+    import multiprocess  # what `datasets` forks with
+    import torch
+
+    for library in (multiprocessing, multiprocess):
+        if library.parent_process() is not None and library.get_start_method(allow_none=True) in (None, "fork"):
+            torch.set_num_threads(1)

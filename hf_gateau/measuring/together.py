@@ -1,0 +1,309 @@
+"""Many processes, on one machine or on many, measure one dataset: each its share into the store, then all rows from there.
+
+Shares are balanced by tokens, for a sample of 60,000 takes as long as sixty of 1,000. Who has nothing left to do waits for
+the others as long as it takes; who ends early ends the others too.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+
+from ..rows.batches import readable, rows_of
+from ..store.folder import FolderStore
+from ..store.sqlite import StoreError
+from .progress import Meter, Reading, Summary, View, errors_of
+from .runtime import Runtime
+from .scorer import GateauScorer
+from .survey import KEYS_PER_LOOK, Work, are_kept, measured_rows, survey_rows
+
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+LONGEST_WAIT = timedelta(days=30)  # for processes that are still measuring
+ROWS_A_MESSAGE = 10_000  # of its part of the survey that a process sends at a time
+SHARED_DISK_DELAY = 120.0  # seconds until what one machine wrote must be seen by the others
+
+
+def join_launch(scorer: GateauScorer) -> PartialState:
+    """Take the place that `accelerate launch` (or torchrun) gave this process, and its GPU; does nothing without them.
+
+    Raises:
+        ValueError: there are several processes and no store, through which alone they can put their work together.
+    """
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.accelerator.is_available())  # else several processes on CPUs are not seen
+    scorer.default_rank = state.local_process_index
+    if state.num_processes > 1 and not scorer.stores:
+        raise ValueError(
+            f"{state.num_processes} processes measure together through the store, and it is off. Name one: a file (one "
+            "machine) or a folder on a shared disk, with a slash at its end (many), as store or in HF_GATEAU_STORE."
+        )
+    return state
+
+
+def measure_together(ds: Dataset, scorer: GateauScorer, tell: Callable[[Summary], None] | None = None) -> Dataset:
+    """Measure a dataset with all processes of a launch, each of which calls this and gets all rows.
+
+    Every process lays out an equal part of the rows, which tells what is not in the store yet, how long it is, and which
+    rows stand on one context; measures its share of that into the store; and when all are done, takes the columns of all
+    rows from there, the main process first. One process does the same alone; without a store it is `ds.map(scorer)`.
+
+    Args:
+        ds (`Dataset`): the same rows in every process.
+        scorer (`GateauScorer`): the same settings in every process.
+        tell (`Callable`, *optional*): takes the `Summary` in the end, in every process. Default: the main one logs it.
+
+    Raises:
+        ValueError: there are several processes and no store; or they differ in rows, settings or store.
+        StoreError: what others wrote cannot be read here.
+        RuntimeError: another process has ended.
+    """
+    started, team = time.monotonic(), _Team(join_launch(scorer))
+    runtime = scorer.start()
+    runtime.meter = meter = Meter(runtime)
+    _check_alike(team, len(ds), runtime)
+    if scorer.stores and len(ds):
+        known, ds = _measure_by_survey(ds, scorer, team)
+    else:
+        known, ds = {}, ds.map(scorer, batched=True, desc="Rows")
+    runtime.meter = None
+    errors = errors_of(ds) if len(ds) else Counter()
+    reading = Reading.sum(team.exchange(meter.read()))
+    rest = "another row" if scorer.stores else "the datasets cache or another row"
+    summary = Summary.of(len(ds), errors, reading, known, rest, time.monotonic() - started)
+    if tell is not None:
+        tell(summary)
+    elif team.is_main:
+        logger.info("\n".join(summary.lines()))
+    return ds
+
+
+def _measure_by_survey(ds: Dataset, scorer: GateauScorer, team: _Team) -> tuple[dict[str, int], Dataset]:
+    """Measure what the store has not; returns how many rows it had, and all rows with their columns."""
+    runtime = scorer.start()
+    runtime.failed = {}
+    table, kept = _survey(ds, scorer, team)
+    work = Work.of(table, kept)
+    share = balanced_shares(work.weights.tolist(), team.size)[team.rank]
+    failed = _measure_share(ds, work, share, runtime, team, _also(table, kept))
+    runtime.failed = {key: reason for part in team.exchange(failed) for key, reason in part.items()}
+    if team.size > 1:
+        _wait_for(runtime, {key.decode() for key in work.keys.tolist()} - runtime.failed.keys())
+    for is_turn in (team.is_main, not team.is_main):  # `datasets` keeps what the main process has put together
+        if is_turn:
+            measured = measured_rows(ds, table, scorer)
+        team.exchange(None)
+    return {"the store": int(kept.sum())}, measured
+
+
+def main_process_first(scorer: Any, work: Callable[[], Any]) -> Any:
+    """What `work` gives each process of a launch, the main one first: the others find what it has kept in the store.
+
+    Args:
+        scorer: what `work` measures with; it takes the process's GPU.
+        work: called once in every process.
+    """
+    team, found = _Team(join_launch(scorer)), None
+    for is_turn in (team.is_main, not team.is_main):
+        if is_turn:
+            found = work()
+        team.exchange(None)
+    return found
+
+
+def balanced_shares(num_tokens: Sequence[int], num_shares: int) -> list[list[int]]:
+    """Places of rows, or of bunches of rows, one list a process: those of most tokens first, each to the process that has the
+    fewest tokens so far.
+
+    The heaviest share has at most 4/3 - 1/(3 num_shares) times the tokens that the best division has (Graham 1969).
+    """
+    shares = [[] for _ in range(num_shares)]
+    loads = [(0, i) for i in range(num_shares)]
+    for place in sorted(range(len(num_tokens)), key=lambda i: (-num_tokens[i], i)):
+        load, lightest = loads[0]
+        shares[lightest].append(place)
+        heapq.heapreplace(loads, (load + num_tokens[place], lightest))
+    return shares
+
+
+class _Team:
+    """The processes of a launch, or one alone. They meet on the CPU, with a patience of its own: the default group's ends
+    after minutes."""
+
+    def __init__(self, state: PartialState):
+        import torch.distributed as dist
+
+        self.rank, self.size, self.is_main = state.process_index, state.num_processes, state.is_main_process
+        self._group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT) if self.size > 1 else None
+
+    def exchange(self, value: Any) -> list:
+        """Every process's value, by rank; returns when all have given theirs.
+
+        Raises:
+            RuntimeError: a process has ended without giving one.
+        """
+        import torch.distributed as dist
+
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        try:
+            dist.all_gather_object(values, value, group=self._group)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"Another process has ended ({error}); its own message says why. What was measured is in the store: give the "
+                "same command again."
+            ) from error
+        return values
+
+
+def _check_alike(team: _Team, num_rows: int, runtime) -> None:
+    """Refuse, before any work, processes that would not do parts of one thing."""
+    if team.size == 1:
+        return
+    for what, value in (("rows", num_rows), ("settings or models", runtime.config_key)):
+        if len(found := set(team.exchange(value))) > 1:
+            raise ValueError(
+                f"The processes do not have the same {what} ({', '.join(map(str, sorted(found)))}); give all the same data, "
+                "models, dtype and versions."
+            )
+    num_machines = len(set(team.exchange(socket.gethostname())))
+    if num_machines > 1 and not isinstance(runtime.store, FolderStore):
+        raise ValueError(
+            f"The processes run on {num_machines} machines, and the store {runtime.store.path} is a SQLite file, which serves "
+            "one. Name a folder on a disk that all share, with a slash at its end: --store /shared/gateau/."
+        )
+    _check_shared(team, runtime.store.path)
+
+
+def _check_shared(team: _Team, path: Path) -> None:
+    """A file beside the store that the main process makes is seen by every process, or they have different stores."""
+    folder = path if path.is_dir() else path.parent
+    probe = folder / team.exchange(f".seen-{uuid4().hex}")[0]
+    if team.is_main:
+        probe.touch()
+    team.exchange(None)
+    blind = [rank for rank, sees in enumerate(team.exchange(probe.exists())) if not sees]
+    if team.is_main:
+        probe.unlink()
+    if blind:
+        raise ValueError(
+            f"The store {path} is not the same for process(es) {blind}; name one on a disk that all share."
+        )
+
+
+def _survey(ds: Dataset, scorer: GateauScorer, team: _Team) -> tuple[Dataset, np.ndarray]:
+    """The survey of all rows, and whether the store has each; the same in every process, of which each lays out a part."""
+    part = survey_rows(ds.select(range(team.rank, len(ds), team.size)) if team.size > 1 else ds, scorer)
+    kept = are_kept(part, scorer.start())
+    if team.size == 1:
+        return part, kept
+    return _gathered(ds, part, team), np.array(_in_turn(team.exchange(kept)), bool)
+
+
+def _gathered(ds: Dataset, part: Dataset, team: _Team) -> Dataset:
+    """One table of all processes' parts, which have rows r, r + size, ...; on the disk, a piece of each at a time."""
+    from datasets import Dataset
+    from datasets.arrow_writer import ArrowWriter
+
+    path = _folder_of(ds) / f"gateau-survey-{uuid4().hex}.arrow"
+    with ArrowWriter(path=str(path), features=part.features) as writer:
+        for start in range(0, -(-len(ds) // team.size), ROWS_A_MESSAGE):
+            pieces = team.exchange(part[start : start + ROWS_A_MESSAGE])
+            writer.write_batch({name: _in_turn([piece[name] for piece in pieces]) for name in part.column_names})
+        writer.finalize()
+    try:
+        fingerprint = team.exchange(part._fingerprint)[0]  # by which all of a machine find what one has put together
+        return Dataset(Dataset.from_file(str(path)).data, fingerprint=fingerprint)
+    finally:
+        path.unlink()
+
+
+def _in_turn(parts: Sequence[Sequence]) -> list:
+    """Values r, r + size, ... from part r."""
+    merged = [None] * sum(map(len, parts))
+    for rank, part in enumerate(parts):
+        merged[rank :: len(parts)] = part
+    return merged
+
+
+def _folder_of(ds: Dataset) -> Path:
+    """Where `datasets` keeps what is made of a dataset."""
+    from datasets import is_caching_enabled
+    from datasets.fingerprint import get_temporary_cache_files_directory
+
+    files = ds.cache_files if is_caching_enabled() else []
+    return Path(files[0]["filename"]).parent if files else Path(get_temporary_cache_files_directory())
+
+
+def _also(table: Dataset, kept: np.ndarray) -> str:
+    """What is said of the rows that are not to be measured."""
+    num_bad = table.data.column("key").null_count
+    parts = [f"{kept.sum():,} in the store"] * bool(kept.any()) + [f"{num_bad:,} not measurable"] * bool(num_bad)
+    return f" (and {', '.join(parts)})" if parts else ""
+
+
+def _measure_share(
+    ds: Dataset, work: Work, share: list[int], runtime: Runtime, team: _Team, also: str
+) -> dict[str, str]:
+    """Measure some bunches of rows into the store; returns the reasons of those that failed, by key."""
+    rows = work.rows(share)
+    if not len(rows):
+        return {}
+    runtime.meter.start()
+    by_work = rows[np.argsort(work.tokens[rows], kind="stable")]
+    flops = runtime.meter.costs.total(work.shapes(by_work))
+    name = "Measuring" if team.size == 1 else f"Measuring, process {team.rank + 1} of {team.size}"
+    read = readable(ds)
+    with View(runtime.meter, work.tokens[rows], flops, name, also, shown=team.is_main) as view:
+        parts = (rows_of(read[places]) for places in work.parts(share, runtime.limits.batch_tokens))
+        return runtime.measure_into_store(parts, view)
+
+
+def _wait_for(runtime, keys: set[str]) -> None:
+    """Shared disks show what other machines wrote after a while: wait for it, so that nothing is measured twice."""
+    deadline, keys = time.monotonic() + SHARED_DISK_DELAY, sorted(keys)
+    while missing := _missing(runtime, keys):
+        if time.monotonic() > deadline:
+            raise StoreError(
+                f"{len(missing)} rows that other processes measured are not to be seen in the store {runtime.store.path}; is "
+                "it on a disk that all share?"
+            )
+        time.sleep(1.0)
+
+
+def _missing(runtime, keys: list[str]) -> set[str]:
+    missing = set(keys)
+    for a in range(0, len(keys), KEYS_PER_LOOK):
+        missing -= runtime.store.get(runtime.config_key, keys[a : a + KEYS_PER_LOOK]).keys()
+    return missing
+
+
+def be_quiet() -> None:
+    """Leave bars and warnings of the libraries to the main process; for commands, which have the process to themselves."""
+    import datasets
+    from huggingface_hub.utils import disable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    datasets.disable_progress_bars()
+    disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+    for name in ("hf_gateau", "datasets", "transformers", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)

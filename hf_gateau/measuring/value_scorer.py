@@ -1,0 +1,219 @@
+"""What the scorers of `responses`, `rewards` and `embeddings` have in common: a batch of columns in, one value a row out.
+
+Like `GateauScorer` they are handed to `Dataset.map`, pickle as their settings, load a model when a row needs one, and keep
+each value in the store at once, by what the row says (`key_of`) and what measured it (`config_key`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+from ..models.packing import pack
+from ..rows.batches import REASON, VALUE_COLUMNS, BatchShape
+from ..rows.conversations import FindContext, SampleError, content_hash, find_context_of, read_conversation
+from ..store.folder import FolderStore, open_store
+from ..store.keys import config_key
+from ..store.sqlite import MeasurementStore, Value, resolve_store_path
+from .runtime import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, TOKENS_LAID_OUT
+
+
+logger = logging.getLogger(__name__)
+
+
+class ValueScorer(ABC):
+    """Measures one value a row with one model. Subclasses say which, and how.
+
+    Attributes:
+        column (`str`): that it adds; beside it `<column>_error` says why a row has none.
+        version (`int`): of the measuring code, part of every key: raised when a change to it changes a value.
+        default_rank (`int`): process number where `map` gives none; it chooses among several GPUs, and changes no hash.
+    """
+
+    column: ClassVar[str]
+    title: ClassVar[str]
+    version: ClassVar[int] = 1
+    default_rank = 0
+
+    def __init__(self, **settings):
+        self.settings, self.rank = settings, None
+        batch_tokens = settings.get("batch_tokens")
+        if batch_tokens is not None and batch_tokens < 1:
+            raise ValueError(f"batch_tokens is a number of tokens, got {batch_tokens}; give 1 or more.")
+        if not isinstance(settings["model"], str) or not settings["model"]:
+            raise ValueError(
+                f"{type(self).__name__} needs a model, got {settings['model']!r}; give a folder or a Hub id."
+            )
+
+    # What a subclass says
+
+    @abstractmethod
+    def describe_model(self) -> dict[str, Any]:
+        """What changes a value, as plain JSON; of the model at least `model` and `fingerprint`. Loads no weights."""
+
+    @abstractmethod
+    def lay_out(self, row: Mapping[str, Any]) -> Any:
+        """What goes through the model for a row.
+
+        Raises:
+            SampleError: the row has no value, and why.
+        """
+
+    @abstractmethod
+    def num_tokens(self, item: Any) -> int:
+        """Tokens of what `lay_out` gave, or about so many."""
+
+    @abstractmethod
+    def measure(self, items: Sequence[Any]) -> list[Value]:
+        """The values of some rows, in one batch."""
+
+    # What all have in common
+
+    @cached_property
+    def find_context(self) -> FindContext | None:
+        """The setting of that name, as a function; None where the default is to be taken, or the subclass has no such setting."""
+        return find_context_of(self.settings.get("find_context"))
+
+    def key_of(self, row: Mapping[str, Any]) -> str:
+        """What the store knows a row by: what it says, and the place of the context where `find_context` tells it."""
+        key = content_hash(row)
+        if self.find_context is None:
+            return key
+        try:
+            found = read_conversation(row, self.find_context)
+        except SampleError:
+            return key
+        place = f"{key} {found.first} {found.start} {found.last} {found.end}"
+        return hashlib.sha256(place.encode()).hexdigest()[:16]
+
+    def __reduce__(self):
+        return _rebuild, (type(self), sorted(self.settings.items()), self.version)
+
+    @property
+    def stores(self) -> bool:
+        """Whether what is measured is kept."""
+        return resolve_store_path(self.settings.get("store")) is not None
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """What the values come from, as plain JSON; see `config_key`."""
+        return {"column": self.column, "measuring_version": self.version, **self.describe_model()}
+
+    @cached_property
+    def config_key(self) -> str:
+        """What values are kept under: the same weights under another name give the same key."""
+        return config_key(self.description)
+
+    @cached_property
+    def store(self) -> MeasurementStore | FolderStore | None:
+        """Where values are kept; None where the store is off."""
+        path = resolve_store_path(self.settings.get("store"))
+        store = open_store(path) if path is not None else None
+        if store is not None:
+            store.describe(self.config_key, self.description)
+        return store
+
+    @cached_property
+    def batch_tokens(self) -> int:
+        """Most tokens in one batch; lowered for good where they turn out not to fit into memory."""
+        default = CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS
+        return self.settings.get("batch_tokens") or default
+
+    @property
+    def device(self):
+        """Where the model runs."""
+        from ..models.device import resolve_device
+
+        return resolve_device(self.settings.get("device", "auto"), self.rank or 0)
+
+    def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> Any:
+        """The new columns of a batch (a mapping of columns, or an Arrow table) or of one row; see `GateauScorer`."""
+        if self.rank is None:
+            self.rank = rank if isinstance(rank, int) else self.default_rank
+        shape = BatchShape(batch)
+        columns = {name: VALUE_COLUMNS[name] for name in (self.column, REASON.format(self.column))}
+        return shape.pack(self.measure_rows(shape.rows), columns)
+
+    def measure_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """One value a row, or why there is none; what the store has is not measured again."""
+        keys = [self.key_of(row) for row in rows]
+        found: dict[str, Value | str] = self.store.get_values(self.config_key, keys) if self.store is not None else {}
+        pending = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
+        with self._bar(len(pending)) as bar:
+            for part in self._laid_out(pending, found):
+                for measured in self._measured(part):
+                    found |= measured
+                    bar.update(len(measured))
+        return [self._columns(found[key]) for key in keys]
+
+    def _columns(self, found: Value | str) -> dict[str, Any]:
+        value, reason = (None, found) if isinstance(found, str) else (found, None)
+        return {self.column: value, REASON.format(self.column): reason}
+
+    def _laid_out(self, rows: Mapping[str, Mapping], found: dict[str, Value | str]) -> Iterator[dict[str, Any]]:
+        """What goes through the model, by content key, as much at a time as may be in memory; reasons go to `found`."""
+        part, num_tokens = {}, 0
+        for key, row in rows.items():
+            try:
+                part[key] = self.lay_out(row)
+            except SampleError as error:
+                found[key] = str(error)
+                continue
+            num_tokens += self.num_tokens(part[key])
+            if num_tokens >= TOKENS_LAID_OUT:
+                yield part
+                part, num_tokens = {}, 0
+        yield part
+
+    def _measured(self, part: dict[str, Any]) -> Iterator[dict[str, Value | str]]:
+        """Values by content key, batch by batch; each batch is in the store before the next is measured."""
+        keys = list(part)
+        for places in pack([self.num_tokens(item) for item in part.values()], self.batch_tokens):
+            batch = [keys[i] for i in places]
+            values = [_checked(value) for value in self._within_memory([part[key] for key in batch])]
+            found = dict(zip(batch, values, strict=True))
+            sound = {key: value for key, value in found.items() if not isinstance(value, str)}
+            if self.store is not None and sound:
+                self.store.put_values(self.config_key, sound)
+            yield found
+
+    def _within_memory(self, items: list[Any]) -> list[Value | str]:
+        """`measure`; where memory runs out, in halves."""
+        import torch
+
+        try:
+            return self.measure(items)
+        except torch.OutOfMemoryError:
+            pass  # its traceback holds the tensors until here
+        if len(items) == 1:
+            num_tokens = self.num_tokens(items[0])
+            return [f"out of memory on {num_tokens} tokens; lower max_length, or use a device with more"]
+        self.batch_tokens = max(1, sum(map(self.num_tokens, items)) // 2)
+        logger.warning("Out of memory: batches go on with %d tokens.", self.batch_tokens)
+        middle = len(items) // 2
+        return [value for half in (items[:middle], items[middle:]) for value in self._within_memory(half)]
+
+    def _bar(self, num_rows: int):
+        """A bar over the rows of one call; it follows `datasets.disable_progress_bars()`."""
+        from datasets.utils import tqdm
+
+        options = {"unit": " rows", "leave": False, "position": 1 + (self.rank or 0), "delay": 1.0}
+        return tqdm(total=num_rows, desc=self.title, **options)
+
+
+def _rebuild(kind: type, settings: list, version: int) -> ValueScorer:
+    """Unpickle; the code's version is there for `datasets` to hash."""
+    return kind(**dict(settings))
+
+
+def _checked(value: Value | str) -> Value | str:
+    """A value, or why it is none."""
+    if isinstance(value, str):
+        return value
+    bad = [x for x in (value if isinstance(value, list) else [value]) if not math.isfinite(x)]
+    return f"the model gives {bad[0]} for this row, no finite number" if bad else value

@@ -1,0 +1,276 @@
+"""The raw half of Eq. 4: how much attention the response pays to each segment, taken inside the ordinary forward pass.
+
+transformers lets a registered function compute the attention of every layer (`AttentionInterface`). Ours computes it as
+the model would, and on the response's query rows it uses the model's own eager function, which also returns the
+weights: the exact attention of any architecture (grouped heads, soft-capping, sinks, sliding windows), while no T x T
+matrix ever exists. Everything before the response goes through SDPA.
+
+Rows and keys are counted from the first token of the sequence, also where the keys of its beginning were kept from an
+earlier pass and only the rows after it are computed now.
+
+Shapes: B batch, H heads, K keys (all tokens so far), T rows computed now, Q rows of one chunk, C context tokens.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn.attention.bias import causal_lower_right
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from ..rows.samples import Sample
+from .packing import Cut
+
+
+# A name with "sdpa" in it would make transformers refuse the models that SDPA itself cannot serve.
+ATTENTION_NAME = "gateau"
+# Elements of one chunk of attention weights: 8 MiB in float32, which caches hold; on a GPU 512 MiB, which keep it busy.
+WEIGHTS_PER_CHUNK, WEIGHTS_PER_CHUNK_GPU = 1 << 21, 1 << 27
+# On a CPU, float32 sequences of up to so many tokens go in blocks of so many rows: there SDPA's kernel, which cuts blocks for
+# long ones, reaches 35 GFLOP a second at 362 tokens and 49 at 724, blocks 55 and 62, where matrix products run at 95.
+BLOCKED_TOKENS, BLOCK_ROWS = 768, 48
+# Where SDPA's fast kernels can be told that rows follow a past of keys; elsewhere they are told by a mask, in chunks.
+KERNELS_KNOW_PAST = ("cuda",)
+
+
+class ResponseAttention:
+    """Collects the attention from the responses' rows to the contexts' tokens over one forward pass of some samples.
+
+    Hand it to the model's decoder as the keyword argument `response_attention`.
+
+    Args:
+        samples: one for each sequence of the batch, in order; a response's row and all after it are query rows.
+    """
+
+    def __init__(self, samples: Sequence[Sample]):
+        self.samples = samples
+        self.first_row = min(sample.response_start for sample in samples)
+        self.num_layers = 0
+        end = max(sample.response_end for sample in samples)
+        self._share_BT = torch.zeros(len(samples), 1, 1, end - self.first_row)  # 1 / |y| on a sample's own rows
+        for share_T, sample in zip(self._share_BT[:, 0, 0], samples, strict=True):
+            rows = slice(sample.response_start - self.first_row, sample.response_end - self.first_row)
+            share_T[rows] = 1 / (sample.response_end - sample.response_start)
+        self._total_BK = None
+
+    def add(self, weights_BHQK: torch.Tensor, first_row: int, first_key: int) -> None:
+        """Add a chunk of rows from `first_row` whose keys begin at `first_key`."""
+        device, (_, num_heads, num_rows, num_keys) = weights_BHQK.device, weights_BHQK.shape
+        if self._total_BK is None:
+            exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+            num_tokens = self.first_row + self._share_BT.shape[-1]
+            self._total_BK = torch.zeros(len(self.samples), num_tokens, dtype=exact, device=device)
+            self._share_BT = self._share_BT.to(device)
+        start = first_row - self.first_row
+        share_BQ = self._share_BT[..., start : start + num_rows].expand(-1, num_heads, -1, -1)
+        mass_BHK = torch.matmul(share_BQ.to(weights_BHQK.dtype), weights_BHQK)[:, :, 0]
+        total_BK = self._total_BK[:, first_key : first_key + num_keys]
+        total_BK += mass_BHK.sum(1, dtype=total_BK.dtype) / num_heads
+
+    def segment_means(self, cut: Cut) -> list[list[float]]:
+        """Mean attention per token of each segment, averaged over response tokens, heads and layers: Eq. 4 of
+        arXiv 2410.15633 before the softmax. For each sample one float per segment; the last segment over its own tokens."""
+        if self.num_layers == 0:
+            raise ValueError(
+                "No attention layer reported its weights: the model does not hand keyword arguments on to transformers' "
+                "attention interface. Use a model class from transformers itself."
+            )
+        total_BK = self._total_BK.double().cpu() / self.num_layers
+        spans = [
+            total[sample.context_start : sample.context_end]
+            for total, sample in zip(total_BK, self.samples, strict=True)
+        ]
+        return [[float(part.mean()) for part in cut(span.split(cut.length))] for span in spans]
+
+
+@dataclass(frozen=True)  # no tuple: accelerate would move the layer in it to a device
+class ReadRows:
+    """The rows of a pass that are read of one attention layer's output: those from `first_row`, counted from the first of
+    the pass. Those before stay zero."""
+
+    layer: nn.Module
+    first_row: int
+
+
+class RowMask:
+    """The mask of one kind of layer, made for some query rows at a time instead of T x T."""
+
+    def __init__(self, **mask_arguments):
+        self.make = partial(sdpa_mask, **{**mask_arguments, "allow_is_causal_skip": False})
+
+    def rows(self, start: int, end: int, first_key: int) -> torch.Tensor:
+        """Boolean (B, 1, end - start, end - first_key): True where the query may look."""
+        return self.make(q_length=end - start, q_offset=start, kv_length=end - first_key, kv_offset=first_key)
+
+
+def row_mask(**arguments) -> RowMask | None:
+    """transformers' mask function for our attention: None (plain causal) wherever that is the whole truth."""
+    local_size = arguments.get("local_size")
+    if (
+        arguments.get("allow_is_causal_skip", True)
+        and arguments.get("attention_mask") is None
+        and (local_size is None or arguments["kv_length"] <= local_size)
+    ):
+        return None
+    return RowMask(**arguments)
+
+
+def gateau_attention(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    scaling=None,
+    *,
+    response_attention: ResponseAttention | None = None,
+    read_rows: ReadRows | None = None,
+    **kw,
+):
+    """Attention of one layer, (B, H, T, head size) each, as transformers' interface asks; returns (B, T, H, size), None.
+
+    Rows before the response go through SDPA where that can serve them; the response's rows, and whatever SDPA cannot
+    serve (soft-capping, attention sinks), through the model's own eager function in chunks of rows.
+    """
+    kw.pop("output_attentions", None)
+    layer = _Layer(module, query, key, value, attention_mask, scaling, kw)
+    split = layer.end if response_attention is None else max(layer.start, response_attention.first_row)
+    outputs, first_read = [], layer.start
+    if read_rows is not None and read_rows.layer is module:
+        first_read = min(layer.start + read_rows.first_row, split)
+    if first_read > layer.start:
+        outputs.append(query.new_zeros(query.shape[0], first_read - layer.start, query.shape[1], value.shape[-1]))
+    outputs += layer.plain(first_read, split)
+    if response_attention is not None:
+        response_attention.num_layers += 1
+        for start, end, first_key in layer.chunks(split, layer.end):
+            output, weights = layer.eager(start, end, first_key, float32=True)
+            response_attention.add(weights, start, first_key)
+            outputs.append(output)
+    return torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0], None
+
+
+class _Layer:
+    """One layer's attention on the rows from `start` to `end`, with the keys of all tokens up to there."""
+
+    def __init__(self, module, query, key, value, mask: RowMask | None, scaling, kw: dict):
+        self.module, self.query, self.key, self.value, self.mask = module, query, key, value, mask
+        self.kw = {"scaling": scaling, **kw}
+        self.end = key.shape[2]
+        self.start = self.end - query.shape[2]
+        self.window = kw.get("sliding_window") or self.end
+
+    def plain(self, start: int, end: int) -> list[torch.Tensor]:
+        """Some rows, without their weights, by the fastest way that can serve this layer."""
+        if start == end:
+            return []
+        sdpa_serves = self.kw.get("softcap") is None and self.kw.get("s_aux") is None
+        if self.mask is not None or not sdpa_serves:
+            forward = self.sdpa if sdpa_serves else self.eager
+            return [forward(*rows)[0] for rows in self.chunks(start, end)]
+        if start == 0 and end <= BLOCKED_TOKENS and goes_in_blocks(self.query):
+            return [blocked_attention(*self._slices(0, end, 0), self.kw["scaling"])]
+        if start == 0:
+            return [sdpa_attention_forward(self.module, *self._slices(0, end, 0), None, **self.kw)[0]]
+        if self.query.device.type in KERNELS_KNOW_PAST:
+            mask = causal_lower_right(end - start, end)
+            return [sdpa_attention_forward(self.module, *self._slices(start, end, 0), mask, **self.kw)[0]]
+        return [self.sdpa(*rows)[0] for rows in self.chunks(start, end)]
+
+    def chunks(self, start: int, end: int):
+        """(start, end, first key) of chunks of query rows, bounded by the weights they give rise to."""
+        per_row = self.query.shape[0] * self.query.shape[1] * min(self.window, self.end)
+        step = max(1, weights_per_chunk(self.query.device) // per_row)
+        for a in range(start, end, step):
+            yield a, min(a + step, end), max(0, a - self.window + 1)
+
+    def _mask(self, start: int, end: int, first_key: int) -> torch.Tensor:
+        if self.mask is not None:
+            return self.mask.rows(start, end, first_key).to(self.query.device)  # layers may be on several devices
+        key = torch.arange(first_key, end, device=self.query.device)
+        return (key <= torch.arange(start, end, device=key.device)[:, None])[None, None]
+
+    def _slices(self, start: int, end: int, first_key: int):
+        query = self.query[:, :, start - self.start : end - self.start]
+        return query, self.key[:, :, first_key:end], self.value[:, :, first_key:end]
+
+    def sdpa(self, start: int, end: int, first_key: int):
+        slices = self._slices(start, end, first_key)
+        return sdpa_attention_forward(self.module, *slices, self._mask(start, end, first_key), **self.kw)
+
+    def eager(self, start: int, end: int, first_key: int, float32: bool = False):
+        """The model's own eager function; with `float32` so is its arithmetic, as weights of half models are rounded."""
+        query, key, value = self._slices(start, end, first_key)
+        dtype = torch.float32 if float32 else query.dtype
+        allowed = self._mask(start, end, first_key)
+        mask = torch.zeros(allowed.shape, dtype=dtype, device=query.device)
+        mask.masked_fill_(~allowed, torch.finfo(dtype).min)
+        output, weights = eager_attention_forward(self.module)(
+            self.module, query.to(dtype), key.to(dtype), value.to(dtype), mask, **self.kw
+        )
+        return output.to(query.dtype), weights
+
+
+def goes_in_blocks(weights: torch.Tensor) -> bool:
+    """Whether `blocked_attention` is the faster way for short sequences of such a dtype on such a device."""
+    return weights.device.type == "cpu" and weights.dtype == torch.float32
+
+
+def blocked_attention(query, key, value, scaling: float | None = None) -> torch.Tensor:
+    """Causal attention of short sequences: each block of rows over the keys up to its end, by plain matrix products.
+
+    Args:
+        query: (B, H, T, D).
+        key, value: (B, a divisor of H, T, D); value's D may be another.
+        scaling (`float`, *optional*): of the scores; default 1 / sqrt(D).
+
+    Returns:
+        `torch.Tensor` of shape (B, T, H, D), as transformers' attention functions.
+    """
+    (batch, heads, tokens, size), kv_heads = query.shape, key.shape[1]
+    grouped = (query * (size**-0.5 if scaling is None else scaling)).reshape(batch * kv_heads, -1, tokens, size)
+    keys, values = key.reshape(batch * kv_heads, tokens, -1).mT, value.reshape(batch * kv_heads, tokens, -1)
+    output = query.new_empty(batch, tokens, kv_heads, heads // kv_heads, values.shape[-1])
+    unseen = query.new_full((BLOCK_ROWS, BLOCK_ROWS), -torch.inf).triu(1)
+    for start in range(0, tokens, BLOCK_ROWS):
+        end = min(start + BLOCK_ROWS, tokens)
+        scores = torch.bmm(grouped[:, :, start:end].flatten(1, 2), keys[:, :, :end]).unflatten(1, (-1, end - start))
+        scores[..., start:] += unseen[: end - start, : end - start]
+        attended = torch.bmm(scores.softmax(-1).flatten(1, 2), values[:, :end])
+        attended = attended.view(batch, kv_heads, -1, end - start, values.shape[-1])
+        output[:, start:end] = attended.permute(0, 3, 1, 2, 4)
+    return output.flatten(2, 3)
+
+
+def attention_layers(decoder: nn.Module) -> list[nn.Module]:
+    """The modules that are on transformers' attention interface, in the order of the layers."""
+    return [module for module in decoder.modules() if hasattr(module, "is_causal") and hasattr(module, "scaling")]
+
+
+def weights_per_chunk(device: torch.device) -> int:
+    """Elements of attention weights that may exist at a time."""
+    return WEIGHTS_PER_CHUNK if device.type == "cpu" else WEIGHTS_PER_CHUNK_GPU
+
+
+def eager_attention_forward(module):
+    """The `eager_attention_forward` of the module's own modelling file.
+
+    Raises:
+        ValueError: the architecture is not on transformers' attention interface.
+    """
+    source = sys.modules[type(module).__module__]
+    if not hasattr(source, "eager_attention_forward"):
+        raise ValueError(
+            f"{type(module).__name__} is not on transformers' attention interface: {source.__name__} has no "
+            "eager_attention_forward. Use a model class from transformers itself (trust_remote_code=False)."
+        )
+    return source.eager_attention_forward
+
+
+AttentionInterface.register(ATTENTION_NAME, gateau_attention)
+AttentionMaskInterface.register(ATTENTION_NAME, row_mask)

@@ -1,0 +1,255 @@
+"""The homologous pair: loading both siblings, and the checks that a comparison of their perplexities rests on."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from ..rows.samples import Sample
+from .attention import ATTENTION_NAME, attention_layers, eager_attention_forward
+from .config import ModelPairConfig
+from .device import resolve_device, resolve_dtype
+from .loading import check_local, load_config, load_location, load_options, load_tokenizer, model_fingerprint, place_of
+from .prefill import can_keep
+from .rope import context_window, exchanged_rope, scale_rope
+
+
+logger = logging.getLogger(__name__)
+
+DEVICE_MAP_STRATEGIES = (None, "auto", "balanced", "balanced_low_0", "sequential")
+PROBE = "The quick brown fox, 12 + 34 = 46;\n\tnaïve café — 東京 🙂 <|im_start|> [INST]"
+
+
+class ModelPair:
+    """Both siblings and their tokenizer. The tokenizer and the configurations load at once, the weights when needed.
+
+    Args:
+        config (`ModelPairConfig`): which models, and how.
+        rank (`int`): process number; with `device="auto"` it chooses among several GPUs.
+
+    Raises:
+        ValueError: the two models do not share one vocabulary, or a model cannot be measured.
+        OSError: a model is not found.
+    """
+
+    def __init__(self, config: ModelPairConfig, rank: int = 0):
+        self.config, self.rank = config, rank
+        for name in filter(None, (config.long_model, config.short_model)):
+            check_local(name)
+        self.long_config = load_config(config.long_model, config.long_revision, config.trust_remote_code)
+        self.short_config = self._short_config()
+        if config.short_pass == "reuse" and not can_keep(self.long_config):
+            raise ValueError(
+                f"short_pass='reuse' needs a model whose past is keys and values alone, and {config.long_model!r} keeps more; "
+                "take short_pass='own'."
+            )
+        self.tokenizer = self._checked_tokenizer()
+        self._long = self._short = None
+
+    def _short_config(self):
+        config = self.config
+        if self._has_one_checkpoint:
+            native = deepcopy(self.long_config)
+        else:
+            native = load_config(config.short_model, config.short_revision, config.trust_remote_code)
+        return native if config.short_rope_scale is None else scale_rope(native, config.short_rope_scale)
+
+    def _checked_tokenizer(self):
+        """The tokenizer, once those of both models were found to be like it; one that several name is read once."""
+        config = self.config
+        sources = [(config.long_model, config.long_revision)]
+        if config.short_model is not None:
+            sources.append((config.short_model, config.short_revision))
+        if config.tokenizer is not None:
+            sources.insert(0, (config.tokenizer, dict(reversed(sources)).get(config.tokenizer)))
+        distinct = {place_of(*source): source for source in sources}
+        loaded = [(name, load_tokenizer(name, revision, config)) for name, revision in distinct.values()]
+        for other in loaded[1:]:
+            check_same_vocabulary(*loaded[0], *other)
+        return loaded[0][1]
+
+    @property
+    def _has_one_checkpoint(self) -> bool:
+        config = self.config
+        long, short = (config.long_model, config.long_revision), (config.short_model, config.short_revision)
+        return config.short_model is None or place_of(*short) == place_of(*long)
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether one model in memory serves as both siblings."""
+        config = self.config
+        return config.short_model is None or (self._has_one_checkpoint and config.short_adapter == config.long_adapter)
+
+    @property
+    def long(self):
+        """The long-window model, loaded on first use."""
+        if self._long is None:
+            config = self.config
+            self._long = self._load(config.long_model, config.long_revision, config.long_adapter, self.long_config)
+        return self._long
+
+    @contextmanager
+    def long_with_attention(self) -> Iterator:
+        """The long model for the time of the block with the attention that a `ResponseAttention` can be handed to."""
+        own = self.long.config._attn_implementation
+        if own != ATTENTION_NAME:
+            self.long.set_attn_implementation(ATTENTION_NAME)
+        try:
+            yield self.long
+        finally:
+            if own != ATTENTION_NAME:
+                self.long.set_attn_implementation(own)
+
+    @contextmanager
+    def short(self) -> Iterator:
+        """The short-window sibling for the time of the block; where it shares weights, at most its RoPE is exchanged."""
+        config = self.config
+        if not self.shares_weights:
+            if self._short is None:
+                self._short = self._load(
+                    config.short_model, config.short_revision, config.short_adapter, self.short_config
+                )
+            yield self._short
+        elif config.short_rope_scale is not None:
+            with exchanged_rope(self.long, self.short_config):
+                yield self.long
+        else:
+            yield self.long
+
+    def short_context(self, sample: Sample) -> list[int]:
+        """The context as the short sibling sees it: all of it, or its end that fits `short_window` together with the
+        instruction. Prefix, instruction and response stay whole."""
+        if self.config.short_window is None:
+            return sample.context
+        room = max(0, self.config.short_window - len(sample.instruction))
+        return sample.context[max(0, len(sample.context) - room) :]
+
+    @property
+    def is_self_paired(self) -> bool:
+        """Whether both siblings are one and the same model that differs by what it sees alone."""
+        return self.config.short_model is None and self.config.short_rope_scale is None
+
+    @property
+    def max_length(self) -> int:
+        """The long model's own window in tokens."""
+        return context_window(self.long_config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are, or with a `device_map` where they begin."""
+        device_map = self.config.device_map
+        if isinstance(device_map, dict):
+            return torch.device(next((place for place in device_map.values() if place not in ("cpu", "disk")), "cpu"))
+        named = None if device_map in DEVICE_MAP_STRATEGIES else device_map
+        return resolve_device(named or self.config.device, self.rank)
+
+    @property
+    def dtype(self) -> str:
+        """The name of the weights' dtype after resolving 'auto'."""
+        return resolve_dtype(self.config.dtype, self.device, self.long_config)
+
+    def describe(self) -> dict:
+        """Everything about the pair that changes a number, as plain JSON: the store's key and the cards' provenance."""
+        config = self.config
+        long = {
+            "model": config.long_model,
+            "fingerprint": model_fingerprint(config.long_model, config.long_revision),
+            "adapter": config.long_adapter and model_fingerprint(config.long_adapter),
+        }
+        short = {"window": config.short_window, "rope_scale": config.short_rope_scale}
+        if config.short_pass != "own":
+            short["pass"] = config.short_pass
+        if config.short_model is not None:
+            short |= {
+                "model": config.short_model,
+                "fingerprint": long["fingerprint"]
+                if self._has_one_checkpoint
+                else model_fingerprint(config.short_model, config.short_revision),
+                "adapter": config.short_adapter and model_fingerprint(config.short_adapter),
+            }
+        bits = 8 if config.load_in_8bit else 4 if config.load_in_4bit else None
+        return {"long": long, "short": short, "dtype": self.dtype, "bits": bits}
+
+    def _load(self, name: str, revision: str | None, adapter: str | None, model_config):
+        if self.config.device_map is not None and self.rank > 0:
+            raise ValueError(
+                f"device_map={self.config.device_map!r} spreads one model over the devices, and this is process "
+                f"{self.rank + 1} of several that would do so; run one process (no num_proc, or one process a machine)."
+            )
+        options = {"config": model_config, "dtype": getattr(torch, self.dtype), "attn_implementation": ATTENTION_NAME}
+        if self.config.load_in_8bit or self.config.load_in_4bit:
+            from transformers import BitsAndBytesConfig
+
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_8bit=self.config.load_in_8bit,
+                load_in_4bit=self.config.load_in_4bit,
+                bnb_4bit_compute_dtype=options["dtype"],
+            )
+            options["device_map"] = {"": self.device}
+        if self.config.device_map is not None:
+            options["device_map"] = self.config.device_map
+        model = AutoModelForCausalLM.from_pretrained(
+            *load_location(name), **load_options(name, revision, self.config.trust_remote_code), **options
+        )
+        if adapter is not None:
+            from peft import PeftModel
+
+            if any(parameter.is_meta for parameter in model.parameters()):
+                raise ValueError(
+                    f"device_map={self.config.device_map!r} leaves parts of {name!r} off the device, where the adapter "
+                    f"{adapter!r} cannot be put on them; merge it into the model first, or take devices with more memory."
+                )
+            model = PeftModel.from_pretrained(model, adapter).get_base_model()
+        check_measurable(name, model)
+        if model.device.type == "meta":
+            raise ValueError(
+                f"device_map={self.config.device_map!r} leaves the first weights of {name!r} without a device; put its "
+                "input embeddings on a GPU, or on 'cpu' where there is none, or take a device with more memory."
+            )
+        if self.config.attn_implementation is not None:
+            model.set_attn_implementation(self.config.attn_implementation)
+        return model.eval() if "device_map" in options else model.to(self.device).eval()
+
+
+# Checks
+
+
+def check_same_vocabulary(name: str, tokenizer, other_name: str, other) -> None:
+    """Perplexities of different vocabularies cannot be compared.
+
+    Raises:
+        ValueError: the tokenizers' vocabularies differ, or they cut the same text differently.
+    """
+    vocab, other_vocab = tokenizer.get_vocab(), other.get_vocab()
+    differing = {token for token in vocab.keys() | other_vocab.keys() if vocab.get(token) != other_vocab.get(token)}
+    if differing:
+        example = min(differing)
+        raise ValueError(
+            f"{name!r} ({len(vocab)} tokens) and {other_name!r} ({len(other_vocab)} tokens) do not share a vocabulary: "
+            f"{len(differing)} tokens differ, e.g. {example!r} is {vocab.get(example)} and {other_vocab.get(example)}. "
+            "Choose two models from the same pre-training, or short_window with the long model alone."
+        )
+    if tokenizer(PROBE)["input_ids"] != other(PROBE)["input_ids"]:
+        raise ValueError(
+            f"{name!r} and {other_name!r} have the same tokens but cut text differently; name the tokenizer that both "
+            "were trained with as tokenizer=, or use short_window with the long model alone."
+        )
+
+
+def check_measurable(name: str, model) -> None:
+    """Refuse a model whose attention cannot be seen or whose head cannot be told from its decoder, before any row.
+
+    Raises:
+        ValueError: what is missing.
+    """
+    decoder = model.get_decoder()
+    if decoder is model:
+        raise ValueError(f"{name!r} is a {type(model).__name__} without a language-model head; use a causal LM.")
+    attention = attention_layers(decoder)
+    for module in attention[:1]:
+        eager_attention_forward(module)
+    if not attention:
+        raise ValueError(f"{name!r} has no attention layer on transformers' attention interface; use another model.")

@@ -1,0 +1,340 @@
+"""What measuring a dataset will take, before anybody pays for it: rows and tokens, time, memory, money, and what is cheaper.
+
+Rows are laid out as tokens by the scorer itself, all of them or a sample; the pilot measures a few; the rest is arithmetic.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..measuring.config import MeasureConfig
+from ..measuring.costs import (
+    FEATURES,
+    PARTS,
+    ModelShape,
+    RowShape,
+    Way,
+    flops,
+    model_shape,
+    num_segments,
+    pass_tokens,
+    row_work,
+)
+from ..measuring.runtime import Runtime
+from ..models.config import DEFAULT_SHORT_WINDOW, ModelPairConfig
+from ..models.device import matrix_rate
+from ..models.packing import MOST_TOGETHER
+from ..rows.batches import readable
+from ..rows.samples import Sample
+from .pilot import MEMORY_SHARE, TIMES, Pilot, PilotRow, load_and_warm_up
+
+
+SAMPLE_ROWS, PILOT_SECONDS = 300, 60.0
+WORTH_SAYING = 0.05  # share of the time that a change must save
+SPARSER = 4  # times the segment_stride that is proposed
+# Spearman's correlation of gateau_score with that of every segment and token: 24 real rows, 1,024 tokens of context, in
+# benchmarks/results/approximations.md (segment_stride=4, segment_length twice 128, 50 tokens of the response, short_pass=reuse).
+AGREEMENT = {"segment_stride": 0.95, "segment_length": 0.99, "response_head": 0.88, "short_pass": 0.80}
+
+
+@dataclass
+class Counted:
+    """Rows as the scorer will meet them. Each laid-out row stands for `weight` rows of the data; the weights sum to all.
+
+    Attributes:
+        num_rows, num_laid_out (`int`): rows of the data, and rows that were laid out as tokens.
+        pending: (sample, weight) of the rows to measure.
+        followers: places in `pending` of rows whose context an earlier one has, with which they are measured.
+        in_store, repeated (`int`): rows that need no measuring: the store has them, or they say what another row says.
+        not_measurable: how many rows there are for each reason.
+        seconds (`dict`): what laying out all rows takes, wall and CPU.
+    """
+
+    num_rows: int
+    num_laid_out: int = 0
+    pending: list[tuple[Sample, int]] = field(default_factory=list)
+    followers: set[int] = field(default_factory=set)
+    in_store: int = 0
+    repeated: int = 0
+    not_measurable: Counter = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIMES, 0.0))
+
+
+def num_characters(value: Any) -> int:
+    """Characters of all strings in a value, however deep."""
+    if isinstance(value, dict):
+        return sum(map(num_characters, value.values()))
+    if isinstance(value, list):
+        return sum(map(num_characters, value))
+    return len(value) if isinstance(value, str) else 0
+
+
+def spread(lengths: list[int], num: int) -> dict[int, int]:
+    """Choose rows evenly over their lengths: the longest row for itself, and the middle of each of `num` - 1 strata of the
+    others. Returns {row: rows that it stands for}, in the order of the data; every row for itself where `num` is enough."""
+    if num >= len(lengths):
+        return dict.fromkeys(range(len(lengths)), 1)
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    chosen, edges = {order[-1]: 1}, np.linspace(0, len(order) - 1, num).round().astype(int).tolist()
+    for start, end in zip(edges, edges[1:], strict=False):
+        chosen[order[(start + end) // 2]] = end - start
+    return dict(sorted(chosen.items()))
+
+
+def count_rows(runtime, ds, sample_rows: int) -> Counted:
+    """Lay rows out as tokens and look them up in the store; of more than `sample_rows` rows, so many (see `spread`)."""
+    from datasets.utils import tqdm
+
+    weights = dict.fromkeys(range(len(ds)), 1)
+    if sample_rows < len(ds):
+        rows = tqdm(readable(ds), desc="Reading rows", leave=False)
+        weights = spread([num_characters(row) for row in rows], sample_rows)
+    counted, seen = Counted(len(ds), len(weights)), Counter()
+    started = time.perf_counter(), time.process_time()
+    rows = tqdm(runtime.survey(ds.select(list(weights))), total=len(weights), desc="Laying out", leave=False)
+    for (sample, is_kept), weight in zip(rows, weights.values(), strict=True):
+        _count(runtime, counted, seen, sample, is_kept, weight)
+    elapsed = time.perf_counter() - started[0], time.process_time() - started[1]
+    counted.seconds = {name: x * len(ds) / max(1, len(weights)) for name, x in zip(TIMES, elapsed, strict=True)}
+    return counted
+
+
+def _count(runtime, counted: Counted, seen: Counter, sample: Sample | str, is_kept: bool, weight: int) -> None:
+    if isinstance(sample, str):
+        counted.not_measurable[sample] += weight
+    elif runtime.store is not None and sample.key in seen:
+        counted.repeated += weight
+    elif is_kept:
+        counted.in_store += weight
+    else:
+        if seen[sample.context_key] % MOST_TOGETHER and sample.instruction:
+            counted.followers.add(len(counted.pending))
+        counted.pending.append((sample, weight))
+        seen.update((sample.key, sample.context_key))
+
+
+# Prediction
+
+
+@dataclass(frozen=True)
+class Job:
+    """Rows to measure (shape, number of such rows), by which models and in which way."""
+
+    rows: tuple[tuple[RowShape, int], ...]
+    long: ModelShape
+    short: ModelShape
+    way: Way
+
+    def work(self) -> dict[str, np.ndarray]:
+        """The work of each part over all rows."""
+        total = {part: np.zeros(len(FEATURES)) for part in PARTS}
+        for row, weight in self.rows:
+            for part, work in row_work(self.long, self.short, row, self.way).items():
+                work[0] /= self.together(row)  # passes
+                total[part] += weight * work
+        return total
+
+    def together(self, row: RowShape) -> int:
+        """Rows of this length that share passes in a run; the pilot measures each by itself."""
+        return min(max(1, self.way.batch_tokens // row.length), sum(weight for _, weight in self.rows))
+
+    def longest(self) -> RowShape:
+        return max((row for row, _ in self.rows), key=lambda row: row.length)
+
+    def median_length(self) -> int:
+        """A window has to be shorter than most rows, or it shows what the long model sees."""
+        return int(np.median(np.repeat([row.length for row, _ in self.rows], [weight for _, weight in self.rows])))
+
+    def cut(self, max_length: int) -> "Job":
+        """The same with another `max_length`."""
+        return replace(self, rows=tuple((row.cut(max_length), weight) for row, weight in self.rows))
+
+    def head(self, num_tokens: int) -> "Job":
+        """The same with so many response tokens at most."""
+        rows = ((replace(row, response=min(row.response, num_tokens)), weight) for row, weight in self.rows)
+        return replace(self, rows=tuple(rows))
+
+    def peak(self, memory) -> float:
+        """Most bytes above the loaded models that any row takes."""
+        passes = ((pass_tokens(row, self.way), self.together(row)) for row, _ in self.rows)
+        return max(memory({part: n * together for part, n in tokens.items()}) for tokens, together in passes)
+
+
+def make_plan(
+    ds,
+    pair: ModelPairConfig,
+    measure: MeasureConfig,
+    *,
+    sample_rows: int = SAMPLE_ROWS,
+    pilot_seconds: float = PILOT_SECONDS,
+    num_devices: int = 1,
+    price_per_hour: float | None = None,
+) -> dict[str, Any]:
+    """What `hf-gateau score` will take with the same settings, as plain JSON. Measures a few rows; keeps nothing of them.
+
+    Args:
+        ds (`datasets.Dataset`): the rows.
+        pair, measure: the settings of the scorer.
+        sample_rows (`int`): rows to lay out as tokens at most; the others are estimated from these.
+        pilot_seconds (`float`): about what measuring a few rows may take.
+        num_devices (`int`): devices like this one that share the rows.
+        price_per_hour (`float`, *optional*): of one device.
+
+    Returns:
+        `dict` with `rows`, `tokens`, `store`, and unless there is nothing to measure `pilot`, `batches`, `flops`, `seconds` (wall)
+        and `cpu_seconds` of each part, `rates`, `memory` (bytes), `cost` and `cheaper`.
+
+    Raises:
+        ValueError: no row can be measured.
+    """
+    started = time.perf_counter(), time.process_time()
+    runtime = Runtime(pair, measure)
+    opening = time.perf_counter() - started[0], time.process_time() - started[1]
+    counted = count_rows(runtime, ds, sample_rows)
+    if counted.not_measurable.total() == counted.num_rows:
+        reasons = "; ".join(f"{reason} ({count} rows)" for reason, count in counted.not_measurable.most_common(3))
+        raise ValueError(f"None of the {counted.num_rows} rows can be measured: {reasons}.")
+    way = Way.of(runtime)
+    plan = _describe_rows(runtime, counted, way)
+    if not counted.pending:
+        return plan
+    loading = load_and_warm_up(runtime, counted.pending[0][0])
+    loading = {name: a + b for name, a, b in zip(TIMES, opening, loading, strict=True)}
+    with runtime.pair.short() as short:
+        shapes = model_shape(runtime.pair.long), model_shape(short)
+    rows = [(RowShape.of(sample), weight) for sample, weight in counted.pending]
+    alone = Job(tuple(rows), *shapes, way)
+    for i in counted.followers:
+        rows[i] = replace(rows[i][0], follows=True), rows[i][1]
+    job = replace(alone, rows=tuple(rows))
+    pilot = _run_pilot(runtime, counted, alone, pilot_seconds)
+    return plan | _predict(pilot, counted, job, loading, num_devices, price_per_hour)
+
+
+def _describe_rows(runtime, counted: Counted, way: Way) -> dict[str, Any]:
+    shapes = [(RowShape.of(sample), weight) for sample, weight in counted.pending]
+    rows = {"total": counted.num_rows, "laid_out": counted.num_laid_out, "in_store": counted.in_store}
+    rows |= {"exact": counted.num_laid_out == counted.num_rows, "repeated": counted.repeated}
+    rows |= {"not_measurable": dict(counted.not_measurable), "to_measure": sum(weight for _, weight in shapes)}
+    tokens = {name: sum(w * getattr(row, name) for row, w in shapes) for name in ("length", "context", "response")}
+    tokens["longest"] = max((row.length for row, _ in shapes), default=0)
+    segments = sum(weight * num_segments(row, way) for row, weight in shapes)
+    store = None if runtime.store is None else str(runtime.store.path)
+    return {"rows": rows, "tokens": tokens, "segments": segments, "store": store}
+
+
+def _run_pilot(runtime, counted: Counted, job: Job, seconds: float) -> Pilot:
+    from datasets.utils import tqdm
+
+    rows = []
+    for (sample, _), (shape, _) in zip(counted.pending, job.rows, strict=True):
+        rows.append(PilotRow(sample, row_work(job.long, job.short, shape, job.way), pass_tokens(shape, job.way)))
+    with tqdm(desc="Pilot", unit=" rows", leave=False) as bar:
+        return Pilot(runtime, rows, seconds, lambda row: bar.update(1))
+
+
+def _predict(pilot: Pilot, counted: Counted, job: Job, loading: dict, num_devices: int, price: float | None) -> dict:
+    from torch import float32
+
+    work = job.work()
+    seconds = {name: _seconds(pilot, counted, work, loading, num_devices, name) for name in TIMES}
+    model = pilot.runtime.pair.long
+    dtype = model.dtype if model.dtype.is_floating_point else float32
+    rate, total = matrix_rate(pilot.device, dtype), sum(map(flops, work.values()))
+    measuring = sum(seconds["wall"][part] for part in PARTS)
+    num_rows = sum(weight for _, weight in job.rows)
+    num_tokens = sum(weight * row.length for row, weight in job.rows)
+    hours = num_devices * seconds["wall"]["total"] / 3600
+    return {
+        "pilot": {
+            "tokens": [row.sample.response_end for row in pilot.rows],
+            "rounds": pilot.rounds,
+            "seconds": pilot.seconds,
+            "failures": pilot.failures,
+            "device": str(pilot.device),
+            "dtype": pilot.runtime.pair.dtype,
+            "matrix_flops_per_second": rate,
+        },
+        "batches": {
+            "batch_tokens": pilot.runtime.limits.batch_tokens,
+            "seconds": {str(n): x for n, x in pilot.batches.items()},
+        },
+        "flops": {part: flops(x) for part, x in work.items()} | {"total": total},
+        "seconds": seconds["wall"],
+        "cpu_seconds": seconds["cpu"],
+        "rates": {
+            "rows_per_second": num_rows / seconds["wall"]["total"],
+            "tokens_per_second": num_tokens / seconds["wall"]["total"],
+            "share_of_matrix_rate": total / num_devices / measuring / rate,
+        },
+        "memory": _predict_memory(pilot, job),
+        "cost": {
+            "num_devices": num_devices,
+            "device_hours": hours,
+            "price_per_hour": price,
+            "total": None if price is None else price * hours,
+        },
+        "cheaper": list(_cheaper(pilot, counted, job, loading, num_devices)),
+    }
+
+
+def _seconds(pilot: Pilot, counted: Counted, work: dict, loading: dict, num_devices: int, kind: str) -> dict:
+    """Seconds of the run by part: every device loads the models, and has its share of the rows."""
+    parts = {"loading": loading[kind], "laying_out": counted.seconds[kind] / num_devices}
+    parts |= {part: pilot.time[kind](part, x) / num_devices for part, x in work.items()}
+    return parts | {"total": sum(parts.values())}
+
+
+def _predict_memory(pilot: Pilot, job: Job) -> dict[str, Any]:
+    """Bytes; the longest row is the one that counts. `longest_fitting`: tokens of the longest that fits, None for none."""
+    above, room = job.peak(pilot.memory), pilot.capacity - pilot.loaded
+    fits, fitting = above <= room, job.longest().length
+    if not fits:
+        fitting = largest_fitting(job, pilot.memory, MEMORY_SHARE * room)
+    measured = max(timing.peak for rounds in pilot.timings for timing in rounds[0])
+    return {
+        "loaded": pilot.loaded,
+        "peak": pilot.loaded + above,
+        "pilot_peak": measured,
+        "capacity": pilot.capacity,
+        "fits": bool(fits),
+        "longest_fitting": fitting,
+    }
+
+
+def largest_fitting(job: Job, memory, room: float) -> int | None:
+    """The largest `max_length` by which every row fits into `room` bytes above the models, None where none does."""
+    low, high = 0, job.longest().length
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if job.cut(middle).peak(memory) <= room else (low, middle)
+    shortest = min(row.length - row.context for row, _ in job.rows)
+    return low if low > shortest else None
+
+
+def _cheaper(pilot: Pilot, counted: Counted, job: Job, loading: dict, num_devices: int) -> Iterator[dict[str, Any]]:
+    """Other settings, with their seconds by the same model, where they save something; all change what is measured."""
+    half, window = job.longest().length // 2, min(DEFAULT_SHORT_WINDOW, job.median_length() // 2)
+    way = replace(job.way, short_window=window, self_paired=True, reuses=False)
+    cut = job.way.cut
+    longer = replace(job.way, cut=replace(cut, length=2 * cut.length))
+    fewer = replace(job.way, cut=replace(cut, stride=SPARSER * cut.stride))
+    head = max(1, int(np.median([row.response for row, _ in job.rows])) // 2)
+    changes = {
+        "short_pass=reuse": replace(job, way=replace(job.way, reuses=job.way.self_paired)),
+        f"short_window={window} for the short sibling": replace(job, short=job.long, way=way),
+        f"max_length={half}": job.cut(half),
+        f"segment_length={longer.cut.length}": replace(job, way=longer),
+        f"segment_stride={fewer.cut.stride}": replace(job, way=fewer),
+        f"response_head={head}": job.head(head),
+    }
+    now = _seconds(pilot, counted, job.work(), loading, num_devices, "wall")["total"]
+    for change, other in changes.items():
+        seconds = _seconds(pilot, counted, other.work(), loading, num_devices, "wall")["total"]
+        if seconds < (1 - WORTH_SAYING) * now:
+            agreement = AGREEMENT.get(change.partition("=")[0])
+            yield {"change": change, "seconds": seconds, "saves": 1 - seconds / now, "agreement": agreement}

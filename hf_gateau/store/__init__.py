@@ -1,0 +1,4 @@
+"""Measurements come in, under the key of everything that changes a number, and survive a crash.
+
+Read `keys` (what a key is made of), `sqlite` (one file, for one machine), `folder` (one folder, for many machines).
+"""

@@ -1,0 +1,284 @@
+"""Measurements of many machines: a folder on a disk that they share, in which every process writes files of its own.
+
+    FOLDER/gateau_store.json                     says that the folder is a store
+    FOLDER/<config_key>/configuration.json       what the key stands for
+    FOLDER/<config_key>/<host>-<pid>-<x>.jsonl   one line a measured row, flushed to the disk before the next is measured
+
+No file has two writers, so no lock is needed, which shared disks rarely keep. A line that a crash tore is passed over.
+"""
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+from uuid import uuid4
+
+from .sqlite import KEPT, STORE_VARIABLE, Measurement, MeasurementStore, StoreError, Value, resolve_store_path
+
+
+MARKER, CONFIGURATION = "gateau_store.json", "configuration.json"
+
+
+@dataclass
+class _Row:
+    """Where a row's measurement stands, and how often it was measured."""
+
+    path: Path
+    offset: int  # bytes
+    created: float
+    times_measured: int = 1
+
+
+@dataclass
+class _Known:
+    """What has been read of one configuration: how far each file, and where the rows are."""
+
+    offsets: dict[Path, int] = field(default_factory=dict)
+    rows: dict[str, _Row] = field(default_factory=dict)
+
+
+class FolderStore:
+    """Measurements in a folder, for processes on several machines; the same methods as `MeasurementStore`.
+
+    Args:
+        path: the folder; made when needed.
+
+    Raises:
+        StoreError: the folder cannot be written to, or holds something else.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._known: dict[str, _Known] = {}
+        self._name, self._process = None, None
+        with self._explained():
+            self._claim()
+
+    def get(self, config_key: str, sample_keys: Iterable[str]) -> dict[str, Measurement]:
+        """The measurements there are, by sample key; reads only what was written since the last call."""
+        return self._get(config_key, sample_keys)
+
+    def get_values(self, config_key: str, content_keys: Iterable[str]) -> dict[str, Value]:
+        """The values there are of what another scorer than the pair measured, by content key."""
+        return self._get(config_key, content_keys)
+
+    def _get(self, config_key: str, keys: Iterable[str]) -> dict:
+        keys = dict.fromkeys(keys)
+        with self._explained():
+            rows = self._refresh(config_key).rows
+            return dict(_read_rows({key: rows[key] for key in keys if key in rows}))
+
+    def put(self, config_key: str, sample_key: str, measurement: Measurement) -> None:
+        """`put_all` of one."""
+        self.put_all(config_key, {sample_key: measurement})
+
+    def put_all(self, config_key: str, measurements: Mapping[str, Measurement]) -> None:
+        """Append measurements, by sample key; they are on the disk when this returns. Measured twice, the first one stays."""
+        self._append(config_key, {key: asdict(found) for key, found in measurements.items()})
+
+    def put_values(self, config_key: str, values: Mapping[str, Value]) -> None:
+        """Likewise values, by content key."""
+        self._append(config_key, {key: {"value": value} for key, value in values.items()})
+
+    def _append(self, config_key: str, found: dict[str, dict]) -> None:
+        created = time.time()
+        rows = [{"key": key, "created": created, **row} for key, row in found.items()]
+        lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+        with self._explained():
+            folder = self.path / config_key
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / self._own_name()
+            is_new = not path.exists()
+            with path.open("ab+", buffering=0) as stream:  # opened and closed each time: so NFS shows it to others
+                if _is_torn(stream):
+                    lines = b"\n" + lines
+                if stream.write(lines) != len(lines):
+                    raise OSError(f"no space: {path} took only a part of a row")
+                os.fsync(stream.fileno())
+            if is_new:
+                _flush_folder(folder)
+
+    def describe(self, config_key: str, description: dict) -> None:
+        """Keep what a configuration key stands for."""
+        path = self.path / config_key / CONFIGURATION
+        with self._explained():
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = path.with_name(f".{self._own_name()}")
+                with partial.open("w") as stream:
+                    json.dump({"description": description, "created": time.time()}, stream, sort_keys=True)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(partial, path)
+
+    def configurations(self) -> list[dict]:
+        """One dict a configuration: `config_key`, `description`, `num_rows`, `num_measured` (rows measured twice count
+        twice), `created` and `last_measured` (seconds since 1970)."""
+        found = []
+        with self._explained():
+            for path in self.path.glob(f"[!.]*/{CONFIGURATION}"):
+                rows = self._refresh(path.parent.name).rows.values()
+                about = json.loads(path.read_text())
+                sizes = {"num_rows": len(rows), "num_measured": sum(row.times_measured for row in rows)}
+                last = max((row.created for row in rows), default=about["created"])
+                found.append({"config_key": path.parent.name, **about, **sizes, "last_measured": last})
+        return sorted(found, key=lambda configuration: configuration["last_measured"])
+
+    def prune(self, config_keys: Iterable[str]) -> int:
+        """Delete the measurements of some configurations and give the space back; returns how many rows went."""
+        deleted = 0
+        with self._explained():
+            for key in config_keys:
+                deleted += len(self._refresh(key).rows)
+                self._known.pop(key)
+                if (self.path / key).is_dir():
+                    doomed = self.path / f".{key}-{uuid4().hex[:8]}"
+                    os.replace(self.path / key, doomed)  # gone for everybody at once
+                    shutil.rmtree(doomed)
+        return deleted
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files."""
+        with self._explained():
+            return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
+    def _claim(self) -> None:
+        """Mark the folder as a store; refuse one that holds something else."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        marker = self.path / MARKER
+        if marker.exists():
+            return
+        if others := sorted(path.name for path in self.path.iterdir() if path.name != MARKER):
+            raise StoreError(
+                f"{self.path} is a folder that holds something else ({', '.join(others[:3])}), no measurement store. Name a "
+                f"new or empty folder, or a file, in {STORE_VARIABLE} or with --store."
+            )
+        marker.write_text(json.dumps({"what": "measurements of hf_gateau", "version": 1}))
+
+    def _own_name(self) -> str:
+        """Of the file that no other process writes to, nor this one's parent before a fork."""
+        if self._process != os.getpid():
+            host = "".join(c if c.isalnum() or c in "-." else "-" for c in socket.gethostname())
+            self._name, self._process = f"{host}-{os.getpid()}-{uuid4().hex[:8]}.jsonl", os.getpid()
+        return self._name
+
+    def _refresh(self, config_key: str) -> _Known:
+        """Read what the files have gained since the last time; from the start where one is gone (pruned)."""
+        folder = self.path / config_key
+        entries = list(os.scandir(folder)) if folder.is_dir() else []
+        sizes = {Path(x.path): x.stat().st_size for x in entries if x.name.endswith(".jsonl") and x.name[0] != "."}
+        known = self._known.get(config_key)
+        if known is None or known.offsets.keys() - sizes.keys():
+            known = self._known[config_key] = _Known()
+        for path in sorted(sizes):
+            if sizes[path] > known.offsets.get(path, 0):
+                _read_new_lines(known, path)
+        return known
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors of the disk, made plain."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"The measurement store in the folder {self.path} cannot be used ({error}). {KEPT}, once there is space and "
+                f"you can write there, or with {STORE_VARIABLE} naming another folder."
+            ) from error
+
+    def __reduce__(self):
+        return FolderStore, (self.path,)
+
+
+def open_store(path: str | os.PathLike) -> MeasurementStore | FolderStore:
+    """The store at a path that `resolve_store_path` gave: a folder where there is one, else a SQLite file.
+
+    Raises:
+        StoreError: it cannot be opened, or is no store.
+    """
+    return FolderStore(path) if Path(path).is_dir() else MeasurementStore(path)
+
+
+def known_description(config_key: str) -> dict | None:
+    """What a configuration key stands for, as far as the store of this machine knows; see `GateauScorer.describe`."""
+    path = resolve_store_path(None)
+    if path is None or not path.exists():
+        return None
+    for known in open_store(path).configurations():
+        if known["config_key"] == config_key:
+            return {"config_key": config_key, **known["description"]}
+    return None
+
+
+def known_measuring(ranking: dict | None) -> dict | None:
+    """The models that measured rows, by their ranking's record; None where several did, or nothing is known of them."""
+    keys = (ranking or {}).get("measuring_configs", [])
+    return known_description(keys[0]) if len(keys) == 1 else None
+
+
+def _read_new_lines(known: _Known, path: Path) -> None:
+    offset = known.offsets.get(path, 0)
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        for line in stream:
+            if not line.endswith(b"\n"):
+                break  # being written, or torn at the end
+            if (row := _parse(line)) is not None:
+                _count(known.rows, row["key"], _Row(path, offset, row["created"]))
+            offset += len(line)
+    known.offsets[path] = offset
+
+
+def _count(rows: dict[str, _Row], key: str, row: _Row) -> None:
+    """The first of a row's measurements stays; every reader must find the same one, whatever it read first."""
+    before = rows.setdefault(key, row)
+    if before is not row:
+        row.times_measured = before.times_measured = before.times_measured + row.times_measured
+        rows[key] = min(before, row, key=lambda x: (x.created, x.path))
+
+
+def _read_rows(rows: dict[str, _Row]) -> Iterator[tuple[str, Measurement | Value]]:
+    in_order = sorted(rows.items(), key=lambda item: (item[1].path, item[1].offset))
+    for path, group in groupby(in_order, key=lambda item: item[1].path):
+        with path.open("rb") as stream:
+            for key, row in group:
+                stream.seek(row.offset)
+                yield key, _found(json.loads(stream.readline()))
+
+
+def _parse(line: bytes) -> dict | None:
+    """The row in a line; None where a crash tore it: no part of an object is an object."""
+    try:
+        row = json.loads(line)
+        return row if _found(row) is not None and {"key", "created"} <= row.keys() else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _found(row: dict) -> Measurement | Value:
+    """What a line holds: a value, or a measurement."""
+    return row["value"] if "value" in row else Measurement(**{x: row[x] for x in Measurement.__dataclass_fields__})
+
+
+def _is_torn(stream) -> bool:
+    """Whether a file's last line lacks its end, as after a full disk."""
+    if not stream.seek(0, os.SEEK_END):
+        return False
+    stream.seek(-1, os.SEEK_END)
+    return stream.read(1) != b"\n"
+
+
+def _flush_folder(folder: Path) -> None:
+    """A new file's name outlives a crash too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,187 @@
+"""The page as a reader, a screen reader and a browser meet it."""
+
+import base64
+import re
+import shutil
+
+import pytest
+
+from hf_gateau import rank
+from hf_gateau.cli import main
+from hf_gateau.report.page import write_report
+from hf_gateau.report.sample_text import shortened
+from hf_gateau.shipped import render, templates_folder
+from tests.browser import HOSTILE, Page, browse
+from tests.measured import measured
+
+
+def with_texts(num_rows=30, **columns):
+    texts = [{"role": "user", "content": "A long story.\n\nWho?"}, {"role": "assistant", "content": "Ida."}]
+    return measured(num_rows, messages=[texts] * num_rows, **columns)
+
+
+@pytest.fixture()
+def written(tmp_path):
+    def write(ds, **settings):
+        text = write_report(ds, tmp_path / "out" / "report.html", **settings).read_text(encoding="utf-8")
+        return text, Page(text)
+
+    return write
+
+
+def test_figures_samples_and_summary(written):
+    ds = rank(with_texts(gateau_error=["too long"] * 2 + [None] * 28), alpha=0.7)
+    text, page = written(ds, title="Mine", num_samples=2)
+    assert len(page.all("figure")) == len(page.all("img")) == len(page.all("source")) == 7
+    for name in ("Mine", "log_difference", "gain_far", "0.7", "too long", "28", "Who?", "Ida.", "A long story."):
+        assert name in page.text
+    for place in (1, 2, 27, 28):
+        assert f"Rank {place} of 28: {ds['id'][ds['gateau_rank'].index(place)]}" in page.text
+    assert page.text.count("Rank ") == 4
+    best = ds[ds["gateau_rank"].index(1)]
+    highest = best["gateau_segment_ppl"].index(min(best["gateau_segment_ppl"])) + 1
+    words = [attributes["aria-label"] for attributes in page.all("svg")]
+    assert words[0] == f"8 segments; the highest importance at segment {highest} of 8" and len(words) == 8
+
+
+@pytest.mark.filterwarnings("ignore::hf_gateau.ranking.order.DegenerateRankingWarning")
+def test_the_page_is_accessible(written):
+    text, page = written(rank(with_texts(gateau_ppl_short=[3.0] * 30, gateau_ppl_long=[3.0] * 30)))
+    assert page.all("html") == [{"lang": "en"}]
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels.count(1) == 1 and levels[0] == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(names) == len(set(names))
+    assert {link["href"][1:] for link in page.all("a")} <= set(names)
+    assert [link["href"] for link in page.all("a")][0] == "#main"
+    assert len(page.all("main")) == len(page.all("header")) == len(page.all("nav")) == 1
+    assert all(len(image["alt"]) > 60 for image in page.all("img"))
+    assert all(strip["role"] == "img" and strip["aria-label"] for strip in page.all("svg"))
+    assert len(page.all("caption")) == len(page.all("table")) and all("scope" in x for x in page.all("th"))
+    regions = [x for x in page.all("div") if x.get("role") == "region"]
+    assert regions and all(x["tabindex"] == "0" and x["aria-label"] for x in regions)
+    assert "Warnings of this ranking" in page.text and "HMP is 0 on every row" in page.text
+
+
+def test_contrast_in_both_themes():
+    """WCAG 2.2, 1.4.3: 4.5 for text, 1.4.11: 3 for what a figure is made of."""
+
+    def luminance(colour):
+        digits = colour.lstrip("#")
+        digits = "".join(x + x for x in digits) if len(digits) == 3 else digits
+        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        r, g, b = (x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    def contrast(a, b):
+        low, high = sorted((luminance(a), luminance(b)))
+        return (high + 0.05) / (low + 0.05)
+
+    from hf_gateau.report.drawing import DARK, LIGHT
+
+    style = (templates_folder() / "report.html").read_text(encoding="utf-8")
+    themes = [dict(re.findall(r"--(\w+): (#\w+);", line)) for line in style.splitlines() if ":root {" in line]
+    assert len(themes) == 2
+    for theme, colours in zip(themes, (LIGHT, DARK), strict=True):
+        for back in (theme["back"], theme["raised"]):
+            assert min(contrast(theme[name], back) for name in ("ink", "muted", "link")) >= 4.5
+            assert min(contrast(theme[name], back) for name in ("first", "second")) >= 3
+            assert contrast(colours["ink"], back) >= 4.5 and min(contrast(x, back) for x in colours["cycle"][:2]) >= 3
+
+
+def test_nothing_comes_from_the_network(written):
+    text, page = written(rank(with_texts()))
+    assert "http://" not in text and "https://" not in text and "<script" not in text and "@import" not in text
+    assert page.all("meta")[1]["content"].startswith("default-src 'none'")
+    sources = [x.get("src") or x["srcset"] for x in page.all("img", "source")]
+    assert all(x.startswith("data:image/svg+xml;base64,") for x in sources) and not page.all("link", "iframe")
+    for source in sources:
+        svg = base64.b64decode(source.partition(",")[2]).decode()
+        assert not re.search(r"""(?:href|src)=["'](?!#|data:)""", svg) and "@import" not in svg
+
+
+def test_hostile_text_stays_text(written):
+    texts = [{"role": "user", "content": f"{HOSTILE}\n\n{HOSTILE}"}, {"role": "assistant", "content": HOSTILE}]
+    ds = measured(
+        30,
+        messages=[texts] * 30,
+        id=[HOSTILE + "\n"] * 30,
+        source=[HOSTILE, "other"] * 15,
+        gateau_error=[HOSTILE] + [None] * 29,
+    )
+    text, page = written(rank(ds), title=HOSTILE, num_samples=1)
+    assert not page.all("script") and len(page.all("style")) == 1 and len(page.all("img")) == 7
+    assert text.count("<style") == 1 and "<script" not in text and "49" not in re.findall(r"\b\d+\b", page.text)
+    assert not any("onerror" in attributes for _, attributes in page.elements)
+    assert page.text.count(HOSTILE) == 2 + 1 + 2 * 4, "title and heading, reason, and id and texts of two samples"
+    assert shortened(HOSTILE, 24) in page.text, "the source"
+
+
+@pytest.mark.filterwarnings("ignore::hf_gateau.ranking.order.DegenerateRankingWarning")
+def test_edge_cases(written):
+    _, page = written(rank(with_texts(1)))
+    assert "Rank 1 of 1" in page.text and "The best sample" in page.text and not page.all("figure")
+    with pytest.raises(ValueError, match="None of the 3 rows has a rank"):
+        written(rank(with_texts(3, gateau_error=["x"] * 3)))
+    with pytest.raises(ValueError, match="num_samples=-1"):
+        written(rank(with_texts()), num_samples=-1)
+    assert "Rank " not in written(rank(with_texts()), num_samples=0)[1].text
+    lists = {"gateau_segment_ppl": [None] * 30, "gateau_segment_attention": [[]] * 30, "gateau_ppl_short": [None] * 30}
+    _, page = written(rank(with_texts(**lists), method="longest"))
+    assert "Rank 1 of 30" in page.text and not page.all("svg")
+
+
+def test_long_rows_have_few_bars_and_short_texts(written):
+    segments = {"gateau_segment_ppl": [[2.0] * 499 + [1.5]] * 12, "gateau_segment_attention": [[0.1] * 500] * 12}
+    talk = [{"from": "human", "value": "word " * 60_000 + "\n\nWhy?"}, {"from": "gpt", "value": "Because."}]
+    text, page = written(rank(measured(12, conversations=[talk] * 12, **segments), method="longest"), num_samples=1)
+    words = [x["aria-label"] for x in page.all("svg")][:2]
+    assert words[0] == "500 segments; the highest importance at segment 500 of 500"
+    assert words[1] == "500 segments; attention is equal in all of them" and "9 segments to a bar" in page.text
+    assert len(page.all("rect")) == 4 * 56 and len(text) < 1_000_000 and "Why?" in page.text
+
+
+def test_the_same_data_give_the_same_page(tmp_path):
+    ds = rank(with_texts())
+    one, two = (write_report(ds, tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
+    assert one == two
+
+
+def test_templates():
+    assert (templates_folder() / "report.html").is_file()
+    from jinja2 import UndefinedError
+
+    with pytest.raises(UndefinedError, match="title"):
+        render("report.html", autoescape=True, version="1")
+
+
+def test_command(tmp_path, capsys):
+    data, page = tmp_path / "ranked.parquet", tmp_path / "report.html"
+    measured(30).to_parquet(data)
+    arguments = ["report", str(data), "-o", str(page), "--source_column", "source", "--figures", str(tmp_path / "png")]
+    assert main([*arguments, "--alpha", "0.4"]) == 0
+    assert f"{page} written." in capsys.readouterr().out and len(list((tmp_path / "png").glob("*.png"))) == 8
+    assert "0.4" in Page(page.read_text()).text
+    main(["rank", str(data), "-o", str(tmp_path / "r.jsonl"), "--alpha", "0.3"])
+    assert main(["report", str(tmp_path / "r.jsonl"), "-o", str(page), "-n", "1"]) == 0
+    assert "0.3" in Page(page.read_text()).text, "from the file beside the rows"
+
+
+def test_command_refuses_another_suffix_before_any_work(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "not-there.parquet"), "-o", "report.pdf"]) == 2
+    assert "give a name that ends in .html" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs the browser chromium")
+def test_in_a_browser(tmp_path):
+    """No message on the console and no request; another page, which asks for a picture, shows that one would be seen."""
+    texts = [{"role": "user", "content": f"{HOSTILE}\n\nWho?"}, {"role": "assistant", "content": HOSTILE}]
+    page = write_report(rank(measured(40, messages=[texts] * 40, id=[HOSTILE] * 40)), tmp_path / "report.html")
+    elements, console, asked = browse(page, tmp_path)
+    assert "Rank 1 of 40" in elements and console == [] and asked == []
+    other = tmp_path / "other.html"
+    other.write_text("<img src='http://a.invalid/b'><script>console.log('here')</script>")
+    _, console, asked = browse(other, tmp_path)
+    assert asked == ["http://a.invalid/b"] and any("here" in line for line in console)

@@ -1,0 +1,270 @@
+"""`trl sft --recipe` with the stock `trl` script, in processes of its own; and what is wrong, told before a model loads."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+
+from hf_gateau import GateauScorer, rank
+from hf_gateau.quickstart import LONG_MODEL, PLANTED, SEGMENT_LENGTH, SHORT_WINDOW
+from hf_gateau.scripts.arguments import make_parser, recipes_folder
+from hf_gateau.scripts.launch import launch
+from hf_gateau.scripts.sft import main
+from hf_gateau.training.selector import SELECTION_FILE
+from tests.processes import TRL, with_hook
+
+
+RECIPE = str(recipes_folder() / "tiny-cpu.yaml")
+NUM_ROWS = 40
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory) -> str:
+    """Planted rows, scored and ranked before."""
+    settings = {"short_window": SHORT_WINDOW, "segment_length": SEGMENT_LENGTH, "device": "cpu"}
+    ds = load_dataset("json", data_files=PLANTED, split="train").select(range(NUM_ROWS))
+    path = tmp_path_factory.mktemp("scored") / "scored.parquet"
+    rank(ds.map(GateauScorer(long_model=LONG_MODEL, **settings), batched=True)).to_parquet(str(path))
+    return str(path)
+
+
+def environment(**changes) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", **changes}
+
+
+def run(*arguments, folder, **changes):
+    command = [str(TRL), *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment(**changes), capture_output=True, text=True, timeout=300)
+
+
+def history(output: Path) -> dict:
+    last = max(output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return json.loads((last / "trainer_state.json").read_text())
+
+
+def check_trained(output: Path, num_kept: int, num_steps: int) -> None:
+    state = history(output)
+    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    assert state["global_step"] == num_steps == len(losses)
+    assert sum(losses[num_steps // 2 :]) < sum(losses[: num_steps // 2])  # the second epoch against the first
+    record = json.loads((output / SELECTION_FILE).read_text())
+    assert record["num_kept"] == num_kept
+    assert json.loads((output / f"checkpoint-{num_steps}" / SELECTION_FILE).read_text()) == record
+
+
+@with_hook
+def test_trl_sft_recipe_to_the_letter(tmp_path):
+    """20 of 200 rows, batches of 2, 2 epochs: 20 steps. All rows would be 200."""
+    root = recipes_folder().parent if recipes_folder().name == "recipes" else tmp_path
+    done = run("sft", "--recipe", "recipes/tiny-cpu.yaml", "--output_dir", tmp_path / "out", folder=root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "GATEAU: 20 of 200 rows kept, best by robust" in done.stdout
+    check_trained(tmp_path / "out", 20, 20)
+
+
+VARIANTS = {
+    "two ranks": (["--multi_gpu", "--num_processes", "2"], 4),  # 8 rows, 2 a rank: 2 steps an epoch
+    "packing": (["--packing", "true", "--max_length", "2048", "--batching", "random"], 4),  # 4 packs of 2, 2 a batch
+    "lora": (["--use_peft", "--lora_r", "4", "--lora_target_modules", "q_proj", "v_proj"], 8),
+}
+
+
+@with_hook
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_trl_sft_recipe_with(variant, scored, tmp_path):
+    flags, num_steps = VARIANTS[variant]
+    data = [
+        "--dataset_name",
+        scored,
+        "--gateau_fraction",
+        "0.2",
+        "--output_dir",
+        tmp_path / "out",
+        "--save_steps",
+        "4",
+    ]
+    done = run("sft", "--recipe", "tiny-cpu", *data, *flags, folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_trained(tmp_path / "out", 8, num_steps)
+    assert (tmp_path / "out" / "adapter_config.json").exists() == (variant == "lora")
+
+
+def test_streams_are_selected_by_score(scored, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--dataset_streaming", "true", "--gateau_min_score", "0.8", "--batching", "random", "--max_steps", "2"]
+    run_here("--dataset_name", scored, *options, "--output_dir", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / SELECTION_FILE).read_text())
+    assert record["settings"] == {"min_score": 0.8} and record["num_kept"] is None
+    assert history(tmp_path / "out")["global_step"] == 2
+
+
+@with_hook
+def test_killed_and_resumed(scored, tmp_path):
+    data = ["--dataset_name", scored, "--gateau_fraction", "0.5", "--output_dir", "out", "--save_steps", "1"]
+    command = [str(TRL), "sft", "--recipe", "tiny-cpu", *data, "--num_train_epochs", "3"]
+    first = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "out" / "checkpoint-4" / SELECTION_FILE).exists():
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    for folder in (tmp_path / "out").glob("checkpoint-*"):  # the one that was being written
+        if not (folder / SELECTION_FILE).exists():
+            for file in folder.iterdir():
+                file.unlink()
+            folder.rmdir()
+    trained = history(tmp_path / "out")["global_step"]
+    assert trained < 30
+    again = run(*command[1:], "--resume_from_checkpoint", "true", folder=tmp_path)
+    assert again.returncode == 0, again.stderr[-3000:]
+    state = history(tmp_path / "out")
+    steps = [entry["step"] for entry in state["log_history"] if "loss" in entry]
+    assert state["global_step"] == 30 and steps == list(range(1, 31))
+    other = run(*command[1:], "--resume_from_checkpoint", "true", "--gateau_fraction", "0.4", folder=tmp_path)
+    assert other.returncode == 2 and "trained on another selection" in other.stderr
+
+
+@with_hook
+def test_trl_without_recipe_is_trls_own(scored, tmp_path):
+    (tmp_path / "plain.yaml").write_text(
+        f"model_name_or_path: {LONG_MODEL}\ndataset_name: {Path(scored).parent}\nmax_steps: 1\nuse_cpu: true\nbf16: false\n"
+        "report_to: none\noutput_dir: out\nsave_strategy: 'no'\ngradient_checkpointing: false\n"
+    )
+    done = run("sft", "--config", "plain.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "out" / "model.safetensors").exists() and not (tmp_path / "out" / SELECTION_FILE).exists()
+
+
+@with_hook
+def test_hook_that_is_turned_off_leaves_torch_and_the_other_ways(tmp_path):
+    off = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    assert run("sft", "--recipe", "tiny-cpu", folder=tmp_path, **off).returncode != 0
+    command = [sys.executable, "-m", "hf_gateau.cli", "sft", "--recipe", "tiny-cpu", "--dry_run", "true"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(**off), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "20 steps" in done.stdout, done.stderr[-2000:]
+
+
+def test_hook_never_raises(monkeypatch, capsys):
+    """Without --recipe it does nothing; where TRL cannot be imported it says how to run instead."""
+    import trl.scripts.utils
+
+    import _hf_gateau_autoload
+
+    parse = trl.scripts.utils.TrlParser.parse_args_and_config
+    for argv in (["python"], ["trl", "sft", "--config", "x"], ["pytest", "sft", "--recipe", "x"], []):
+        monkeypatch.setattr(sys, "argv", argv)
+        _hf_gateau_autoload.autoload()
+        assert trl.scripts.utils.TrlParser.parse_args_and_config is parse
+    monkeypatch.setattr(sys, "argv", ["trl", "sft", "--recipe", "x"])
+    monkeypatch.setitem(sys.modules, "trl.scripts.utils", None)
+    _hf_gateau_autoload.autoload()
+    assert "use `hf-gateau sft --recipe FILE`" in capsys.readouterr().err
+
+
+def test_hook_works_for_one_call(monkeypatch):
+    import trl.scripts.utils
+
+    import _hf_gateau_autoload
+    import hf_gateau.scripts.launch
+
+    parser = trl.scripts.utils.TrlParser
+    monkeypatch.setattr(parser, "parse_args_and_config", parser.parse_args_and_config)  # put back afterwards
+    parse = parser.parse_args_and_config
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/trl", "sft", "--recipe=x"])
+    monkeypatch.setattr(hf_gateau.scripts.launch, "launch", lambda arguments, prog: arguments)
+    _hf_gateau_autoload.autoload()
+    with pytest.raises(SystemExit) as ended:
+        parser([]).parse_args_and_config(["--recipe=x"])
+    assert ended.value.code == ["--recipe=x"] and parser.parse_args_and_config is parse
+
+
+# In this process: the plan, and what is wrong
+
+
+@pytest.fixture()
+def no_model(monkeypatch):
+    """Loading a model's weights fails the test."""
+    import transformers
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", refuse)
+
+
+def test_dry_run_shows_the_plan(scored, no_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert launch(["--recipe", "tiny-cpu", "--dry_run", "true", "--num_processes", "4"]) == 0
+    shown = capsys.readouterr().out
+    for part in (
+        "200 rows, 195,180 tokens",
+        "200 rows to measure, 0 in the store",
+        "at most 20 rows",
+        "4 process(es)",
+    ):
+        assert part in shown
+    assert "6 steps (2 epochs)" in shown and "accelerate launch --num_processes 4 -m hf_gateau.scripts.sft" in shown
+    assert launch(["--recipe", "tiny-cpu", "--dry_run", "true", "--gateau_method", "longest"]) == 0
+    shown = capsys.readouterr().out
+    assert "lengths of 200 rows, with a tokenizer alone" in shown and "20 of 200 rows kept" in shown
+    arguments = ["--recipe", RECIPE, "--dry_run", "true", "--dataset_name", scored, "--gateau_short_data", PLANTED]
+    assert launch([*arguments, "--push_to_hub", "true", "--hub_model_id", "me/model"]) == 0
+    shown = capsys.readouterr().out
+    for part in (
+        "nothing: the columns are there",
+        "4 of 40 rows kept",
+        "the first 200 rows",
+        "204 steps",
+        "Hub: me/model",
+    ):
+        assert part in shown
+    assert not list(tmp_path.iterdir())
+
+
+def run_here(*arguments) -> None:
+    main(*make_parser().parse_args_and_config(["--recipe", RECIPE, *map(str, arguments)]))
+
+
+def changed(scored: str, folder: Path) -> str:
+    ds = load_dataset("parquet", data_files=scored, split="train")
+    ds.map(lambda row: {"messages": [*row["messages"][:-1], {"role": "assistant", "content": "what ?"}]}).to_parquet(
+        str(folder / "changed.parquet")
+    )
+    return str(folder / "changed.parquet")
+
+
+WRONG = {
+    "no pair and no scores": (["--gateau_long_model", "", "--gateau_short_window", ""], "names no pair of models"),
+    "alpha": (["--gateau_alpha", "1.5"], "alpha=1.5 is not between 0 and 1"),
+    "no row": (["--dataset_name", "SCORED", "--gateau_fraction", "0.001"], "keeps none of 40 ranked rows"),
+    "changed rows": (["--dataset_name", "CHANGED"], "have changed since they were measured"),
+    "no data": (["--dataset_name", "nowhere.jsonl"], "There is no file or folder 'nowhere.jsonl'"),
+    "no checkpoint": (["--dataset_name", "SCORED", "--resume_from_checkpoint", "x/y"], "There is no checkpoint 'x/y'"),
+    "no model": (["--model_name_or_path", "quickstart:lang"], "does not ship with the package"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_told_before_a_model_loads(case, scored, no_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments, message = WRONG[case]
+    if case == "no pair and no scores":
+        recipe = Path(RECIPE).read_text().replace("  long_model: quickstart:long\n  short_window: 256\n", "")
+        (tmp_path / "recipe.yaml").write_text(recipe)
+        with pytest.raises(SystemExit, match="2"):
+            main(*make_parser().parse_args_and_config(["--recipe", str(tmp_path / "recipe.yaml")]))
+    else:
+        names = {"SCORED": scored, "CHANGED": changed(scored, tmp_path) if "CHANGED" in arguments else None}
+        with pytest.raises(SystemExit, match="2"):
+            run_here(*(names.get(x, x) for x in arguments), "--output_dir", tmp_path / "out")
+    assert message in capsys.readouterr().err
