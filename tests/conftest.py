@@ -5,6 +5,7 @@ import os
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of commands too: tests run side by side
 os.environ["HF_GATEAU_STORE"] = "off"  # no test touches the user's own store; those that want one name it
 
 import pytest  # noqa: E402
