@@ -1,7 +1,7 @@
 """Writes docs/reference.md: every public name, every command and every setting, as the code has them.
 
-    python docs/make_reference.py           # write it
-    python docs/make_reference.py --check   # exit with 1 where it is stale
+python docs/make_reference.py           # write it
+python docs/make_reference.py --check   # exit with 1 where it is stale
 """
 
 import argparse
