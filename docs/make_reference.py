@@ -87,15 +87,12 @@ def field_default(field: dataclasses.Field) -> str | None:
     return None
 
 
-def own_fields(config: type) -> list[dataclasses.Field]:
-    """Fields of a dataclass that this package defines, not those that it inherits from TRL's."""
-    own = {
-        name
-        for kind in config.__mro__
-        if kind.__module__.split(".")[0] == PACKAGE
-        for name in vars(kind).get("__annotations__", {})
-    }
-    return [field for field in dataclasses.fields(config) if field.name in own]
+def own_fields(config: type) -> dict[str, tuple[dataclasses.Field, Any]]:
+    """Fields of a dataclass that this package defines, not those that it inherits from TRL's; with their types, which a
+    parser that was made of the dataclass may have changed in the field."""
+    ours = [kind for kind in reversed(config.__mro__) if kind.__module__.split(".")[0] == PACKAGE]
+    types = {name: annotation for kind in ours for name, annotation in inspect.get_annotations(kind).items()}
+    return {field.name: (field, types[field.name]) for field in dataclasses.fields(config) if field.name in types}
 
 
 def signature_text(name: str, function: Any) -> str:
@@ -151,11 +148,11 @@ def link(config: type) -> str:
 
 def settings_table(config: type) -> str:
     lines = ["| setting | type | default | what it does |", "|---|---|---|---|"]
-    for field in own_fields(config):
+    for field, annotation in own_fields(config).values():
         names = [field.name, *field.metadata.get("aliases", ())]
         default = field_default(field)
         lines.append(
-            f"| {', '.join(map(code, names))} | {code(type_text(field.type))} | "
+            f"| {', '.join(map(code, names))} | {code(type_text(annotation))} | "
             f"{'must be given' if default is None else code(default)} | {cell(field.metadata.get('help', ''))} |"
         )
     return "\n".join(lines)

@@ -127,9 +127,9 @@ def test_python_runs_and_prints_what_is_said(page, shared_store, tmp_path, monke
     if all(block.reason for block in found):
         return
     import datasets
+    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
     import hf_gateau
-    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_GATEAU_STORE", str(shared_store))
