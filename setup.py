@@ -1,11 +1,24 @@
+import re
+
 from setuptools import find_packages, setup
+
+
+# [text](place) or ![text](place), where the place is no address of the web: a file of the repository, or a heading
+RELATIVE = re.compile(r"!?\[([^\]]*)\]\((?!https?://)[^)]*\)")
+
+
+def long_description() -> str:
+    """The README for a package index, where there are no files to link to: relative links and images become their text."""
+    with open("README.md", encoding="utf-8") as stream:
+        parts = re.split(r"(^```.*?^```$)", stream.read(), flags=re.MULTILINE | re.DOTALL)
+    return "".join(part if part.startswith("```") else RELATIVE.sub(r"\1", part) for part in parts)
 
 
 setup(
     name="hf-gateau",
     version="0.1.0",
     description="Choose the long-context training data that teaches a language model the most: GATEAU for datasets and TRL",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=long_description(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
