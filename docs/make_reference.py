@@ -40,14 +40,14 @@ not edit it. The tests compare it with the code.
 
 def commands() -> dict[str, tuple[Any, tuple]]:
     """Name of each subcommand of `hf-gateau` -> its function, and what it takes: names of positional arguments, dataclasses."""
-    from hf_gateau.cli import COMMAND_MODULES, COMMANDS, _command
+    from hf_gateau.cli.commands import COMMANDS, command_of
 
-    return {name: _command(name) for name in (*COMMANDS, *COMMAND_MODULES)}
+    return {name: command_of(name) for name in COMMANDS}
 
 
 def positionals() -> dict[str, str]:
     """Help of each positional argument."""
-    from hf_gateau.cli import POSITIONALS
+    from hf_gateau.cli.arguments import POSITIONALS
 
     return POSITIONALS
 

@@ -18,8 +18,9 @@ from urllib.parse import unquote
 import pytest
 from markdown_it import MarkdownIt
 
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
+
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [page.name for page in PAGES]
@@ -339,7 +340,6 @@ def test_messages_are_those_of_the_code():
             assert piece in _texts_of_code(), f"no message of the code has {piece!r}, which is quoted in {message!r}"
 
 
-@pytest.mark.skipif(not (ROOT / "hf_gateau" / "ranking").is_dir(), reason="the rooms are not there yet")
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_named_files_exist(page):
     for token in inline_of(page):
