@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from benchmarks.common import default_model, shrink_png
 from benchmarks.real_text import make_rows, read_prose, read_short_instructions, sentence_starts
 from hf_gateau import GateauScorer, ModelPairConfig, rank, select
-from hf_gateau.drawing import DPI, INK, LIGHT, STYLE
-from hf_gateau.models import ModelPair
-from hf_gateau.samples import build_sample
+from hf_gateau.models.pair import ModelPair
+from hf_gateau.report.drawing import DPI, INK, LIGHT, STYLE
+from hf_gateau.rows.samples import build_sample
 
 
 KINDS = ("one fact", "fact near the end", "short instruction")
