@@ -26,6 +26,7 @@ setup(
     packages=[*find_packages(include=["hf_gateau", "hf_gateau.*"]), "hf_gateau.recipes", "hf_gateau.model_cards"],
     package_dir={"hf_gateau.recipes": "recipes", "hf_gateau.model_cards": "model_cards"},
     package_data={
+        "hf_gateau.models": ["architectures.json"],
         "hf_gateau.quickstart": ["data/*", "data/*/*"],
         "hf_gateau.evaluation": ["prompts/*.md", "prompts/*/*"],
         "hf_gateau.recipes": ["*.yaml", "*/*.yaml"],

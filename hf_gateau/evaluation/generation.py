@@ -71,25 +71,28 @@ class TransformersGenerator(KeepingGenerator):
         return self._loaded
 
     def _answers(self, prompts: list[list[int]], max_new_tokens: int) -> Iterator[tuple[int, str]]:
-        import torch
+        from ..models.device import is_out_of_memory, release_memory
 
         default = CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS
         budget = self.config.batch_tokens or default
         waiting = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         while waiting:
             size = max(1, budget // (len(prompts[waiting[0]]) + max_new_tokens))
-            places = waiting[:size]
+            places, texts = waiting[:size], None
             try:
                 texts = self._batch([prompts[i] for i in places], max_new_tokens)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 if len(places) == 1:
                     raise RuntimeError(
                         f"A prompt of {len(prompts[places[0]]):,} tokens does not fit into the memory of {self.device}; "
                         "lower max_length, or take another device. Answers so far are kept."
                     ) from error
+            if texts is None:  # here the failed batch's tensors are gone, with the exception
                 budget = len(places) // 2 * (len(prompts[waiting[0]]) + max_new_tokens)
                 logger.warning("Out of memory with %d prompts at a time; going on with half.", len(places))
-                torch.cuda.empty_cache()
+                release_memory(self.device)
                 continue
             yield from zip(places, texts, strict=True)
             waiting = waiting[len(places) :]

@@ -11,12 +11,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from math import isfinite
 
-import torch
-
+from ..models.abilities import abilities_of
 from ..models.attention import ResponseAttention
+from ..models.device import is_out_of_memory, lost_device, release_memory
 from ..models.packing import MOST_TOGETHER, Cut, Limits, pack
-from ..models.perplexity import batch_nlls, perplexity, response_nlls
-from ..models.prefill import Prefill, can_keep
+from ..models.perplexity import batch_nlls, batching_kind, perplexity, response_nlls
+from ..models.prefill import Prefill
+from ..models.rope import is_settled
 from ..rows.samples import Sample
 from ..store.sqlite import MeasureError, Measurement
 from .segments import segment_nlls, shared_segment_nlls
@@ -70,23 +71,33 @@ def measure_samples(
     """
     try:
         return [_checked(found) for found in _Work(pair, samples, cut, limits).measure(watch)]
-    except torch.OutOfMemoryError as error:
-        if len(samples) > 1:
-            logger.info("Out of memory: %d samples go one by one.", len(samples))
-            return [found for x in samples for found in measure_samples(pair, [x], cut, limits, watch)]
-        failure = MeasureError(
-            f"out of memory on {samples[0].response_end} tokens; lower max_length, or use a device with more"
+    except Exception as error:  # one bad row never ends a run, whatever the model's own code raises
+        if lost_device(error):
+            raise
+        ran_out, failure = is_out_of_memory(error), _failure_of(error, samples[0])
+    release_memory(pair.device)  # here the failed pass's tensors are gone, with the exception
+    if len(samples) > 1:
+        logger.info("%d samples go one by one: %s", len(samples), failure)
+        return [found for x in samples for found in measure_samples(pair, [x], cut, limits, watch)]
+    if ran_out and _goes_in_smaller_pieces(pair, samples[0], limits):
+        return measure_samples(pair, samples, cut, limits, watch)
+    return [failure]
+
+
+def _failure_of(error: Exception, sample: Sample) -> MeasureError:
+    """Why a sample has no numbers. It keeps nothing of the exception, whose traceback holds the tensors of the failed pass."""
+    if is_out_of_memory(error):
+        return MeasureError(
+            f"out of memory on {sample.response_end} tokens; lower max_length, or use a device with more"
         )
-        failure.__cause__ = error
-    if not _goes_in_smaller_pieces(pair, samples[0], limits):
-        return [failure]
-    return measure_samples(pair, samples, cut, limits, watch)
+    logger.warning("The model failed on a row of %d tokens.", sample.response_end, exc_info=error)
+    return MeasureError(f"the model failed on it: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
 def _goes_in_smaller_pieces(pair, sample: Sample, limits: Limits) -> bool:
     """Halve the pieces that long contexts go in, if this one can go in pieces at all."""
     smaller = min(limits.piece_tokens, len(sample.context)) // 2
-    if smaller < LEAST_PIECE_TOKENS or not sample.instruction or not can_keep(pair.long.config):
+    if smaller < LEAST_PIECE_TOKENS or not shares_past(pair, sample):
         return False
     limits.piece_tokens = smaller
     logger.warning("Out of memory: contexts go through the models in pieces of %d tokens.", smaller)
@@ -105,6 +116,14 @@ def measure_sample(pair, sample: Sample, cut: Cut, limits: Limits, watch=nullcon
     return found
 
 
+def shares_past(pair, sample: Sample) -> bool:
+    """Whether a sample's context may go through the models before the rest of it: with other samples, or in pieces."""
+    configs = [pair.long.config] + ([pair.short_config] if pair.config.short_window is None else [])
+    return bool(sample.instruction) and all(
+        abilities_of(config).keeps_past and is_settled(config, sample.response_end) for config in configs
+    )
+
+
 class _Work:
     """The passes over some samples, whose results go by their places."""
 
@@ -112,16 +131,20 @@ class _Work:
         self.pair, self.samples, self.cut, self.limits = pair, samples, cut, limits
         by_context: dict[str | int, list[int]] = {}
         for place, sample in enumerate(samples):
-            shares = sample.instruction and can_keep(pair.long.config)
-            key = sample.context_key if shares else place
+            key = sample.context_key if shares_past(pair, sample) else place
             by_context.setdefault(key, []).append(place)
         self.together = [places for places in by_context.values() if len(places) > 1]
         alone = [places[0] for places in by_context.values() if len(places) == 1]
-        in_pieces = {i for i in alone if len(samples[i].context) > limits.piece_tokens and samples[i].instruction}
+        in_pieces = {i for i in alone if self._goes_in_pieces(i)}
         self.reusing = set(filter(self._reuses, range(len(samples))))
         apart = sorted(in_pieces | self.reusing.intersection(alone))
         self.prefilled = [*self.together, *([place] for place in apart)]
         self.alone, self.whole = alone, [place for place in alone if place not in apart]
+
+    def _goes_in_pieces(self, place: int) -> bool:
+        """Whether a sample's context is too long for one pass, and may go in several."""
+        sample = self.samples[place]
+        return len(sample.context) > self.limits.piece_tokens and shares_past(self.pair, sample)
 
     def _reuses(self, place: int) -> bool:
         """Whether a sample's short pass takes keys and values of its long one."""
@@ -160,7 +183,9 @@ class _Work:
         short pass reuses this one."""
         found, reused = {}, {}
         with self.pair.long_with_attention() as model:
-            for batch in pack([self.samples[i].response_end for i in self.whole], self.limits.batch_tokens):
+            lengths = [self.samples[i].response_end for i in self.whole]
+            kinds = [batching_kind(model.config, length) for length in lengths]
+            for batch in pack(lengths, self.limits.batch_tokens, kinds):
                 places = [self.whole[i] for i in batch]
                 samples = [self.samples[i] for i in places]
                 attention = ResponseAttention(samples)
@@ -182,7 +207,7 @@ class _Work:
         """Mean NLL of the responses as the short sibling sees them, but for some."""
         contexts = {i: self.pair.short_context(x) for i, x in enumerate(self.samples) if i not in without}
         with self.pair.short() as model:
-            if self.pair.config.short_window is not None or not can_keep(model.config):
+            if self.pair.config.short_window is not None:
                 return self.packed(model, contexts)
             found = self.packed(model, {place: contexts[place] for place in self.whole})
             for place, prefill, sample in self.after_prefill(model):

@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from ..models.abilities import abilities_of
 from ..models.device import matrix_rate
 from ..records import commonest
 from ..store.sqlite import Measurement
@@ -29,12 +30,10 @@ class RowCosts:
     """Floating-point operations that rows take with a pair, whose models are loaded here."""
 
     def __init__(self, runtime):
-        from ..models.prefill import can_keep
-
         pair = runtime.pair
         with pair.short() as short:
             self.long, self.short = model_shape(pair.long), model_shape(short)
-        self.shares = can_keep(pair.long.config)
+        self.shares = abilities_of(pair.long.config).keeps_past
         self.way = Way.of(runtime)
 
     def __call__(self, row: RowShape) -> float:

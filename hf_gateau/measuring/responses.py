@@ -110,6 +110,7 @@ class ResponseScorer(ValueScorer):
         sample = build_sample(row, self.pair.tokenizer, find_context=self.find_context)
         head = self.settings["response_head"]
         response = (sample if head is None else truncate_response(sample, head)).response
+        self.pair.check_tokens(response)
         if len(response) > self.pair.max_length:
             raise SampleError(f"the response has {len(response)} tokens, and the model sees {self.pair.max_length}")
         return response

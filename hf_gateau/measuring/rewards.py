@@ -141,10 +141,14 @@ class RewardScorer(ValueScorer):
         }
 
     def lay_out(self, row: Mapping[str, Any]) -> Tokens:
+        from ..models.pair import check_tokens
+
         messages = checked_turns(row)
         if messages[-1]["role"] != "assistant":
             raise SampleError(f"the last turn is the {messages[-1]['role']}'s; the response must be the assistant's")
-        return self._as_chat(row, messages) if self.tokenizer.chat_template else self._as_pair(messages)
+        item = self._as_chat(row, messages) if self.tokenizer.chat_template else self._as_pair(messages)
+        check_tokens(item.input_ids, self.tokenizer, self.model_config.get_text_config().vocab_size)
+        return item
 
     def _as_chat(self, row: Mapping[str, Any], messages: list[dict]) -> Tokens:
         text = apply_template(self.tokenizer, messages)
@@ -177,8 +181,11 @@ class RewardScorer(ValueScorer):
     def measure(self, items: Sequence[Tokens]) -> list[float]:
         import torch
 
+        from ..models.rope import unsettled_after
+
         padding = self.model.config.get_text_config().pad_token_id
-        if padding is None and len(items) > 1:  # transformers finds the last token of a row by its padding
+        alone = padding is None  # transformers finds the last token of a row by its padding
+        if (alone or unsettled_after(self.model_config)) and len(items) > 1:
             return [value for item in items for value in self.measure([item])]
         length = max(len(x.input_ids) for x in items)
 
@@ -190,4 +197,4 @@ class RewardScorer(ValueScorer):
         if items[0].token_type_ids is not None:
             inputs["token_type_ids"] = padded([x.token_type_ids for x in items], 0)
         with torch.inference_mode():
-            return self.model(**inputs).logits[:, 0].double().tolist()
+            return self.model(**inputs).logits[:, 0].cpu().double().tolist()

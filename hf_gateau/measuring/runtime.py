@@ -147,6 +147,7 @@ class Runtime:
         """The row as token spans, or why it cannot be."""
         try:
             sample = build_sample(row, self.pair.tokenizer, max_length=self.max_length, find_context=self.find_context)
+            self.pair.check_tokens(sample.input_ids)
             head = self.config.response_head
             return sample if head is None else truncate_response(sample, head)
         except SampleError as error:

@@ -42,7 +42,7 @@ def segment_nlls(model, samples: Sequence[Sample], cut: Cut, limits: Limits) -> 
 def shared_segment_nlls(model, samples: Sequence[Sample], cut: Cut, limits: Limits) -> list[list[float]]:
     """`segment_nlls` of samples that have one prefix and one context, whose segments go through the model once.
 
-    Every sample needs an instruction, and the model one past of keys and values (`can_keep`).
+    Every sample needs an instruction, and the model one past of keys and values (`abilities_of`).
     """
     contexts = [samples[0].prefix + segment for segment in split_segments(samples[0].context, cut)]
     longest_tail = max(sample.response_end - sample.context_end for sample in samples)

@@ -184,12 +184,14 @@ class ValueScorer(ABC):
 
     def _within_memory(self, items: list[Any]) -> list[Value | str]:
         """`measure`; where memory runs out, in halves."""
-        import torch
+        from ..models.device import is_out_of_memory, release_memory
 
         try:
             return self.measure(items)
-        except torch.OutOfMemoryError:
-            pass  # its traceback holds the tensors until here
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        release_memory(self.device)  # here the failed batch's tensors are gone, with the exception
         if len(items) == 1:
             num_tokens = self.num_tokens(items[0])
             return [f"out of memory on {num_tokens} tokens; lower max_length, or use a device with more"]

@@ -1,6 +1,6 @@
 """Names of models come in; likelihoods of responses and attention to segments go out, from one forward pass.
 
-Read `config` (the pair's settings), `device`, `loading` (from a name to weights and a fingerprint), `rope`, `packing`
-(sequences of different lengths in one batch), `attention` (weights read inside the pass), `last_layer` (rows that are read
+Read `config` (the pair's settings), `device`, `loading` (from a name to weights and a fingerprint), `rope`, `abilities` (what an
+architecture can be trusted with), `packing` (sequences of different lengths in one batch), `attention` (weights read inside the pass), `last_layer` (rows that are read
 alone), `perplexity` (Eq. 1), `prefill` (a context once, for many responses), `pair` (both siblings).
 """

@@ -18,7 +18,7 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.bias import CausalBias, CausalVariant
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -36,6 +36,18 @@ WEIGHTS_PER_CHUNK, WEIGHTS_PER_CHUNK_GPU = 1 << 21, 1 << 27
 BLOCKED_TOKENS, BLOCK_ROWS = 768, 48
 # Where SDPA's fast kernels can be told that rows follow a past of keys; elsewhere they are told by a mask, in chunks.
 KERNELS_KNOW_PAST = ("cuda",)
+
+
+# What SDPA cannot serve, by the names that transformers hands it to attention functions under
+EAGER_ALONE = ("softcap", "s_aux", "position_bias")
+
+
+class LowerRight(CausalBias):
+    """torch's causal mask of the last rows of more keys, without the tensor of rows x keys that its own maker allocates."""
+
+    @staticmethod
+    def __new__(cls, *_):
+        return torch.Tensor._make_subclass(cls, torch.empty(0))
 
 
 class ResponseAttention:
@@ -65,12 +77,12 @@ class ResponseAttention:
             exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
             num_tokens = self.first_row + self._share_BT.shape[-1]
             self._total_BK = torch.zeros(len(self.samples), num_tokens, dtype=exact, device=device)
-            self._share_BT = self._share_BT.to(device)
+        self._share_BT = self._share_BT.to(device)  # layers may be on several devices
         start = first_row - self.first_row
         share_BQ = self._share_BT[..., start : start + num_rows].expand(-1, num_heads, -1, -1)
         mass_BHK = torch.matmul(share_BQ.to(weights_BHQK.dtype), weights_BHQK)[:, :, 0]
         total_BK = self._total_BK[:, first_key : first_key + num_keys]
-        total_BK += mass_BHK.sum(1, dtype=total_BK.dtype) / num_heads
+        total_BK += (mass_BHK.sum(1, dtype=total_BK.dtype) / num_heads).to(total_BK.device)
 
     def segment_means(self, cut: Cut) -> list[list[float]]:
         """Mean attention per token of each segment, averaged over response tokens, heads and layers: Eq. 4 of
@@ -80,7 +92,7 @@ class ResponseAttention:
                 "No attention layer reported its weights: the model does not hand keyword arguments on to transformers' "
                 "attention interface. Use a model class from transformers itself."
             )
-        total_BK = self._total_BK.double().cpu() / self.num_layers
+        total_BK = self._total_BK.cpu().double() / self.num_layers
         spans = [
             total[sample.context_start : sample.context_end]
             for total, sample in zip(total_BK, self.samples, strict=True)
@@ -102,6 +114,12 @@ class RowMask:
 
     def __init__(self, **mask_arguments):
         self.make = partial(sdpa_mask, **{**mask_arguments, "allow_is_causal_skip": False})
+
+    def __getitem__(self, index) -> "RowMask":
+        """All of it, as models ask that could leave rows out and leave none; of parts there are `rows` alone."""
+        if all(part in (slice(None), slice(0, None)) for part in index):
+            return self
+        raise TypeError("the model takes its attention mask apart, and here none is whole")
 
     def rows(self, start: int, end: int, first_key: int) -> torch.Tensor:
         """Boolean (B, 1, end - start, end - first_key): True where the query may look."""
@@ -169,16 +187,22 @@ class _Layer:
         """Some rows, without their weights, by the fastest way that can serve this layer."""
         if start == end:
             return []
-        sdpa_serves = self.kw.get("softcap") is None and self.kw.get("s_aux") is None
+        sdpa_serves = all(self.kw.get(name) is None for name in EAGER_ALONE)
         if self.mask is not None or not sdpa_serves:
             forward = self.sdpa if sdpa_serves else self.eager
             return [forward(*rows)[0] for rows in self.chunks(start, end)]
+        if (
+            end - start == 1
+        ):  # it sees all keys; with a mask, grouped heads would be packed into rows that it does not fit
+            return [sdpa_attention_forward(self.module, *self._slices(start, end, 0), None, **self.kw)[0]]
         if start == 0 and end <= BLOCKED_TOKENS and goes_in_blocks(self.query):
             return [blocked_attention(*self._slices(0, end, 0), self.kw["scaling"])]
+        if lacks_grouped_kernel(self.query, self.key):
+            return [self.sdpa(*rows)[0] for rows in self.chunks(start, end)]
         if start == 0:
             return [sdpa_attention_forward(self.module, *self._slices(0, end, 0), None, **self.kw)[0]]
         if self.query.device.type in KERNELS_KNOW_PAST:
-            mask = causal_lower_right(end - start, end)
+            mask = LowerRight(CausalVariant.LOWER_RIGHT, end - start, end)
             return [sdpa_attention_forward(self.module, *self._slices(start, end, 0), mask, **self.kw)[0]]
         return [self.sdpa(*rows)[0] for rows in self.chunks(start, end)]
 
@@ -219,6 +243,12 @@ class _Layer:
 def goes_in_blocks(weights: torch.Tensor) -> bool:
     """Whether `blocked_attention` is the faster way for short sequences of such a dtype on such a device."""
     return weights.device.type == "cpu" and weights.dtype == torch.float32
+
+
+def lacks_grouped_kernel(query: torch.Tensor, key: torch.Tensor) -> bool:
+    """Whether SDPA would compute grouped heads by whole T x T matrices: on a GPU no fast kernel serves them in float32, unless
+    keys are repeated, as they are under a mask."""
+    return query.device.type == "cuda" and query.dtype == torch.float32 and query.shape[1] != key.shape[1]
 
 
 def blocked_attention(query, key, value, scaling: float | None = None) -> torch.Tensor:

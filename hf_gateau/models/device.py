@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 import time
@@ -11,6 +12,17 @@ import torch
 
 
 MATRIX_SIZE = {"cuda": 8192, "cpu": 2048}
+# What torch, its allocators and NVIDIA's libraries say when memory runs out; only the first of them as an error of its own
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+# What is said when a process has lost its GPU: nothing runs there any more
+LOST_DEVICE = ("device-side assert", "illegal memory access", "unspecified launch failure", "misaligned address")
 
 
 def synchronise(device) -> None:
@@ -19,6 +31,25 @@ def synchronise(device) -> None:
         import torch
 
         getattr(torch, device.type).synchronize()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, by whatever library and under whatever name."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def lost_device(error: BaseException) -> bool:
+    """Whether an error says that the process can do nothing on its GPU any more."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in LOST_DEVICE)
+
+
+def release_memory(device) -> None:
+    """Give what no tensor holds back to the device. Call it where the exception is no more, whose traceback holds tensors."""
+    gc.collect()  # a failed pass leaves cycles
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).empty_cache()
 
 
 def matrix_rate(device, dtype) -> float:

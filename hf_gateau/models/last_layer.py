@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from .abilities import abilities_of
 from .attention import ATTENTION_NAME, ReadRows, attention_layers
 
 
@@ -22,12 +23,16 @@ def rows_read(model, first_row: int) -> Iterator[dict]:
     """Let a model's last layer leave out the rows before one, for the time of the block.
 
     Args:
-        model: a causal language model of transformers. With another attention than ours, the MLP alone leaves them out.
+        model: a causal language model of transformers. With another attention than ours, the MLP alone leaves them out; where
+            the architecture does not allow it (`abilities_of`), nothing is left out.
         first_row (`int`): the first row that is read, counted from the first of the pass. One row at least is computed.
 
     Yields:
         keywords for the decoder's call.
     """
+    if not abilities_of(model.config).leaves_rows_out:
+        yield {}
+        return
     decoder = model.get_decoder()
     if decoder not in _last_layers:
         _last_layers[decoder] = attention_layers(decoder)[-1], last_mlp(decoder)
@@ -65,7 +70,7 @@ def _from_row(mlp: nn.Module, first_row: int) -> AbstractContextManager:
 
     def on_read_rows(hidden_BTD):
         start = min(first_row, hidden_BTD.shape[1] - 1)
-        found = forward(hidden_BTD[:, start:])
+        found = forward(hidden_BTD[:, start:].contiguous())  # experts view all rows as one dimension
         output, *rest = found if isinstance(found, tuple) else (found,)  # experts tell their router's scores too
         output = nn.functional.pad(output, (0, 0, start, 0))
         return (output, *rest) if isinstance(found, tuple) else output

@@ -44,16 +44,18 @@ class Limits:
     piece_tokens: float = math.inf
 
 
-def pack(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+def pack(lengths: Sequence[int], batch_tokens: int, kinds: Sequence[int] | None = None) -> list[list[int]]:
     """Cut sequences into batches; returns their places, every place once.
 
     Args:
         lengths: tokens of each sequence.
         batch_tokens (`int`): most tokens in a batch, padding included; a sequence that is longer is a batch by itself.
+        kinds (*optional*): of each sequence; those of one kind alone may share a batch.
     """
     batches: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        batch = batches[-1] if batches else []
+    kinds = [0] * len(lengths) if kinds is None else kinds
+    for place in sorted(range(len(lengths)), key=lambda i: (kinds[i], -lengths[i], i)):
+        batch = batches[-1] if batches and kinds[batches[-1][0]] == kinds[place] else []
         longest = lengths[batch[0]] if batch else 0
         if batch and lengths[place] >= (1 - MOST_PADDING) * longest and (len(batch) + 1) * longest <= batch_tokens:
             batch.append(place)

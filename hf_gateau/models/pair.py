@@ -1,20 +1,21 @@
 """The homologous pair: loading both siblings, and the checks that a comparison of their perplexities rests on."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
 from transformers import AutoModelForCausalLM
 
+from ..rows.conversations import SampleError
 from ..rows.samples import Sample
+from .abilities import abilities_of
 from .attention import ATTENTION_NAME, attention_layers, eager_attention_forward
 from .config import ModelPairConfig
 from .device import resolve_device, resolve_dtype
 from .loading import check_local, load_config, load_location, load_options, load_tokenizer, model_fingerprint, place_of
-from .prefill import can_keep
-from .rope import context_window, exchanged_rope, scale_rope
+from .rope import context_window, exchanged_rope, scale_rope, unsettled_after
 
 
 logger = logging.getLogger(__name__)
@@ -41,10 +42,15 @@ class ModelPair:
             check_local(name)
         self.long_config = load_config(config.long_model, config.long_revision, config.trust_remote_code)
         self.short_config = self._short_config()
-        if config.short_pass == "reuse" and not can_keep(self.long_config):
+        if config.short_pass == "reuse" and not abilities_of(self.long_config).keeps_past:
             raise ValueError(
                 f"short_pass='reuse' needs a model whose past is keys and values alone, and {config.long_model!r} keeps more; "
                 "take short_pass='own'."
+            )
+        if config.short_pass == "reuse" and unsettled_after(self.long_config):
+            raise ValueError(
+                f"short_pass='reuse' needs keys that do not depend on the length of the sequence, and {config.long_model!r} has "
+                f"a RoPE of type {next(iter(unsettled_after(self.long_config)))!r}; take short_pass='own'."
             )
         self.tokenizer = self._checked_tokenizer()
         self._long = self._short = None
@@ -69,7 +75,17 @@ class ModelPair:
         loaded = [(name, load_tokenizer(name, revision, config)) for name, revision in distinct.values()]
         for other in loaded[1:]:
             check_same_vocabulary(*loaded[0], *other)
+        check_embedded(*loaded[0], self.num_embeddings)
         return loaded[0][1]
+
+    @property
+    def num_embeddings(self) -> int:
+        """Tokens that both siblings have an embedding for: ids below this number."""
+        return min(config.vocab_size for config in (self.long_config, self.short_config))
+
+    def check_tokens(self, input_ids: Sequence[int]) -> None:
+        """`check_tokens` of a row against both siblings."""
+        check_tokens(input_ids, self.tokenizer, self.num_embeddings)
 
     @property
     def _has_one_checkpoint(self) -> bool:
@@ -239,6 +255,37 @@ def check_same_vocabulary(name: str, tokenizer, other_name: str, other) -> None:
         )
 
 
+def check_embedded(name: str, tokenizer, num_embeddings: int) -> None:
+    """Refuse a tokenizer whose own tokens go beyond a model's embeddings, and warn where tokens that were added to it do.
+
+    Raises:
+        ValueError: it is another model's.
+    """
+    beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= num_embeddings}
+    if own := beyond.keys() - tokenizer.get_added_vocab().keys():
+        raise ValueError(
+            f"The tokenizer of {name!r} makes {len(own)} tokens that the model has no embedding for ({num_embeddings} "
+            f"embeddings; e.g. {min(own)!r} is {beyond[min(own)]}); name the tokenizer that the model was trained with as "
+            "tokenizer=."
+        )
+    if beyond:
+        logger.warning(
+            "Tokens that were added to the tokenizer of %r have no embedding in the model, and rows with one of them are not "
+            "measured: %s.", name, ", ".join(sorted(beyond, key=beyond.get)[:10]),
+        )  # fmt: skip
+
+
+def check_tokens(input_ids: Sequence[int], tokenizer, num_embeddings: int) -> None:
+    """Refuse a row with a token that a model has no embedding for; on a GPU it would end the process.
+
+    Raises:
+        SampleError: which token.
+    """
+    if (largest := max(input_ids, default=0)) >= num_embeddings:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        raise SampleError(f"token {token!r} (id {largest}) has no embedding: the model knows {num_embeddings} tokens")
+
+
 def check_measurable(name: str, model) -> None:
     """Refuse a model whose attention cannot be seen or whose head cannot be told from its decoder, before any row.
 
@@ -249,7 +296,12 @@ def check_measurable(name: str, model) -> None:
     if decoder is model:
         raise ValueError(f"{name!r} is a {type(model).__name__} without a language-model head; use a causal LM.")
     attention = attention_layers(decoder)
-    for module in attention[:1]:
-        eager_attention_forward(module)
     if not attention:
         raise ValueError(f"{name!r} has no attention layer on transformers' attention interface; use another model.")
+    eager_attention_forward(attention[0])
+    if not any(module.is_causal for module in attention):
+        raise ValueError(f"{name!r} looks at tokens that come later, so it gives no likelihoods; use a causal model.")
+    if (refusal := abilities_of(model.config).refusal) is not None:
+        raise ValueError(
+            f"{name!r} is a {type(model).__name__}, which cannot be measured: {refusal}; use another model."
+        )

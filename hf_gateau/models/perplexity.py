@@ -11,8 +11,11 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from .abilities import abilities_of
+from .device import is_out_of_memory, release_memory
 from .last_layer import exchanged_forward, rows_read
 from .packing import Limits, pack
+from .rope import forget_lengths, length_class, unsettled_after
 
 
 logger = logging.getLogger(__name__)
@@ -36,18 +39,22 @@ def response_nlls(model, prompts: Sequence[list[int]], responses: Sequence[list[
     Where memory runs out, that limit is halved, as long as a batch holds two sequences.
     """
     lengths = [len(prompt) + len(response) - 1 for prompt, response in zip(prompts, responses, strict=True)]
-    nlls, batches = [math.nan] * len(lengths), pack(lengths, limits.batch_tokens)[::-1]
+    kinds = [batching_kind(model.config, length + 1) for length in lengths]
+    nlls, batches = [math.nan] * len(lengths), pack(lengths, limits.batch_tokens, kinds)[::-1]
     while batches:
         batch = batches.pop()
+        found = None
         try:
             found = batch_nlls(model, [prompts[i] for i in batch], [responses[i] for i in batch])
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
+        except RuntimeError as error:
+            if len(batch) == 1 or not is_out_of_memory(error):
                 raise
+        if found is None:  # here the failed pass's tensors are gone, with the exception
+            release_memory(model.device)
             limits.batch_tokens = len(batch) * lengths[batch[0]] // 2
             logger.warning("Out of memory: batches go on with %d tokens.", limits.batch_tokens)
             left = [i for waiting in (batch, *batches[::-1]) for i in waiting]
-            parts = pack([lengths[i] for i in left], limits.batch_tokens)
+            parts = pack([lengths[i] for i in left], limits.batch_tokens, [kinds[i] for i in left])
             batches = [[left[i] for i in part] for part in parts[::-1]]
             continue
         for place, nll in zip(batch, found.tolist(), strict=True):
@@ -71,10 +78,12 @@ def batch_nlls(
     Returns:
         `torch.Tensor` of shape (B,), float64, on the CPU, in nats per token.
     """
-    cut = None if full else -1
+    depends_on_length = bool(unsettled_after(model.config))  # then the last token counts, though it predicts nothing
+    cut = None if full or depends_on_length else -1
     sequences = [prompt + response[:cut] for prompt, response in zip(prompts, responses, strict=True)]
     starts = [len(prompt) - 1 for prompt in prompts]
     ids_BT = padded(sequences, model.device)
+    forget_lengths(model)
     with rows_read(model, min(starts)) as keywords:
         outputs = model.get_decoder()(input_ids=ids_BT, use_cache=False, **keywords, **kwargs)
     hidden_BTD = outputs.last_hidden_state
@@ -90,8 +99,13 @@ def batch_nlls(
             rows = slice(int(chunk[0]), int(chunk[-1]) + 1)
             logits = head(hidden_ND[rows])
             targets = targets_N[rows].to(logits.device)
-            nll_N[rows] = nn.functional.cross_entropy(logits.float(), targets, reduction="none").double().cpu()
+            nll_N[rows] = nn.functional.cross_entropy(logits.float(), targets, reduction="none").cpu().double()
     return torch.stack([nll.mean() for nll in nll_N.split([len(response) for response in responses])])
+
+
+def batching_kind(config, num_tokens: int) -> int:
+    """What two sequences must have in common to share a batch, padded on the right, without a change to their numbers."""
+    return length_class(config, num_tokens) if abilities_of(config).pads else num_tokens
 
 
 def padded(sequences: Sequence[list[int]], device: torch.device | str) -> torch.Tensor:

@@ -15,20 +15,11 @@ from .last_layer import rows_read
 from .perplexity import batch_nlls, padded
 
 
-KEEPING_LAYERS = {"full_attention", "sliding_attention"}  # whose past is keys and values alone, and can be cut back
-
-
-def can_keep(config) -> bool:
-    """Whether all that a model of this configuration knows of earlier tokens is keys and values (no recurrent state)."""
-    config = config.get_text_config()
-    return KEEPING_LAYERS.issuperset(getattr(config, "layer_types", None) or KEEPING_LAYERS)
-
-
 class Prefill:
     """B contexts of equal length, gone through a model once, and what follows each.
 
     Args:
-        model: a causal language model of transformers for which `can_keep`.
+        model: a causal language model of transformers that keeps its past (`abilities_of`).
         contexts: token ids, as many each.
         piece_tokens: most tokens of a context in one forward pass.
     """

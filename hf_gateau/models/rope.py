@@ -5,6 +5,10 @@ from contextlib import contextmanager
 from copy import deepcopy
 
 
+# Kinds of RoPE in transformers whose frequencies follow the length of the sequence at hand
+LENGTH_DEPENDENT = ("longrope", "dynamic")
+
+
 def context_window(config) -> int:
     """Positions a model was made for, in tokens; with a RoPE scaling factor in its configuration, the scaled number."""
     rope = getattr(config, "rope_parameters", None) or {}
@@ -52,3 +56,45 @@ def exchanged_rope(model, config) -> Iterator[None]:
     finally:
         for parent, name, module in found:
             setattr(parent, name, module)
+
+
+# Frequencies that depend on how long a sequence is: numbers of one row must not depend on what goes through beside it
+
+
+def unsettled_after(config) -> dict[str, int]:
+    """Kinds of RoPE whose frequencies depend on a sequence's length -> the length, in tokens, up to which they do not."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    parts = [rope] if "rope_type" in rope else [part for part in rope.values() if isinstance(part, dict)]
+    window, found = getattr(config.get_text_config(), "max_position_embeddings", None), {}
+    for part in parts:
+        kind, original = part.get("rope_type") or "default", part.get("original_max_position_embeddings")
+        if kind in LENGTH_DEPENDENT:
+            border = (original or window) if kind == "longrope" else window
+            found[kind] = min(border, found.get(kind, border))
+    return found
+
+
+def is_settled(config, num_tokens: int) -> bool:
+    """Whether every sequence of so many tokens or fewer is rotated alike, so that they can share batches, pasts and pieces."""
+    return all(num_tokens <= border for border in unsettled_after(config).values())
+
+
+def length_class(config, num_tokens: int) -> int:
+    """The same for two lengths of sequences whose frequencies are the same: 0 for all of a RoPE that does not ask."""
+    classes = [0]
+    for kind, border in unsettled_after(config).items():
+        if num_tokens > border:
+            classes.append(1 if kind == "longrope" else num_tokens)
+    return max(classes)
+
+
+def forget_lengths(model) -> None:
+    """Undo what an earlier, longer sequence left in a model's dynamic frequencies, which would stay for shorter ones."""
+    if "dynamic" not in unsettled_after(model.config):
+        return
+    for module in model.modules():
+        for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+            setattr(module, name, module.original_max_seq_len)
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if name.endswith("original_inv_freq"):
+                module.register_buffer(name.replace("original_", ""), buffer.clone(), persistent=False)

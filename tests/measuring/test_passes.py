@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from hf_gateau.measuring import passes
 from hf_gateau.measuring.passes import MOST_TOGETHER, bunches, measure_samples
 from hf_gateau.models import attention, perplexity, prefill
+from hf_gateau.models.abilities import Abilities, abilities_of
 from hf_gateau.models.config import ModelPairConfig
 from hf_gateau.models.packing import MOST_PADDING, Cut, Limits, pack
 from hf_gateau.models.pair import ModelPair
@@ -108,9 +109,9 @@ def test_every_other_segment(tiny_model):
 
 def test_a_model_with_a_state_of_its_own_shares_nothing(tiny_model, monkeypatch):
     pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_window=60, device="cpu"))
-    assert prefill.can_keep(pair.long.config)
+    assert abilities_of(pair.long.config).keeps_past
     monkeypatch.setattr(pair.long.config, "layer_types", ["full_attention", "linear_attention"], raising=False)
-    assert not prefill.can_keep(pair.long.config)
+    assert not abilities_of(pair.long.config).keeps_past
     monkeypatch.setattr(passes, "Prefill", None)
     assert len(measure_samples(pair, SAMPLES, CUT, Limits(400))) == len(SAMPLES)
 
@@ -164,7 +165,7 @@ def test_reuse_is_refused_where_there_is_nothing_to_reuse(tiny_model, monkeypatc
         ModelPairConfig(long_model=tiny_model, short_model=tiny_model, short_pass="reuse")
     with pytest.raises(ValueError, match="short_pass"):
         ModelPairConfig(long_model=tiny_model, short_pass="twice")
-    monkeypatch.setattr("hf_gateau.models.pair.can_keep", lambda config: False)
+    monkeypatch.setattr("hf_gateau.models.pair.abilities_of", lambda config: Abilities())
     with pytest.raises(ValueError, match="keys and values alone"):
         ModelPair(ModelPairConfig(long_model=tiny_model, short_window=60, short_pass="reuse", device="cpu"))
 

@@ -1,0 +1,152 @@
+"""Every causal language model of transformers is measured as its own full passes say, in every way, or refused by name.
+
+The table of the package (`hf_gateau/models/architectures.json`) is what `benchmarks.architectures` found; here it is held to the
+models themselves. Some types stand for their kind in the fast tests; all of them, and whether the table is of all, are slow.
+"""
+
+import json
+import math
+from importlib.metadata import version
+from importlib.resources import files
+
+import pytest
+import transformers
+from packaging.version import Version
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from hf_gateau.models.abilities import Abilities, abilities_of, known_architectures
+from hf_gateau.models.config import ModelPairConfig
+from hf_gateau.models.pair import ModelPair
+from tests.architectures import (
+    MODEL_TYPES,
+    SAMPLES,
+    WAYS,
+    expected,
+    farthest,
+    farthest_attention,
+    open_pair,
+    tiny_config,
+    tiny_model,
+)
+
+
+TOLERANCE = 1e-5  # nats a token, float32
+# One of each kind that was ever wrong, or would be in its own way: experts, hybrids whose last attention is not in their last layer,
+# shared keys, latent attention, attention of two kinds, attention of its own, one that looks ahead
+KINDS = (
+    "qwen3_moe", "mixtral", "gpt2", "deepseek_v3", "jamba", "bamba", "lfm2_moe", "qwen3_next", "gemma3n_text", "gemma4_text", "cohere2",
+    "deepseek_v32", "falcon", "mamba", "bert", "bart",
+)  # fmt: skip
+FOUND = json.loads((files("hf_gateau.models") / "architectures.json").read_text(encoding="utf-8"))
+
+
+def holds(model_type: str, folder: str, tokenizer) -> None:
+    """Assert that a type is refused before any row, or measured like its own full passes in every way."""
+    tiny_model(model_type, folder, tokenizer)
+    if abilities_of(tiny_config(model_type)).refusal is not None:
+        with pytest.raises((ValueError, KeyError)) as refused:
+            open_pair(folder)
+        assert str(refused.value)
+        return
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", attn_implementation="eager").eval()
+    expectations, pair = [expected(model, sample) for sample in SAMPLES], open_pair(folder)
+    for way in WAYS:
+        assert farthest(pair, way, expectations) <= TOLERANCE, way
+    assert farthest_attention(pair, model) <= TOLERANCE
+
+
+@pytest.mark.parametrize("model_type", KINDS)
+def test_a_type_of_each_kind(model_type, tmp_path, tokenizer):
+    holds(model_type, str(tmp_path), tokenizer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_every_type(model_type, tmp_path, tokenizer):
+    try:
+        tiny_model(model_type, str(tmp_path / "tried"), tokenizer)
+    except Exception as error:  # what cannot be built tiny is told as such
+        pytest.skip(f"not built: {error}")
+    holds(model_type, str(tmp_path), tokenizer)
+
+
+def test_a_type_that_nobody_has_tried_takes_no_short_cut():
+    class New:
+        model_type = "from-tomorrow"
+
+        def get_text_config(self):
+            return self
+
+    assert abilities_of(New()) == Abilities()
+
+
+@pytest.mark.parametrize(
+    "layer_types", [["mamba", "full_attention"], ["full_attention", "linear_attention"], ["conv"]]
+)
+def test_layers_that_are_no_attention_forbid_short_cuts_of_any_type(layer_types):
+    config = AutoConfig.for_model("llama", num_hidden_layers=len(layer_types))
+    assert abilities_of(config).leaves_rows_out and abilities_of(config).keeps_past
+    config.layer_types = layer_types
+    assert not abilities_of(config).leaves_rows_out and not abilities_of(config).keeps_past
+
+
+@pytest.mark.skipif(
+    Version(transformers.__version__).release[:2] != Version(FOUND["transformers"] or "0").release[:2],
+    reason="the table is of another transformers",
+)
+def test_the_table_is_of_every_type_of_this_transformers():
+    tried = set(known_architectures())
+    missing = [name for name in MODEL_TYPES if tiny_config(name).model_type not in tried]
+    said = (files("hf_gateau.models").parent.parent / "docs" / "architectures.md").read_text()
+    assert [name for name in missing if f"| `{name}` |" not in said.partition("## Not tried")[2]] == []
+    assert version("transformers") and len(tried) > 100
+
+
+# What else can make a model's numbers depend on what goes through beside a row, or end a process
+
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "short_factor": [1.0, 1.0, 1.0, 1.0],
+    "long_factor": [1.0, 2.0, 5.0, 9.0],
+}
+ROPES = {
+    "longrope": LONGROPE,
+    "dynamic": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
+    "yarn": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64},
+    "linear": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    },
+}
+
+
+@pytest.mark.parametrize(("model_type", "kind"), [("phi3", "longrope"), *(("llama", kind) for kind in ROPES)])
+def test_numbers_do_not_depend_on_lengths_beside_them(model_type, kind, tmp_path, tokenizer):
+    window = 64 if kind == "dynamic" else 512
+    tiny_model(model_type, str(tmp_path), tokenizer, rope_parameters=ROPES[kind], max_position_embeddings=window)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32", attn_implementation="eager").eval()
+    expectations, pair = [expected(model, sample) for sample in SAMPLES], open_pair(str(tmp_path))
+    for way in (*WAYS, "whole"):
+        assert farthest(pair, way, expectations) <= TOLERANCE, way
+
+
+def test_reuse_of_the_long_pass_is_refused_where_keys_depend_on_the_length(tmp_path, tokenizer):
+    tiny_model("phi3", str(tmp_path), tokenizer, rope_parameters=LONGROPE, max_position_embeddings=512)
+    with pytest.raises(ValueError, match="RoPE of type 'longrope'; take short_pass='own'"):
+        ModelPair(ModelPairConfig(str(tmp_path), short_window=40, short_pass="reuse", device="cpu"))
+
+
+def test_transformers_has_no_kind_of_rope_that_is_not_tested():
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    assert set(ROPE_INIT_FUNCTIONS) - {"proportional"} == set(ROPES)  # proportional: Gemma 4's, of the table above
+    assert math.isfinite(TOLERANCE)
