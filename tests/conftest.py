@@ -53,3 +53,14 @@ def rows() -> list[dict]:
     from hf_gateau.quickstart.world import planted_rows
 
     return planted_rows(12, seed=3)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> str:
+    """SmolLM2-135M-Instruct, a .gguf file; tests that need it are skipped where it cannot be downloaded."""
+    from benchmarks.smollm2 import ModelMissing, smollm2
+
+    try:
+        return smollm2()
+    except ModelMissing as error:
+        pytest.skip(str(error))

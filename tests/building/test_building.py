@@ -676,10 +676,8 @@ def test_chinese_is_not_estimated_by_the_letter(tmp_path):
 
 
 @pytest.mark.slow
-def test_lengths_are_counted_with_the_tokenizer_of_a_gguf_file():
-    from benchmarks.common import default_model
-
-    assert token_counter(default_model())(["One two three.", ""]) == [4, 0]
+def test_lengths_are_counted_with_the_tokenizer_of_a_gguf_file(smollm2):
+    assert token_counter(smollm2)(["One two three.", ""]) == [4, 0]
 
 
 def test_too_few_contexts_are_told_before_anything_is_asked(long_documents, tmp_path, tokenizer_folder, capsys):
