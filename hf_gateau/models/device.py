@@ -6,9 +6,11 @@ import ctypes
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
-import torch
 
+if TYPE_CHECKING:
+    import torch
 
 MATRIX_SIZE = {"cuda": 8192, "cpu": 2048}
 
@@ -23,6 +25,8 @@ def synchronise(device) -> None:
 
 def matrix_rate(device, dtype) -> float:
     """Floating-point operations a second in a product of two large square matrices, the best of a few."""
+    import torch
+
     size = MATRIX_SIZE.get(device.type, 4096)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
@@ -37,6 +41,8 @@ def matrix_rate(device, dtype) -> float:
 
 def resolve_device(device: str, rank: int = 0) -> torch.device:
     """'auto' is the process's own GPU where there is one, else Apple's, else the CPU."""
+    import torch
+
     if device != "auto":
         return torch.device(device)
     if torch.cuda.is_available():
@@ -46,6 +52,8 @@ def resolve_device(device: str, rank: int = 0) -> torch.device:
 
 def resolve_dtype(dtype: str, device: torch.device, config) -> str:
     """'auto' is float32 on a CPU, else the dtype that a model's configuration says its weights are in."""
+    import torch
+
     if dtype != "auto":
         return dtype
     return "float32" if device.type == "cpu" else str(config.dtype or torch.float32).removeprefix("torch.")
