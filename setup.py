@@ -57,7 +57,7 @@ setup(
         "test": [
             "hf-gateau[judge,eval,embed]",
             "pytest>=8",
-            "pytest-xdist>=3.5",
+            "pytest-xdist>=3.8",
             "markdown-it-py>=3",
             "scipy",
             "sentencepiece",

