@@ -16,17 +16,17 @@ import pytest  # noqa: E402
 
 # A process takes whole files: those that take longest are begun first, so that none is left to one process at the end.
 LONG_FILES = (
-    "scripts/test_sft.py",
     "experiments/test_experiments.py",
-    "hub/test_push_faults.py",
+    "scripts/test_sft.py",
     "measuring/test_together.py",
-    "training/test_trainer.py",
     "hub/test_push.py",
     "measuring/test_scorer.py",
     "cli/test_score.py",
-    "evaluation/test_characteristics.py",
+    "training/test_trainer.py",
+    "hub/test_push_faults.py",
+    "cli/test_entry.py",
     "quickstart/test_demo.py",
-    "endpoint/test_questions.py",
+    "measuring/test_value_scorers.py",
     "training/test_selector.py",
 )
 
