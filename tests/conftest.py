@@ -2,20 +2,62 @@
 `processes`, `paths` and `servers/`."""
 
 import os
+from pathlib import Path
 
+
+TESTS = Path(__file__).parent
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of commands too: tests run side by side
 os.environ["HF_GATEAU_STORE"] = "off"  # no test touches the user's own store; those that want one name it
 
 import pytest  # noqa: E402
-import torch  # noqa: E402
-
-from tests.measured import SETTINGS  # noqa: E402
-from tests.tiny_models import make_model  # noqa: E402
 
 
-torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring
+# A process takes whole files: those that take longest are begun first, so that none is left to one process at the end.
+LONG_FILES = (
+    "experiments/test_experiments.py",
+    "scripts/test_sft.py",
+    "measuring/test_together.py",
+    "hub/test_push.py",
+    "measuring/test_scorer.py",
+    "cli/test_score.py",
+    "training/test_trainer.py",
+    "hub/test_push_faults.py",
+    "cli/test_entry.py",
+    "quickstart/test_demo.py",
+    "measuring/test_value_scorers.py",
+    "training/test_selector.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: i for i, name in enumerate(LONG_FILES)}
+    items.sort(
+        key=lambda item: place.get(item.path.relative_to(TESTS).as_posix(), len(place))
+    )  # keeps all other order
+
+
+QUICK = "quick and not slow"
+
+
+def pytest_configure(config):
+    if config.option.markexpr == "quick":  # in place of `not slow`, which is the default
+        config.option.markexpr = QUICK
+
+
+def pytest_ignore_collect(collection_path, config):
+    """`-m quick` imports no file without a quick test: importing is half of its time."""
+    if config.option.markexpr == QUICK and collection_path.match("test_*.py"):
+        return True if "mark.quick" not in collection_path.read_text(encoding="utf-8") else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """The models are tiny: threads cost more than they bring."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +78,8 @@ def bpe(request):
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, tokenizer) -> str:
     """A random Llama with the planted world's tokenizer."""
+    from tests.tiny_models import make_model
+
     return make_model("llama", tmp_path_factory.mktemp("llama"), tokenizer)
 
 
@@ -43,6 +87,7 @@ def tiny_model(tmp_path_factory, tokenizer) -> str:
 def scorer(tiny_model):
     """Measures with `tiny_model`, by `SETTINGS`, and keeps nothing."""
     from hf_gateau import GateauScorer
+    from tests.measured import SETTINGS
 
     return GateauScorer(long_model=tiny_model, store=False, **SETTINGS)
 
@@ -53,3 +98,14 @@ def rows() -> list[dict]:
     from hf_gateau.quickstart.world import planted_rows
 
     return planted_rows(12, seed=3)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> str:
+    """SmolLM2-135M-Instruct, a .gguf file; tests that need it are skipped where it cannot be downloaded."""
+    from benchmarks.smollm2 import ModelMissing, smollm2
+
+    try:
+        return smollm2()
+    except ModelMissing as error:
+        pytest.skip(str(error))

@@ -1,11 +1,20 @@
-"""Rows, samples and measurements that several tests make, and when two of them are the same."""
+"""Rows, samples and measurements that several tests make, and when two of them are the same.
+
+Light to import: processes that tests start import it too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch  # noqa: E402
-from datasets import Dataset
 
 from hf_gateau.rows.samples import Sample
 from hf_gateau.store.sqlite import Measurement
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 SETTINGS = {"short_window": 200, "segment_length": 64, "max_length": 700, "device": "cpu"}
@@ -14,8 +23,6 @@ SETTINGS = {"short_window": 200, "segment_length": 64, "max_length": 700, "devic
 def assert_same(columns, expected) -> None:
     """The columns of rows measured in two ways, in float32: mean negative log-likelihoods and attention to 1e-6, relative; all
     else alike. Rows share batches with others, and matrix products of other shapes round otherwise."""
-    import numpy as np
-
     from hf_gateau.rows.batches import COLUMNS
 
     assert len(columns) == len(expected)
@@ -34,6 +41,8 @@ SOURCES = ("books", "law", "code")
 
 def measured(num_rows: int, seed: int = 0, **columns) -> Dataset:
     """Rows whose perplexities, lengths and keys are drawn at random; a few of them tied."""
+    from datasets import Dataset
+
     rng = np.random.default_rng(seed)
     long = rng.lognormal(1, 0.3, num_rows).round(2)
     columns = {
@@ -54,6 +63,8 @@ def measured(num_rows: int, seed: int = 0, **columns) -> Dataset:
 
 def make_sample(context: int, instruction: int, response: int, seed: int = 0, of: Sample | None = None) -> Sample:
     """A prefix of three tokens and random ones after it; with `of`, another question on that sample's context."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     draw = torch.randint(7, 100, (context + instruction + response,), generator=generator).tolist()
     ids = [1, 2, 3] + draw if of is None else of.input_ids[: of.context_end] + draw[-instruction - response :]

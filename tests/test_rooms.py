@@ -17,6 +17,9 @@ import pytest
 import hf_gateau
 
 
+pytestmark = pytest.mark.quick
+
+
 PACKAGE = Path(hf_gateau.__file__).parent
 MODULES = {
     tuple(x for x in file.relative_to(PACKAGE).with_suffix("").parts if x != "__init__"): file

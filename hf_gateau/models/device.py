@@ -7,9 +7,11 @@ import gc
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
-import torch
 
+if TYPE_CHECKING:
+    import torch
 
 MATRIX_SIZE = {"cuda": 8192, "cpu": 2048}
 # What torch, its allocators and NVIDIA's libraries say when memory runs out; only the first of them as an error of its own
@@ -54,6 +56,8 @@ def release_memory(device) -> None:
 
 def matrix_rate(device, dtype) -> float:
     """Floating-point operations a second in a product of two large square matrices, the best of a few."""
+    import torch
+
     size = MATRIX_SIZE.get(device.type, 4096)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
@@ -68,6 +72,8 @@ def matrix_rate(device, dtype) -> float:
 
 def resolve_device(device: str, rank: int = 0) -> torch.device:
     """'auto' is the process's own GPU where there is one, else Apple's, else the CPU."""
+    import torch
+
     if device != "auto":
         return torch.device(device)
     if torch.cuda.is_available():
@@ -77,6 +83,8 @@ def resolve_device(device: str, rank: int = 0) -> torch.device:
 
 def resolve_dtype(dtype: str, device: torch.device, config) -> str:
     """'auto' is float32 on a CPU, else the dtype that a model's configuration says its weights are in."""
+    import torch
+
     if dtype != "auto":
         return dtype
     return "float32" if device.type == "cpu" else str(config.dtype or torch.float32).removeprefix("torch.")

@@ -104,6 +104,7 @@ def cut_all(data: str, count_tokens, what=BY_SOURCE, **settings):
 # --- where texts are cut
 
 
+@pytest.mark.quick
 def test_cuts_cover_a_text_and_stand_after_paragraphs_or_sentences(texts):
     for _, text in texts:
         places = cut_places(text)
@@ -142,6 +143,7 @@ def test_ranges_double_and_touch():
     assert length_ranges(100, 120) == [(100, 120)]
 
 
+@pytest.mark.quick
 def test_lengths_are_balanced_and_a_document_that_fits_is_taken_whole():
     lengths, config = Lengths(BuildConfig()), BuildConfig()
     chosen = []
@@ -188,6 +190,7 @@ def test_contexts_end_where_the_text_may_be_cut(long_documents, count_tokens):
         assert span.end in ends
 
 
+@pytest.mark.quick
 def test_contexts_depend_on_the_seed_alone(long_documents, count_tokens):
     first, again, other = (cut_all(long_documents, count_tokens, seed=seed)[2] for seed in (1, 1, 2))
     assert first == again
@@ -219,6 +222,7 @@ def test_a_tokenizer_that_cannot_be_loaded_is_told(tmp_path):
 # --- documents
 
 
+@pytest.mark.quick
 def test_text_files_are_read_and_bad_ones_and_copies_counted(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfFirst.\r\nLine.")
@@ -266,6 +270,7 @@ def test_what_cannot_be_read_is_refused_at_once(tmp_path, long_documents):
         load_documents(str(tmp_path), DocumentConfig())
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -294,6 +299,7 @@ def test_the_language_of_a_text():
     assert language_of("The word 好 means good, and so it is used here and there.") == "en"
 
 
+@pytest.mark.quick
 def test_a_prompt_is_in_the_language_of_its_text():
     english, chinese = (question_prompt("TEXT", "reasoning", language) for language in ("en", "zh"))
     assert english.startswith("TEXT\n\n") and "multi-hop reasoning" in english and "Propose 5" in english
@@ -311,6 +317,7 @@ FIVE = [
 ]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "reply",
     [
@@ -328,6 +335,7 @@ def test_questions_are_read_in_forms_that_models_use(reply):
     assert list(parse_questions(reply)) == FIVE
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
@@ -378,6 +386,7 @@ def slow_rouge_l(a: list[str], b: list[str]) -> float:
     return 2 * table[-1][-1] / (len(a) + len(b)) if a and b else 0.0
 
 
+@pytest.mark.quick
 def test_rouge_l_is_the_textbooks():
     chance = random.Random(0)
     for _ in range(300):
@@ -676,10 +685,8 @@ def test_chinese_is_not_estimated_by_the_letter(tmp_path):
 
 
 @pytest.mark.slow
-def test_lengths_are_counted_with_the_tokenizer_of_a_gguf_file():
-    from benchmarks.common import default_model
-
-    assert token_counter(default_model())(["One two three.", ""]) == [4, 0]
+def test_lengths_are_counted_with_the_tokenizer_of_a_gguf_file(smollm2):
+    assert token_counter(smollm2)(["One two three.", ""]) == [4, 0]
 
 
 def test_too_few_contexts_are_told_before_anything_is_asked(long_documents, tmp_path, tokenizer_folder, capsys):

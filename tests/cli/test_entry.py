@@ -65,10 +65,10 @@ def test_limit_split_and_save_to_disk_input(rows, pair, tmp_path):
 
 
 def test_processes(data, pair, tmp_path):
-    """In a process of its own: workers are spawned, which a test runner should not be asked for."""
-    for name, more in (("one", []), ("two", ["--num_proc", "2"])):
-        command = [sys.executable, "-m", "hf_gateau.cli", "score", data, "-o", str(tmp_path / f"{name}.parquet")]
-        subprocess.run([*command, *pair, *more], check=True, capture_output=True)
+    """Two, in a process of its own: workers are spawned, which a test runner should not be asked for."""
+    assert run("score", data, "-o", tmp_path / "one.parquet", *pair) == 0
+    command = [sys.executable, "-m", "hf_gateau.cli", "score", data, "-o", str(tmp_path / "two.parquet")]
+    subprocess.run([*command, *pair, "--num_proc", "2"], check=True, capture_output=True)
     one, two = (
         load_dataset("parquet", data_files=str(tmp_path / f"{n}.parquet"), split="train") for n in ("one", "two")
     )
@@ -86,6 +86,7 @@ def test_config_file_and_command_line_over_it(data, pair, tiny_model, tmp_path, 
     assert "segment_lenght" in capsys.readouterr().err
 
 
+@pytest.mark.quick
 def test_malformed_lines_end_no_run(data, rows, pair, tmp_path, capsys):
     lines = [
         "not json",
@@ -109,6 +110,7 @@ def test_malformed_lines_end_no_run(data, rows, pair, tmp_path, capsys):
     assert f"{len(rows)} of {len(ds)} rows ranked" in capsys.readouterr().out
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -136,6 +138,7 @@ def test_wrong_input_is_one_clear_line(arguments, message, data, capsys, tmp_pat
     assert message in error and "Traceback" not in error
 
 
+@pytest.mark.quick
 def test_empty_file(tmp_path, capsys):
     (tmp_path / "empty.jsonl").write_text("")
     assert run("score", tmp_path / "empty.jsonl", "-o", tmp_path / "m.jsonl") == 2
@@ -199,6 +202,7 @@ def test_json_of_a_stream(data, pair, tmp_path, capsys):
     assert told["measured"] == told["rows"] == 12 and told["tokens"] == 12 * 700 and not told["known"]
 
 
+@pytest.mark.quick
 def test_store_lists_and_prunes(data, pair, tmp_path, capsys):
     store = tmp_path / "s.sqlite"
     assert run("store", "--store", store) == 0 and "There is no store" in capsys.readouterr().out
@@ -214,6 +218,7 @@ def test_store_lists_and_prunes(data, pair, tmp_path, capsys):
     assert "12 measurements deleted" in capsys.readouterr().out
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("command", [x for x in COMMANDS if x != "sft"])
 def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit) as end:
@@ -230,6 +235,7 @@ def test_help_of_sft_has_trls_arguments_and_ours(capsys):
     assert all(f"--{name} " in shown for name in ("recipe", "gateau_fraction", "loss_weighting", "learning_rate"))
 
 
+@pytest.mark.quick
 def test_usage_lists_every_command(capsys):
     assert run() == 0
     shown = capsys.readouterr().out

@@ -18,13 +18,19 @@ from hf_gateau.files.sidecar import read_sidecar
 from hf_gateau.quickstart.world import planted_rows
 from hf_gateau.rows.batches import COLUMNS
 from hf_gateau.store.sqlite import MeasurementStore
-from tests.servers.hub_client import Client
+from tests.servers.hub_client import Client, cli
 from tests.servers.hub_server import HubServer
 
 
-@pytest.fixture()
+@pytest.fixture(scope="module")
 def settings(tiny_model) -> dict:
     return {"long_model": tiny_model, "short_window": 200, "segment_length": 64, "max_length": 700, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def alone(rows, settings) -> Dataset:
+    """The rows as `map` measures them: what every way of naming files is compared with."""
+    return Dataset.from_list(rows).map(GateauScorer(**settings), batched=True)
 
 
 def run(command, data, output, settings, *more) -> int:
@@ -55,14 +61,13 @@ def folder(rows, tmp_path):
 @pytest.mark.parametrize(
     "data", ["parquet", "parquet/*.parquet", "plain", "plain/part-?.jsonl", "packed", "**/*.jsonl.gz", "saved"]
 )
-def test_every_way_of_naming_rows(data, streaming, folder, rows, settings, capsys):
+def test_every_way_of_naming_rows(data, streaming, folder, rows, alone, settings, capsys):
     more = ["--streaming"] if streaming else []
     assert run("score", folder / data, folder / "out", settings, "--max_shard_size", "20KB", *more) == 0
     assert "12 of 12 rows measured" in capsys.readouterr().out
     assert len(list((folder / "out").glob("train-*-of-*.parquet"))) > 2
     ds = load_dataset(str(folder / "out"), split="train")
     assert ds.remove_columns(list(COLUMNS)).to_list() == rows
-    alone = Dataset.from_list(rows).map(GateauScorer(**settings), batched=True)
     assert ds["gateau_key"] == alone["gateau_key"] and ds.features == alone.features
     assert ds["gateau_ppl_long"] == pytest.approx(alone["gateau_ppl_long"], rel=1e-6)
     assert sum(ds["gateau_segment_ppl"], []) == pytest.approx(sum(alone["gateau_segment_ppl"], []), rel=1e-6)
@@ -161,8 +166,8 @@ def test_a_stream_from_the_hub_says_which_commit_it_was(rows, settings, tmp_path
     with HubServer(tmp_path / "hub") as server, Client(server, tmp_path / "somebody") as client:
         commit_hash = client(push_rows, "tester/rows", rows)
         given = [x for name, value in settings.items() for x in (f"--{name}", str(value))]
-        command = [sys.executable, "-m", "hf_gateau.cli", "score", "tester/rows", "--streaming", "-o", "out", *given]
-        subprocess.run(command, env=client.environment, cwd=tmp_path, check=True, capture_output=True)
+        status, _, errors = client(cli, "score", "tester/rows", "--streaming", "-o", tmp_path / "out", *given)
+        assert status == 0, errors
     assert load_rows(str(tmp_path / "out"))["id"] == [row["id"] for row in rows]
     origin = read_sidecar(str(tmp_path / "out"))["origin"]
     assert origin == {"repo_id": "tester/rows", "config": "default", "revision": commit_hash}
@@ -170,27 +175,27 @@ def test_a_stream_from_the_hub_says_which_commit_it_was(rows, settings, tmp_path
 
 
 KEEPING = """
-import sys, torch
+import torch
 from hf_gateau.models.device import keep_freed_memory
-if sys.argv[1] == "keep":
-    keep_freed_memory()
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 
-block = torch.ones(64 << 20, dtype=torch.uint8)
-full = resident()
-del block
-print(full - resident())
+def given_back():
+    block = torch.ones(64 << 20, dtype=torch.uint8)
+    full = resident()
+    del block
+    return full - resident()
+
+before = given_back()
+keep_freed_memory()
+print(before, given_back())
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_freed_memory_stays_for_the_next_layer():
-    given_back, environment = {}, {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
-    for way in ("leave", "keep"):
-        done = subprocess.run(
-            [sys.executable, "-c", KEEPING, way], capture_output=True, text=True, check=True, env=environment
-        )
-        given_back[way] = int(done.stdout)
-    assert given_back["leave"] > 60 << 20 and given_back["keep"] < 4 << 20
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    done = subprocess.run([sys.executable, "-c", KEEPING], capture_output=True, text=True, check=True, env=environment)
+    before, after = map(int, done.stdout.split())
+    assert before > 60 << 20 and after < 4 << 20

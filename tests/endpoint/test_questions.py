@@ -53,6 +53,7 @@ def endpoint(server, tmp_path):
     return make
 
 
+@pytest.mark.quick
 def test_answers_come_in_order_and_are_asked_once(server, endpoint):
     told = {}
     answers = endpoint().ask([question(n) for n in range(30)], rating, tell=lambda place, x: told.update({place: x}))
@@ -62,6 +63,7 @@ def test_answers_come_in_order_and_are_asked_once(server, endpoint):
     assert len(server.requests) == 31  # the second run asked for the one that was new
 
 
+@pytest.mark.quick
 def test_the_request_is_what_was_meant(server, endpoint):
     endpoint().ask([question(3, max_tokens=7, temperature=0.5, sample=2)])
     (sent,) = server.requests
@@ -77,12 +79,14 @@ def test_other_parameters_are_sent_and_are_other_questions(server, endpoint):
     assert server.requests[1]["max_completion_tokens"] == 9
 
 
+@pytest.mark.quick
 def test_equal_questions_are_asked_once_and_samples_are_not_equal(server, endpoint):
     answers = endpoint().ask([question(1), question(1), question(1, sample=1)], rating)
     assert [answer.value for answer in answers] == [by_hand(1), by_hand(1), by_hand(1, seed=1000)]
     assert len(server.requests) == 2
 
 
+@pytest.mark.quick
 def test_a_malformed_reply_is_asked_for_again_and_kept(server, endpoint, tmp_path):
     server.faults += [Fault(text="I cannot say."), Fault(text="Rating: eight")]
     (answer,) = endpoint().ask([question(1)], rating)
@@ -295,6 +299,7 @@ def test_an_endpoint_that_breaks_down_is_given_up_and_replies_are_kept(server, e
     assert len(server.requests) == 100 and num_kept >= 10
 
 
+@pytest.mark.quick
 def test_no_error_tells_the_key(server, endpoint, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1234567890abcdef")
     server.faults += [Fault(401, text="wrong key sk-1234567890abcdef")]
@@ -323,6 +328,7 @@ def test_an_address_with_a_password_is_shown_without(server, endpoint):
     assert "secret-word" not in str(caught.value) and server.url in str(caught.value)
 
 
+@pytest.mark.quick
 def test_replay_needs_no_network(server, endpoint, tmp_path, monkeypatch):
     live = endpoint().ask([question(n) for n in range(5)], rating)
     monkeypatch.setitem(sys.modules, "openai", None)  # nor the client
@@ -332,6 +338,7 @@ def test_replay_needs_no_network(server, endpoint, tmp_path, monkeypatch):
         replayed.ask([question(5)], rating)
 
 
+@pytest.mark.quick
 def test_the_estimate_counts_what_is_new(server, endpoint):
     asked = endpoint(input_price=2.0, output_price=8.0)
     requests = [Request([{"role": "user", "content": "x" * 4000}], max_tokens=100, sample=n) for n in range(10)]
@@ -354,6 +361,7 @@ def test_the_estimate_counts_what_is_sent_and_chinese_as_it_is(endpoint):
     assert endpoint(endpoint_parameters='{"max_tokens": 7}').estimate(requests).output_tokens == 7
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

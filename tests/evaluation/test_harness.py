@@ -308,10 +308,8 @@ def test_a_task_that_compares_probabilities_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_sets_with_a_real_model(tmp_path):
+def test_two_sets_with_a_real_model(smollm2, tmp_path):
     """SmolLM2-135M on passages that say the answer, in English and in Chinese; one passage is longer than it may read."""
-    from benchmarks.common import default_model
-
     filler = "The harbour was quiet that morning, and the boats lay still. " * 120
     english = [
         doc(
@@ -325,7 +323,7 @@ def test_two_sets_with_a_real_model(tmp_path):
     ]
     write_task(tmp_path, "hotpotqa", english)
     write_task(tmp_path, "dureader", [doc(1, "韦尔莫拉的首都是塔尔辛。", "韦尔莫拉的首都是哪里？", ["塔尔辛"], 12)])
-    generator = load_generator(default_model(), tmp_path, GeneratorConfig(max_length=700, device="cpu"))
+    generator = load_generator(smollm2, tmp_path, GeneratorConfig(max_length=700, device="cpu"))
     work = work_of(generator, tmp_path, longbench_sets=["hotpotqa", "dureader"], include_path=str(tmp_path))
     result = run_longbench(work)
     answers = {row["id"]: row["answer"] for row in result.rows}

@@ -26,6 +26,9 @@ from hf_gateau.evaluation.results import load_result
 from tests.browser import HOSTILE, Page, browse
 
 
+pytestmark = pytest.mark.quick
+
+
 NAMES = ("gateau", "full")
 
 

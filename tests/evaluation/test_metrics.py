@@ -10,6 +10,9 @@ from hf_gateau.evaluation.metrics import distinctive_words, longbench_metrics, n
 from hf_gateau.evaluation.needle import NEEDLE, QUESTION
 
 
+pytestmark = pytest.mark.quick
+
+
 def f1(got: list[str], want: list[str]) -> float:
     shared = sum((Counter(got) & Counter(want)).values())
     return 2 * shared / (len(got) + len(want))

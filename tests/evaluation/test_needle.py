@@ -28,6 +28,9 @@ from tests.chats import train_bpe
 from tests.paths import LONG_ROWS
 
 
+pytestmark = pytest.mark.quick
+
+
 ROWS = LONG_ROWS.read_text(encoding="utf-8").splitlines()
 TEXT = "\n\n".join(json.loads(row)["messages"][0]["content"] for row in ROWS[:4])
 DEPTHS = (0.0, 25.0, 50.0, 75.0, 100.0)

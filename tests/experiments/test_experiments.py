@@ -260,6 +260,7 @@ def test_results_are_all_of_the_same_weights(same, grid, tmp_path):
     assert (stamps[0] == stamps[1]) == same
 
 
+@pytest.mark.quick
 def test_dry_run(grid, tmp_path, capsys):
     grid["methods"].append({"name": "all", "method": "full"})
     file, out = write(grid, tmp_path), tmp_path / "out"
@@ -420,6 +421,7 @@ WRONG = {
 }
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_grid_is_told_before_anything_runs(case, grid, tmp_path, capsys):
     change, message = WRONG[case]
@@ -451,6 +453,7 @@ def loop_resample(table, groups, num_resamples, rng_seed) -> list[float]:
     return found
 
 
+@pytest.mark.quick
 def test_bootstrap_equals_a_loop():
     rng = np.random.default_rng(0)
     table, groups = rng.normal(size=(3, 7)), [np.array([0, 2, 4]), np.array([1, 3, 5, 6])]
@@ -476,6 +479,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(num_seeds, seed_spr
     assert lowest <= np.mean(held) <= highest
 
 
+@pytest.mark.quick
 def test_difference_is_paired():
     """Questions of very different difficulty, one method better by 0.1 on each: the interval of the difference is narrow."""
     rng = np.random.default_rng(0)
@@ -490,6 +494,7 @@ def test_difference_is_paired():
     assert (one.mean, one.low, one.high) == (0.5, None, None)
 
 
+@pytest.mark.quick
 def test_columns_find_the_questions_behind_a_figure():
     rows = [{"id": str(i), "group": "ab"[i > 1], "turn": i % 2, "score": float(i)} for i in range(5)]
     rows.append({"id": "6", "group": "a", "turn": 0, "score": None})
@@ -527,6 +532,7 @@ def test_usual_tables_are_the_papers(grid, rows):
     }
 
 
+@pytest.mark.quick
 def test_grid_file_that_is_none(tmp_path):
     (tmp_path / "x.yaml").write_text("a: [")
     with pytest.raises(ValueError, match="cannot be read as YAML"):

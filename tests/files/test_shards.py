@@ -13,6 +13,9 @@ from hf_gateau.files.sidecar import read_sidecar
 from hf_gateau.files.writing import check_output, save_rows
 
 
+pytestmark = pytest.mark.quick
+
+
 @pytest.fixture(scope="module")
 def ds() -> Dataset:
     """300 rows of about 1,000 bytes, of which one in the middle has 200,000."""

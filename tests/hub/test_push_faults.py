@@ -134,6 +134,11 @@ class Disturbed:
     def push(self, **options) -> str:
         return self.client(push, self.rows, **{**NEW, **options})
 
+    def some_requests(self, every: int) -> list[tuple[int, object]]:
+        """Every so manieth of the requests with its number from 1, and the first, the commit, and the last."""
+        chosen = {1, self.committed, len(self.requests), *range(every, len(self.requests) + 1, every)}
+        return [(at, request) for at, request in enumerate(self.requests, 1) if at in chosen]
+
     def count(self, *methods: str) -> int:
         return sum(request.method in methods for request in self.requests)
 
@@ -209,6 +214,10 @@ def _set_back(disturbed):
     disturbed.set_back()
 
 
+# All requests in the slow lane; four is what the tests below count in
+EACH_OR_SOME = pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+
+
 # ---- once: the push finds its way
 
 
@@ -221,8 +230,9 @@ ONCE = {
 
 
 @pytest.mark.parametrize("how", ONCE)
-def test_one_request_fails(how, disturbed):
-    for at, request in enumerate(disturbed.requests, 1):
+@EACH_OR_SOME
+def test_one_request_fails(every, how, disturbed):
+    for at, request in disturbed.some_requests(every):
         is_read = request.method in ("GET", "HEAD")
         if is_read and how != "500":
             continue
@@ -262,8 +272,9 @@ def test_the_commit_collides(status, disturbed):
 # ---- for good: the push gives up, and nothing has happened
 
 
-def test_everything_fails_from_a_request_on(disturbed):
-    for at in range(1, len(disturbed.requests) + 1):
+@EACH_OR_SOME
+def test_everything_fails_from_a_request_on(every, disturbed):
+    for at, _ in disturbed.some_requests(every):
         disturbed.set_back()
         fault = disturbed.server.fail(at, status=500, times=1000)
         message = disturbed.push_fails()

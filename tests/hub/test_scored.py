@@ -25,6 +25,9 @@ from hf_gateau.rows.batches import COLUMNS
 from hf_gateau.rows.conversations import content_hash
 
 
+pytestmark = pytest.mark.quick
+
+
 NAN = float("nan")
 
 

@@ -19,6 +19,9 @@ from tests.measured import make_sample
 from tests.tiny_models import ARCHITECTURES, make_model
 
 
+pytestmark = pytest.mark.quick
+
+
 CUT = Cut(16)
 
 

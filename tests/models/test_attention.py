@@ -12,6 +12,9 @@ from hf_gateau.models.pair import ModelPair
 from hf_gateau.rows.samples import Sample
 
 
+pytestmark = pytest.mark.quick
+
+
 def whole_matrices(query, key, value, scaling):
     """(B, T, H, D) by the formula: softmax(scaling Q K^T + mask) V, every head with the keys of its group."""
     groups, tokens = query.shape[1] // key.shape[1], query.shape[2]

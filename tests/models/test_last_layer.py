@@ -9,6 +9,9 @@ from hf_gateau.models.last_layer import last_mlp, rows_read
 from tests.tiny_models import ARCHITECTURES, make_model
 
 
+pytestmark = pytest.mark.quick
+
+
 IDS = torch.arange(7, 87).reshape(2, 40)
 
 

@@ -19,6 +19,9 @@ from hf_gateau.planning.plan_text import duration, plan_text
 from hf_gateau.store.sqlite import MeasurementStore
 
 
+pytestmark = pytest.mark.quick
+
+
 SHAPE = ModelShape(100_000, 20_000, ((LayerShape(64, 4, None), 2),), sdpa=True, weights_per_chunk=1 << 21)
 WAY = Way(Cut(128), 1024, 256, True)
 ROWS = [RowShape(10, 300 * i, 20, 30) for i in range(1, 8)]

@@ -12,9 +12,14 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("quickstart")
 
 
+@pytest.fixture(scope="module", params=[100, pytest.param(200, marks=pytest.mark.slow)])
+def num_rows(request) -> int:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def figures(folder):
-    return demo.run(str(folder / "out"), seed=4242, fine_tune=False)
+def figures(folder, num_rows):
+    return demo.run(str(folder / "out"), seed=4242, num_rows=num_rows, fine_tune=False)
 
 
 @pytest.mark.parametrize("sibling", demo.SIBLINGS)
@@ -30,11 +35,11 @@ def test_other_rankings_stand_where_the_planted_noise_puts_them(figures, sibling
         assert figures[sibling][ranking][0] < 0.7
 
 
-def test_it_leaves_scored_rows_and_a_figure(figures, folder):
+def test_it_leaves_scored_rows_and_a_figure(figures, folder, num_rows):
     from datasets import load_dataset
 
     ds = load_dataset("json", data_files=str(folder / "out" / "scored.jsonl"), split="train")
-    assert len(ds) == 200 and sorted(ds["gateau_rank"]) == list(range(1, 201))
+    assert len(ds) == num_rows and sorted(ds["gateau_rank"]) == list(range(1, num_rows + 1))
     assert (folder / "out" / "scores.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -56,6 +61,7 @@ def scored():
 def test_forgetting_leaves_something_to_learn(scored, monkeypatch):
     """One seed and two steps: the arms and kinds are there, and what is to be learned back was forgotten."""
     monkeypatch.setattr(finetune, "NUM_STEPS", 2)
+    monkeypatch.setattr(finetune, "NUM_HELD_OUT", 40)
     found = finetune.compare(scored, seeds=(1,))
     assert found.keys() == {"before", *finetune.ARMS} and all(len(runs) == 1 for runs in found.values())
     assert found["before"][0]["far"] <= 0.2 and found["before"][0]["others"] >= 0.9

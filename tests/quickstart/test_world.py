@@ -11,6 +11,9 @@ import pytest
 from hf_gateau.quickstart import DATA, LONG_MODEL, PLANTED, SHORT_MODEL, world
 
 
+pytestmark = pytest.mark.quick
+
+
 MAX_SHIPPED_BYTES = 1_600_000
 
 

@@ -13,6 +13,9 @@ from hf_gateau.rows.conversations import SampleError
 from hf_gateau.rows.labels import tokenize_for_training
 
 
+pytestmark = pytest.mark.quick
+
+
 ROLES = {"u": ("human", "user"), "a": ("gpt", "assistant"), "s": ("system", "system")}
 NO_TEXT = "no turn of the assistant has text"
 NAN = float("nan")

@@ -25,6 +25,9 @@ from tests.paths import ROOT
 from tests.ranking.references import REF_CAS, REF_HMP, dataset, derived, measurements, ref_scores
 
 
+pytestmark = pytest.mark.quick
+
+
 LN3 = math.log(3)
 EVERY_SETTING = (
     [{"mode": mode} for mode in formulas.MODES]

@@ -18,6 +18,9 @@ from hf_gateau.ranking.selection import BELOW_THE_CUT, SelectionRecord, select, 
 from hf_gateau.rows.conversations import SampleError, content_hash, read_turns
 
 
+pytestmark = pytest.mark.quick
+
+
 NAN = math.nan
 KINDS = {"kind": ["short"] * 10 + ["long"] * 10}
 NOT_RANKED = {"gateau_rank": None, "gateau_score": None, "gateau_ppl_long": [None, 9, 1, 2, 4, 5]}  # best: 1, 5, 4

@@ -7,6 +7,9 @@ from scipy.stats import mannwhitneyu
 from hf_gateau.report.quality import auroc, bootstrap_interval, precision_at
 
 
+pytestmark = pytest.mark.quick
+
+
 def test_auroc_by_hand():
     # pairs (positive, negative): 3>2, 3>1, 2=2, 2>1: 3.5 of 4
     assert auroc([3, 2, 2, 1], [True, True, False, False]) == 3.5 / 4

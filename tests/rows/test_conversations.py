@@ -5,6 +5,9 @@ import pytest
 from hf_gateau.rows.conversations import MARKER, SampleError, last_paragraph, read_conversation
 
 
+pytestmark = pytest.mark.quick
+
+
 @pytest.mark.parametrize(
     "text, instruction",
     [

@@ -7,6 +7,9 @@ from hf_gateau.rows.samples import build_sample
 from tests.chats import ANSWER, CHATML, CONTEXT, LLAMA_2, QUESTION, trl_template, turns
 
 
+pytestmark = pytest.mark.quick
+
+
 MISTRAL = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + '[/INST]' }}"
     "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"

@@ -11,6 +11,9 @@ from hf_gateau.ranking.config import MethodModelsConfig, MixConfig, RankConfig, 
 from hf_gateau.scripts.arguments import config_of, find_recipe, make_parser, recipes_folder, resolve_shipped
 
 
+pytestmark = pytest.mark.quick
+
+
 FOLDER = recipes_folder()
 GRIDS = sorted(FOLDER.glob("reproduce-*.yaml"))  # of `hf-gateau experiment`
 RECIPES = sorted(x for x in FOLDER.rglob("*.yaml") if x.parent.name != "accelerate" and x not in GRIDS)

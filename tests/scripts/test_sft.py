@@ -68,29 +68,30 @@ def test_trl_sft_recipe_to_the_letter(tmp_path):
     check_trained(tmp_path / "out", 20, 20)
 
 
+@with_hook
+def test_trl_sft_recipe_on_two_ranks(scored, tmp_path):
+    """8 rows, 2 a rank: 2 steps an epoch."""
+    options = ["--gateau_fraction", "0.2", "--save_steps", "4", "--multi_gpu", "--num_processes", "2"]
+    data = ["--dataset_name", scored, "--output_dir", tmp_path / "out"]
+    done = run("sft", "--recipe", "tiny-cpu", *data, *options, folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_trained(tmp_path / "out", 8, 4)
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+
+
 VARIANTS = {
-    "two ranks": (["--multi_gpu", "--num_processes", "2"], 4),  # 8 rows, 2 a rank: 2 steps an epoch
     "packing": (["--packing", "true", "--max_length", "2048", "--batching", "random"], 4),  # 4 packs of 2, 2 a batch
     "lora": (["--use_peft", "--lora_r", "4", "--lora_target_modules", "q_proj", "v_proj"], 8),
 }
 
 
-@with_hook
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_trl_sft_recipe_with(variant, scored, tmp_path):
+def test_recipe_with(variant, scored, tmp_path, monkeypatch):
+    """In this process: that flags arrive there, the tests above show."""
+    monkeypatch.chdir(tmp_path)
     flags, num_steps = VARIANTS[variant]
-    data = [
-        "--dataset_name",
-        scored,
-        "--gateau_fraction",
-        "0.2",
-        "--output_dir",
-        tmp_path / "out",
-        "--save_steps",
-        "4",
-    ]
-    done = run("sft", "--recipe", "tiny-cpu", *data, *flags, folder=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    options = ["--gateau_fraction", "0.2", "--save_steps", "4", "--output_dir", tmp_path / "out"]
+    run_here("--dataset_name", scored, *options, *flags)
     check_trained(tmp_path / "out", 8, num_steps)
     assert (tmp_path / "out" / "adapter_config.json").exists() == (variant == "lora")
 
@@ -105,9 +106,11 @@ def test_streams_are_selected_by_score(scored, tmp_path, monkeypatch):
 
 
 @with_hook
-def test_killed_and_resumed(scored, tmp_path):
-    data = ["--dataset_name", scored, "--gateau_fraction", "0.5", "--output_dir", "out", "--save_steps", "1"]
-    command = [str(TRL), "sft", "--recipe", "tiny-cpu", *data, "--num_train_epochs", "3"]
+def test_killed_and_resumed(scored, tmp_path, monkeypatch, capsys):
+    """Killed under `trl`, and resumed in this process, which is told the same."""
+    monkeypatch.chdir(tmp_path)
+    options = ["--dataset_name", scored, "--gateau_fraction", "0.5", "--output_dir", "out", "--save_steps", "1"]
+    command = [str(TRL), "sft", "--recipe", "tiny-cpu", *options]
     first = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), start_new_session=True, stderr=subprocess.DEVNULL
     )
@@ -123,14 +126,14 @@ def test_killed_and_resumed(scored, tmp_path):
                 file.unlink()
             folder.rmdir()
     trained = history(tmp_path / "out")["global_step"]
-    assert trained < 30
-    again = run(*command[1:], "--resume_from_checkpoint", "true", folder=tmp_path)
-    assert again.returncode == 0, again.stderr[-3000:]
+    assert trained < 20
+    run_here(*options, "--resume_from_checkpoint", "true")
     state = history(tmp_path / "out")
     steps = [entry["step"] for entry in state["log_history"] if "loss" in entry]
-    assert state["global_step"] == 30 and steps == list(range(1, 31))
-    other = run(*command[1:], "--resume_from_checkpoint", "true", "--gateau_fraction", "0.4", folder=tmp_path)
-    assert other.returncode == 2 and "trained on another selection" in other.stderr
+    assert state["global_step"] == 20 and steps == list(range(1, 21))
+    with pytest.raises(SystemExit, match="2"):
+        run_here(*options, "--resume_from_checkpoint", "true", "--gateau_fraction", "0.4")
+    assert "trained on another selection" in capsys.readouterr().err
 
 
 @with_hook

@@ -9,12 +9,14 @@ import time
 
 import pytest
 
-from hf_gateau import GateauScorer
 from hf_gateau.store import folder
 from hf_gateau.store.folder import FolderStore, known_description, open_store
 from hf_gateau.store.sqlite import STORE_VARIABLE, MeasurementStore, StoreError, resolve_store_path
 from tests.measured import measurement
 from tests.processes import run_together
+
+
+pytestmark = pytest.mark.quick
 
 
 @pytest.fixture()
@@ -187,6 +189,7 @@ def test_folder_or_file(tmp_path, monkeypatch):
 
 
 def test_scorer_command_and_descriptions_take_a_folder(rows, tiny_model, tmp_path, monkeypatch, capsys):
+    from hf_gateau import GateauScorer
     from hf_gateau.cli import main
 
     store = f"{tmp_path}/shared/"

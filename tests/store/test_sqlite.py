@@ -12,6 +12,9 @@ from tests.measured import measurement
 from tests.processes import run_together
 
 
+pytestmark = pytest.mark.quick
+
+
 def test_numbers_come_back_to_the_last_bit(tmp_path):
     store = MeasurementStore(tmp_path / "new" / "folder" / "s.sqlite")
     store.put("config", "a", measurement(1))

@@ -34,6 +34,9 @@ from hf_gateau.training.selector import SELECTION_FILE
 from tests.training import gradients
 
 
+pytestmark = pytest.mark.quick
+
+
 TOKEN = "hf_" + "Ab1" * 12  # a token's form, and no token
 COMMIT = "a" * 40
 

@@ -138,6 +138,7 @@ def test_evaluation_loss_is_the_mean_over_sequences(tiny_model, tmp_path):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(sum(losses) / 4, rel=1e-5)
 
 
+@pytest.mark.quick
 def test_weights_of_a_pack_are_those_of_its_documents():
     labels = torch.tensor([[-100, 1, 1, -100, 2, -100, -100, -100]])
     position_ids = torch.tensor([[0, 1, 2, 0, 1, 0, 1, 0]])  # the last is padding
@@ -145,6 +146,7 @@ def test_weights_of_a_pack_are_those_of_its_documents():
     assert weights.tolist() == [[0.5, 0.5, 0, 1, 0, 0, 0]] and num_sequences == 2  # one document has no target
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "options, reason",
     [
@@ -177,6 +179,7 @@ def test_longest_row_is_the_papers_unless_said(tmp_path):
 # Sorted batching
 
 
+@pytest.mark.quick
 def test_groups_hold_neighbours_and_all_rows_come_once():
     lengths = [(i * 7919) % 1000 for i in range(96)]
     sampler = SortedSampler(lengths, 8, seed=3)
@@ -189,6 +192,7 @@ def test_groups_hold_neighbours_and_all_rows_come_once():
     assert list(sampler) != order
 
 
+@pytest.mark.quick
 def test_blank_rows_fill_up_and_have_nothing_to_learn():
     ds = Dataset.from_list(gradients.rows_of_many_lengths(5))
     filled = with_blank_rows(ds, 4, pad_token_id=0)
@@ -253,11 +257,17 @@ def packs(vocabulary: int) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tens
     return documents, torch.cat(documents)[None], position_ids[None]
 
 
-CASES = [(architecture, name) for architecture in sorted(ARCHITECTURES) for name in ("sdpa", "eager")]
+CASES = [(architecture, name, "default") for architecture in sorted(ARCHITECTURES) for name in ("sdpa", "eager")]
 
 
-@pytest.mark.parametrize("architecture, implementation", [*CASES, ("llama", "flex_attention")])
-def test_packed_documents_do_not_see_each_other(architecture, implementation, tokenizer, tmp_path):
+FLEX = [
+    ("llama", "flex_attention", "force_eager"),  # the same masks, without a compiler
+    pytest.param("llama", "flex_attention", "default", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("architecture, implementation, stance", [*CASES, *FLEX])
+def test_packed_documents_do_not_see_each_other(architecture, implementation, stance, tokenizer, tmp_path):
     model = gradients.load(make_model(architecture, tmp_path, tokenizer))
     try:
         model.set_attn_implementation(implementation)
@@ -265,8 +275,8 @@ def test_packed_documents_do_not_see_each_other(architecture, implementation, to
         pytest.skip(str(error))
     documents, input_ids, position_ids = packs(len(tokenizer))
     try:
-        leaks = leaks_between_documents(model)
-        with torch.no_grad():
+        with torch.compiler.set_stance(stance), torch.no_grad():
+            leaks = leaks_between_documents(model)
             packed = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits[0]
             single = torch.cat([model(input_ids=document[None], use_cache=False).logits[0] for document in documents])
     except Exception as error:
