@@ -10,15 +10,9 @@ import torch
 from datasets import Dataset
 
 from hf_gateau import GateauSFTConfig, GateauSFTTrainer
-from hf_gateau.training.trainer import (
-    SortedSampler,
-    is_padded_after,
-    leaks_between_documents,
-    looks_back_only,
-    row_lengths,
-    sequence_weights,
-    with_blank_rows,
-)
+from hf_gateau.training.loss import is_padded_after, looks_back_only, sequence_weights
+from hf_gateau.training.packing import leaks_between_documents
+from hf_gateau.training.sorting import SortedSampler, row_lengths, with_blank_rows
 from tests.tiny_models import ARCHITECTURES, make_model
 from tests.training import gradients
 
