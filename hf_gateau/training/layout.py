@@ -64,13 +64,14 @@ class RowLayout:
             LOST
         ]
 
-    def said(self, reasons: Counter) -> str:
-        """The reasons with their numbers, and what would keep the rows."""
-        shown = "; ".join(f"{count:,} since {reason}" for reason, count in reasons.most_common(3))
-        shown += f"; and {len(reasons) - 3} other reasons" if len(reasons) > 3 else ""
-        if NO_TARGETS not in reasons:
-            return shown
-        return f"{shown} (max_length={self.max_length}: raise it, or keep the responses by truncation_mode='keep_end')"
+
+def told_reasons(reasons: Counter, max_length: int | None) -> str:
+    """Reasons with the number of their rows, and what would keep these."""
+    shown = "; ".join(f"{count:,} since {reason}" for reason, count in reasons.most_common(3))
+    shown += f"; and {len(reasons) - 3} other reasons" if len(reasons) > 3 else ""
+    if NO_TARGETS not in reasons:
+        return shown
+    return f"{shown} (max_length={max_length}: raise it, or keep the responses by truncation_mode='keep_end')"
 
 
 def lays_out(columns: Iterable[str]) -> bool:

@@ -13,7 +13,7 @@ from trl import SFTTrainer
 from ..redaction import clear_secrets
 from .arguments import GateauSFTConfig
 from .fused_head import WeightedHead
-from .layout import LOST, RowLayout, lays_out
+from .layout import LOST, RowLayout, lays_out, told_reasons
 from .loss import (
     SequenceMean,
     has_targets,
@@ -113,6 +113,7 @@ class GateauSFTTrainer(SFTTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         columns = set(dataset.column_names or next(iter(dataset)))
+        self.num_lost.pop(dataset_name, None)
         if packing and PACKED in columns:
             raise ValueError(
                 f"The {dataset_name} rows are packs already (column {PACKED}); packing them again would put their documents "
@@ -129,7 +130,11 @@ class GateauSFTTrainer(SFTTrainer):
             )
         args = copy.copy(args)
         args.truncation_mode = "keep_start"  # what is to be cut is cut
-        return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        prepared = super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        if not packing and isinstance(dataset, Dataset):  # rows that TRL lays out, and drops without a word
+            lost = Counter({f"no label is left within max_length={args.max_length}": len(dataset) - len(prepared)})
+            self._count_lost(dataset_name, lost, len(dataset), args.max_length)
+        return prepared
 
     def _tokenized(self, dataset, layout: RowLayout, args: GateauSFTConfig, name: str):
         """Rows as tokens and labels, without those that have nothing to learn; these are counted, loudly."""
@@ -138,15 +143,21 @@ class GateauSFTTrainer(SFTTrainer):
         if isinstance(dataset, IterableDataset):
             return tokens.filter(_has_targets, input_columns=[LOST]).remove_columns(LOST)
         lost = Counter(filter(None, tokens[LOST]))
-        self.num_lost[name] = dict(lost)
-        if lost:
-            say = logger.error if lost.total() > len(tokens) // 10 else logger.warning
-            say("%d of %d %s rows are dropped: %s", lost.total(), len(tokens), name, layout.said(lost))
-        if lost.total() == len(tokens):
-            raise ValueError(f"No row of the {name} dataset can be trained on: {layout.said(lost)}.")
+        self._count_lost(name, lost, len(tokens), layout.max_length)
         with args.main_process_first(desc=f"filtering {name} dataset"):
             tokens = tokens.filter(_has_targets, input_columns=[LOST]) if lost else tokens
         return tokens.remove_columns([LOST, *({"messages", "conversations"} & set(tokens.column_names))])
+
+    def _count_lost(self, name: str, lost: Counter, num_rows: int, max_length: int | None) -> None:
+        """Tell of the rows that are dropped, and refuse to go on where all are."""
+        if not lost.total():
+            return
+        self.num_lost[name] = self.num_lost.get(name, {}) | lost
+        told = told_reasons(lost, max_length)
+        if lost.total() == num_rows:
+            raise ValueError(f"No row of the {name} dataset can be trained on: {told}.")
+        say = logger.error if lost.total() > num_rows // 10 else logger.warning
+        say("%d of %d %s rows are dropped: %s", lost.total(), num_rows, name, told)
 
     # Batches: rows of similar length
 
