@@ -210,7 +210,7 @@ def make_plan(
             the length of scoring.
 
     Returns:
-        `dict` with `rows`, `tokens`, `store`, and unless there is nothing to measure `pilot`, `batches`, `flops`, `seconds` (wall)
+        `dict` with `rows`, `tokens`, `store`, `training`, and unless there is nothing to measure `pilot`, `batches`, `flops`, `seconds` (wall)
         and `cpu_seconds` of each part, `rates`, `memory` (bytes), `cost` and `cheaper`.
 
     Raises:
