@@ -64,6 +64,7 @@ class GateauSFTTrainer(SFTTrainer):
             raise ValueError("A stream cannot be sorted by length; use batching='random', or load the rows.")
         _refuse_data_parallel(model, args)
         self.num_lost: dict[str, dict[str, int]] = {}
+        self._packed: set[str] = set()  # fingerprints of the packs that were made here
         self._find_context = next((x.settings.get("find_context") for x in self.selectors), None)
         super().__init__(model, args, callbacks=callbacks, **kwargs)
         self._refuse_packs_as_rows()
@@ -113,12 +114,14 @@ class GateauSFTTrainer(SFTTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         columns = set(dataset.column_names or next(iter(dataset)))
-        self.num_lost.pop(dataset_name, None)
+        if getattr(dataset, "_fingerprint", None) in self._packed:  # an evaluation hands on what is prepared
+            return dataset
         if packing and PACKED in columns:
             raise ValueError(
                 f"The {dataset_name} rows are packs already (column {PACKED}); packing them again would put their documents "
                 "together. Give the rows themselves, or packing=False with padding_free=True and max_length=None."
             )
+        self.num_lost.pop(dataset_name, None)
         if args.response_only_loss and lays_out(columns) and formatting_func is None:
             layout = RowLayout.of(args, self._tokenizer, packing, self._find_context)
             dataset = self._tokenized(dataset, layout, args, dataset_name)
@@ -134,6 +137,8 @@ class GateauSFTTrainer(SFTTrainer):
         if not packing and isinstance(dataset, Dataset):  # rows that TRL lays out, and drops without a word
             lost = Counter({f"no label is left within max_length={args.max_length}": len(dataset) - len(prepared)})
             self._count_lost(dataset_name, lost, len(dataset), args.max_length)
+        if packing and isinstance(prepared, Dataset):
+            self._packed.add(prepared._fingerprint)
         return prepared
 
     def _tokenized(self, dataset, layout: RowLayout, args: GateauSFTConfig, name: str):
@@ -252,7 +257,10 @@ class GateauSFTTrainer(SFTTrainer):
     def _filled_up(self, ds):
         if not isinstance(ds, Dataset) or not {"input_ids", "labels"} <= set(ds.column_names):
             return ds
-        return with_blank_rows(ds, self._group_size(self.args.eval_batch_size), self._tokenizer.pad_token_id)
+        filled = with_blank_rows(ds, self._group_size(self.args.eval_batch_size), self._tokenizer.pad_token_id)
+        if ds._fingerprint in self._packed:
+            self._packed.add(filled._fingerprint)
+        return filled
 
     def _sees_no_padding(self) -> bool:
         """Whether padding after a text changes nothing that the loss is made of, and hiding it costs time."""

@@ -127,6 +127,19 @@ def test_evaluation_loss_is_the_mean_over_sequences(packing, batch_size, tiny_mo
     assert gradients.evaluated_loss(tiny_model, str(tmp_path), rows, **options) == pytest.approx(expected, rel=1e-5)
 
 
+def test_packs_are_evaluated_as_they_are(tiny_model, tmp_path):
+    """Also those that are given by name, and those of the trainer itself: TRL would pack the packs."""
+    model = gradients.load(tiny_model)
+    rows = gradients.documents(5, model.config.vocab_size)
+    ds = Dataset.from_list(rows)
+    args = gradients.settings(str(tmp_path), packing=True, per_device_eval_batch_size=1)
+    trainer = GateauSFTTrainer(model, args, train_dataset=ds, eval_dataset=ds)
+    expected = pytest.approx(gradients.reference_loss(model, rows), rel=1e-5)
+    assert trainer.evaluate(trainer.eval_dataset)["eval_loss"] == expected
+    assert trainer.evaluate(ds)["eval_loss"] == expected
+    assert trainer.evaluate({"one": ds})["eval_one_loss"] == expected
+
+
 def test_evaluation_of_several_datasets_and_of_rows_without_targets(tiny_model, tmp_path):
     model = gradients.load(tiny_model)
     rows = gradients.documents(5, model.config.vocab_size)
