@@ -61,6 +61,10 @@ class GateauSelector(TrainerCallback, ExportableState):
         >>> selector = GateauSelector(fraction=0.1)
         >>> trainer = SFTTrainer(model, args=args, train_dataset=selector.select(ds), callbacks=[selector])
 
+        Without the rows that this training would drop, which are then not measured either:
+
+        >>> rows = selector.select(selector.trainable(ds, args, tokenizer))
+
     Raises:
         TypeError: a setting that does not exist.
         ValueError: a setting out of range.

@@ -64,7 +64,7 @@ class GateauSFTTrainer(SFTTrainer):
             raise ValueError("A stream cannot be sorted by length; use batching='random', or load the rows.")
         _refuse_data_parallel(model, args)
         self.num_lost: dict[str, dict[str, int]] = {}
-        self._packed: set[str] = set()  # fingerprints of the packs that were made here
+        self._prepared: set[str] = set()  # fingerprints of rows that are tokens by now, or packs
         self._find_context = next((x.settings.get("find_context") for x in self.selectors), None)
         super().__init__(model, args, callbacks=callbacks, **kwargs)
         self._refuse_packs_as_rows()
@@ -114,7 +114,7 @@ class GateauSFTTrainer(SFTTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         columns = set(dataset.column_names or next(iter(dataset)))
-        if getattr(dataset, "_fingerprint", None) in self._packed:  # an evaluation hands on what is prepared
+        if getattr(dataset, "_fingerprint", None) in self._prepared:  # an evaluation hands on what is prepared
             return dataset
         if packing and PACKED in columns:
             raise ValueError(
@@ -137,8 +137,8 @@ class GateauSFTTrainer(SFTTrainer):
         if not packing and isinstance(dataset, Dataset):  # rows that TRL lays out, and drops without a word
             lost = Counter({f"no label is left within max_length={args.max_length}": len(dataset) - len(prepared)})
             self._count_lost(dataset_name, lost, len(dataset), args.max_length)
-        if packing and isinstance(prepared, Dataset):
-            self._packed.add(prepared._fingerprint)
+        if isinstance(prepared, Dataset):
+            self._prepared.add(prepared._fingerprint)
         return prepared
 
     def _tokenized(self, dataset, layout: RowLayout, args: GateauSFTConfig, name: str):
@@ -258,8 +258,8 @@ class GateauSFTTrainer(SFTTrainer):
         if not isinstance(ds, Dataset) or not {"input_ids", "labels"} <= set(ds.column_names):
             return ds
         filled = with_blank_rows(ds, self._group_size(self.args.eval_batch_size), self._tokenizer.pad_token_id)
-        if ds._fingerprint in self._packed:
-            self._packed.add(filled._fingerprint)
+        if ds._fingerprint in self._prepared:
+            self._prepared.add(filled._fingerprint)
         return filled
 
     def _sees_no_padding(self) -> bool:

@@ -94,7 +94,6 @@ def test_every_argument_of_trl_is_accounted_for():
         f"TRL {version('trl')} with transformers {version('transformers')} has new arguments {sorted(there - known)}: say in "
         "this table what each does to weighted sequences, sorted batches and documents kept apart, with a test, or refuse it."
     )
-    assert not known - there, f"TRL {version('trl')} no longer has {sorted(known - there)}."
 
 
 def test_the_tables_tests_exist():

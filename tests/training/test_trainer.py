@@ -140,6 +140,15 @@ def test_packs_are_evaluated_as_they_are(tiny_model, tmp_path):
     assert trainer.evaluate({"one": ds})["eval_one_loss"] == expected
 
 
+def test_rows_are_cut_once(rows, tiny_model, tmp_path):
+    """TRL prepares the parts of a dict twice; the second time they are tokens, which nothing is to be cut from."""
+    ds = Dataset.from_list([{"messages": row["messages"]} for row in rows[:2]])
+    args = gradients.settings(str(tmp_path), max_length=300, truncation_mode="keep_end")
+    trainer = GateauSFTTrainer(gradients.load(tiny_model), args, train_dataset=ds, eval_dataset={"one": ds})
+    found = trainer.evaluate({"two": ds}) | trainer.evaluate()
+    assert found["eval_one_loss"] == pytest.approx(found["eval_two_loss"], rel=1e-6)
+
+
 def test_evaluation_of_several_datasets_and_of_rows_without_targets(tiny_model, tmp_path):
     model = gradients.load(tiny_model)
     rows = gradients.documents(5, model.config.vocab_size)
