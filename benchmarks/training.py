@@ -92,7 +92,7 @@ def sorting(args: argparse.Namespace, folder: str) -> list[str]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from hf_gateau.quickstart.world import build_tokenizer
-    from hf_gateau.training.trainer import SortedSampler
+    from hf_gateau.training.sorting import SortedSampler
 
     generator = np.random.default_rng(1)
     many = np.exp(generator.uniform(*LOG_LENGTHS, args.many_rows)).astype(int)

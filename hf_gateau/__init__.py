@@ -46,7 +46,7 @@ _PUBLIC = {
     "reuse_scores": "hub.reuse",
     "TrainConfig": "training.config",
     "GateauSelector": "training.selector",
-    "GateauSFTConfig": "training.trainer",
+    "GateauSFTConfig": "training.arguments",
     "GateauSFTTrainer": "training.trainer",
 }
 __all__ = sorted(_PUBLIC)
@@ -68,9 +68,10 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .ranking.order import rank, ranking_record  # noqa: F401
     from .ranking.selection import SelectionRecord, select, selection_record  # noqa: F401
     from .report.page import write_report  # noqa: F401
+    from .training.arguments import GateauSFTConfig  # noqa: F401
     from .training.config import TrainConfig  # noqa: F401
     from .training.selector import GateauSelector  # noqa: F401
-    from .training.trainer import GateauSFTConfig, GateauSFTTrainer  # noqa: F401
+    from .training.trainer import GateauSFTTrainer  # noqa: F401
 
 
 def __getattr__(name: str):

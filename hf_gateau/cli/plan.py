@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from ..measuring.config import MeasureConfig
 from ..models.config import ModelPairConfig
+from ..rows.cutting import TRUNCATION_MODES
+from ..settings import check_choice
 from .arguments import DataArguments
 from .rows import load
 
@@ -30,11 +32,25 @@ class PlanArguments:
         default=None, metadata={"help": "What one device costs an hour, in any currency."}
     )
     num_devices: int = field(default=1, metadata={"help": "Devices like this one that will share the rows."})
+    train_max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "max_length of the training to come; rows that it would drop are counted. Default: max_length."
+        },
+    )
+    truncation_mode: str = field(
+        default="keep_start",
+        metadata={
+            "help": "How that training cuts longer rows, see GateauSFTConfig: keep_start or keep_end.",
+            "choices": list(TRUNCATION_MODES),
+        },
+    )
     json: bool = field(default=False, metadata={"help": "Print one JSON object with the same numbers instead."})
 
     def __post_init__(self):
-        for name in ("sample_rows", "num_devices"):
-            if getattr(self, name) < 1:
+        check_choice("truncation_mode", self.truncation_mode, TRUNCATION_MODES)
+        for name in ("sample_rows", "num_devices", "train_max_length"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name} is a whole number, got {getattr(self, name)}; give 1 or more.")
         if not self.pilot_seconds > 0:
             raise ValueError(f"--pilot_seconds is a time, got {self.pilot_seconds}; give a number above 0.")

@@ -219,7 +219,7 @@ def _job_folder(folder: Path, key: str, cell: Cell) -> Path:
 def _known_arguments() -> set[str]:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
-    from ..training.trainer import GateauSFTConfig
+    from ..training.arguments import GateauSFTConfig
 
     return {
         x.name for kind in (GateauSFTConfig, ModelConfig, ScriptArguments, DatasetMixtureConfig) for x in fields(kind)

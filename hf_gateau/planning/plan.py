@@ -5,7 +5,7 @@ Rows are laid out as tokens by the scorer itself, all of them or a sample; the p
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +29,8 @@ from ..models.config import DEFAULT_SHORT_WINDOW, ModelPairConfig
 from ..models.device import matrix_rate
 from ..models.packing import MOST_TOGETHER
 from ..rows.batches import readable
+from ..rows.conversations import SampleError
+from ..rows.cutting import tokens_to_train
 from ..rows.samples import Sample
 from .pilot import MEMORY_SHARE, TIMES, Pilot, PilotRow, load_and_warm_up
 
@@ -50,7 +52,8 @@ class Counted:
         pending: (sample, weight) of the rows to measure.
         followers: places in `pending` of rows whose context an earlier one has, with which they are measured.
         in_store, repeated (`int`): rows that need no measuring: the store has them, or they say what another row says.
-        not_measurable: how many rows there are for each reason.
+        not_measurable, not_trainable: how many rows there are for each reason; the latter could be measured, and would be
+            for nothing.
         seconds (`dict`): what laying out all rows takes, wall and CPU.
     """
 
@@ -61,6 +64,7 @@ class Counted:
     in_store: int = 0
     repeated: int = 0
     not_measurable: Counter = field(default_factory=Counter)
+    not_trainable: Counter = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIMES, 0.0))
 
 
@@ -85,22 +89,39 @@ def spread(lengths: list[int], num: int) -> dict[int, int]:
     return dict(sorted(chosen.items()))
 
 
-def count_rows(runtime, ds, sample_rows: int) -> Counted:
-    """Lay rows out as tokens and look them up in the store; of more than `sample_rows` rows, so many (see `spread`)."""
+def count_rows(runtime, ds, sample_rows: int, training: dict[str, Any]) -> Counted:
+    """Lay rows out as tokens and look them up in the store; of more than `sample_rows` rows, so many (see `spread`).
+
+    `training`: how training cuts rows, arguments of `tokens_to_train`.
+    """
     from datasets.utils import tqdm
 
     weights = dict.fromkeys(range(len(ds)), 1)
     if sample_rows < len(ds):
         rows = tqdm(readable(ds), desc="Reading rows", leave=False)
         weights = spread([num_characters(row) for row in rows], sample_rows)
-    counted, seen = Counted(len(ds), len(weights)), Counter()
+    counted, seen, measurable = Counted(len(ds), len(weights)), Counter(), []
     started = time.perf_counter(), time.process_time()
     rows = tqdm(runtime.survey(ds.select(list(weights))), total=len(weights), desc="Laying out", leave=False)
     for (sample, is_kept), weight in zip(rows, weights.values(), strict=True):
         _count(runtime, counted, seen, sample, is_kept, weight)
+        measurable.append(0 if isinstance(sample, str) else weight)
     elapsed = time.perf_counter() - started[0], time.process_time() - started[1]
     counted.seconds = {name: x * len(ds) / max(1, len(weights)) for name, x in zip(TIMES, elapsed, strict=True)}
+    counted.not_trainable = _not_trainable(runtime, readable(ds.select(list(weights))), measurable, training)
     return counted
+
+
+def _not_trainable(runtime, rows, weights: Iterable[int], training: dict[str, Any]) -> Counter:
+    """Why rows could not be trained on afterwards, with the same tokenizer; a weight of 0: not measured, so of no matter."""
+    found = Counter()
+    for row, weight in zip(rows, weights, strict=True):
+        try:
+            if weight:
+                tokens_to_train(row, runtime.pair.tokenizer, find_context=runtime.find_context, **training)
+        except SampleError as error:
+            found[str(error)] += weight
+    return found
 
 
 def _count(runtime, counted: Counted, seen: Counter, sample: Sample | str, is_kept: bool, weight: int) -> None:
@@ -173,6 +194,8 @@ def make_plan(
     pilot_seconds: float = PILOT_SECONDS,
     num_devices: int = 1,
     price_per_hour: float | None = None,
+    train_max_length: int | None = None,
+    truncation_mode: str = "keep_start",
 ) -> dict[str, Any]:
     """What `hf-gateau score` will take with the same settings, as plain JSON. Measures a few rows; keeps nothing of them.
 
@@ -183,9 +206,11 @@ def make_plan(
         pilot_seconds (`float`): about what measuring a few rows may take.
         num_devices (`int`): devices like this one that share the rows.
         price_per_hour (`float`, *optional*): of one device.
+        train_max_length (`int`, *optional*), truncation_mode (`str`): how training with this tokenizer will cut rows; None: at
+            the length of scoring.
 
     Returns:
-        `dict` with `rows`, `tokens`, `store`, and unless there is nothing to measure `pilot`, `batches`, `flops`, `seconds` (wall)
+        `dict` with `rows`, `tokens`, `store`, `training`, and unless there is nothing to measure `pilot`, `batches`, `flops`, `seconds` (wall)
         and `cpu_seconds` of each part, `rates`, `memory` (bytes), `cost` and `cheaper`.
 
     Raises:
@@ -194,12 +219,13 @@ def make_plan(
     started = time.perf_counter(), time.process_time()
     runtime = Runtime(pair, measure)
     opening = time.perf_counter() - started[0], time.process_time() - started[1]
-    counted = count_rows(runtime, ds, sample_rows)
+    training = {"max_length": train_max_length or measure.max_length, "truncation_mode": truncation_mode}
+    counted = count_rows(runtime, ds, sample_rows, training)
     if counted.not_measurable.total() == counted.num_rows:
         reasons = "; ".join(f"{reason} ({count} rows)" for reason, count in counted.not_measurable.most_common(3))
         raise ValueError(f"None of the {counted.num_rows} rows can be measured: {reasons}.")
     way = Way.of(runtime)
-    plan = _describe_rows(runtime, counted, way)
+    plan = _describe_rows(runtime, counted, way) | {"training": training}
     if not counted.pending:
         return plan
     loading = load_and_warm_up(runtime, counted.pending[0][0])
@@ -219,6 +245,7 @@ def _describe_rows(runtime, counted: Counted, way: Way) -> dict[str, Any]:
     shapes = [(RowShape.of(sample), weight) for sample, weight in counted.pending]
     rows = {"total": counted.num_rows, "laid_out": counted.num_laid_out, "in_store": counted.in_store}
     rows |= {"exact": counted.num_laid_out == counted.num_rows, "repeated": counted.repeated}
+    rows |= {"not_trainable": dict(counted.not_trainable)}
     rows |= {"not_measurable": dict(counted.not_measurable), "to_measure": sum(weight for _, weight in shapes)}
     tokens = {name: sum(w * getattr(row, name) for row, w in shapes) for name in ("length", "context", "response")}
     tokens["longest"] = max((row.length for row, _ in shapes), default=0)

@@ -64,6 +64,15 @@ def _rows(plan: dict[str, Any]) -> Iterator[str]:
         yield f"  {about}{rows['repeated']:,} repeat another row"
     for reason, count in sorted(rows["not_measurable"].items(), key=lambda item: -item[1])[:10]:
         yield f"  {about}{count:,} cannot be measured: {reason}"
+    yield from _not_trainable(plan, about)
+
+
+def _not_trainable(plan: dict[str, Any], about: str) -> Iterator[str]:
+    """Rows that would be measured for nothing."""
+    lost, training = plan["rows"]["not_trainable"], plan["training"]
+    how = f"with --train_max_length {training['max_length']} --truncation_mode {training['truncation_mode']}"
+    for reason, count in sorted(lost.items(), key=lambda item: -item[1])[:10]:
+        yield f"  {about}{count:,} can be measured, but not trained on {how}: {reason}"
 
 
 def _times(plan: dict[str, Any]) -> Iterator[str]:

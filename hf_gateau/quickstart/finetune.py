@@ -66,8 +66,9 @@ def _fine_tuned(model, scored, short, settings: dict, seed: int):
 
     from transformers import AutoTokenizer
 
+    from ..training.arguments import GateauSFTConfig
     from ..training.selector import GateauSelector
-    from ..training.trainer import GateauSFTConfig, GateauSFTTrainer
+    from ..training.trainer import GateauSFTTrainer
 
     selector = GateauSelector(fraction=FRACTION, **settings, **({"rank_seed": seed} if settings else {}))
     rows = selector.mix(selector.select(scored), short)

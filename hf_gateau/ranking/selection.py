@@ -141,8 +141,11 @@ def select(
     return select_rows(data, config)
 
 
-def select_rows(ds: Any, config: SelectConfig, *, may_be_empty: bool = False) -> Any:
-    """`select` for one split, with its settings as a dataclass; of rows ranked by method 'no_long' none, if that may be."""
+def select_rows(ds: Any, config: SelectConfig, *, may_be_empty: bool = False, left_out: Counter | None = None) -> Any:
+    """`select` for one split, with its settings as a dataclass; of rows ranked by method 'no_long' none, if that may be.
+
+    `left_out`: reason -> rows that were there, and were left out before the others were put in order; for the record.
+    """
     import datasets
 
     if isinstance(ds, datasets.IterableDataset):
@@ -164,7 +167,7 @@ def select_rows(ds: Any, config: SelectConfig, *, may_be_empty: bool = False) ->
         raise ValueError(f"{set_fields(config)} keeps none of {len(columns.order)} ranked rows; ask for more.")
     hashes = _checked_hashes(ds, kept)
     out = ds.select(kept)
-    attach_record(out, "selection", asdict(_record(ds, columns, kept, hashes, config)))
+    attach_record(out, "selection", asdict(_record(ds, columns, kept, hashes, config, left_out or Counter())))
     return out
 
 
@@ -332,7 +335,9 @@ def _describe(ds) -> dict[str, Any]:
     return known | {"fingerprint": getattr(ds, "_fingerprint", None)} | (origin_of(ds) or {})
 
 
-def _record(ds, columns: _Columns, kept: list[int], hashes: list[str], config: SelectConfig) -> SelectionRecord:
+def _record(
+    ds, columns: _Columns, kept: list[int], hashes: list[str], config: SelectConfig, left_out: Counter
+) -> SelectionRecord:
     import numpy as np
 
     def quantiles(values: list) -> dict[str, dict[str, float]]:
@@ -346,7 +351,7 @@ def _record(ds, columns: _Columns, kept: list[int], hashes: list[str], config: S
     counted = columns.tokens if columns.tokens is not None and kept else None
 
     identity = json.dumps([len(ds), kept, hashes])
-    dropped = commonest(Counter(columns.notes))
+    dropped = commonest(Counter(columns.notes) + left_out)
     if below := len(columns.order) - len(kept):
         dropped[BELOW_THE_CUT] = below
     strata = {}
@@ -359,7 +364,7 @@ def _record(ds, columns: _Columns, kept: list[int], hashes: list[str], config: S
         settings=set_fields(config),
         ranking=ranking_record(ds),
         measuring=find_record(ds, "measuring"),
-        num_rows=len(ds),
+        num_rows=len(ds) + left_out.total(),
         num_ranked=len(columns.order),
         num_kept=len(kept),
         num_tokens_kept=sum(columns.tokens[i] for i in kept) if columns.tokens is not None else None,

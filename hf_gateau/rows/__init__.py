@@ -1,5 +1,5 @@
 """A row comes in as a dict; a `Sample` goes out: the token spans prefix, context, instruction and response, and labels to train on.
 
 Read `conversations` (checked turns, and where the context stands), `rendering` (the chat template's text and tokens), `samples`,
-`labels` (what training puts loss on), `batches` (what a scorer is handed and gives back, and the types of its columns).
+`labels` (what training puts loss on), `cutting` (rows longer than training takes), `batches` (what a scorer is handed and gives back, and the types of its columns).
 """

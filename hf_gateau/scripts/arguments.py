@@ -17,8 +17,8 @@ from ..quickstart import LONG_MODEL, PLANTED, SHORT_MODEL
 from ..ranking.config import MethodModelsConfig, MixConfig, RankConfig, SelectConfig
 from ..settings import did_you_mean
 from ..shipped import shipped_folder
+from ..training.arguments import GateauSFTConfig
 from ..training.config import TrainConfig
-from ..training.trainer import GateauSFTConfig
 
 
 PREFIX = "gateau_"

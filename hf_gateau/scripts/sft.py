@@ -27,6 +27,7 @@ from ..ranking.mixture import load_short
 from ..ranking.selection import TOKEN_COLUMNS
 from ..ranking.supply import missing_values
 from ..settings import set_fields
+from ..training.layout import tokenizer_to_train, told_reasons
 from ..training.selector import GateauSelector
 from .arguments import config_of, given_settings, make_parser, resolve_shipped
 
@@ -51,6 +52,7 @@ def main(script_args, training_args, model_args, dataset_args, gateau_args, num_
         selector = make_selector(ds if scored is None else scored, gateau_args)
         if selector.rank_config.method == "no_long" and mix_config.short_data is None:
             raise ValueError("`method: no_long` trains on short data alone; name them as `short_data`.")
+        ds = selector.trainable(ds, training_args, _tokenizer(model_args, training_args))
         if gateau_args.dry_run:
             return print(plan(ds, selector, script_args, training_args, model_args, mix_config, num_processes, scored))
         selected = selector.select(ds if scored is None else selector.reuse(ds, scored))
@@ -200,10 +202,7 @@ def _hub_name(training_args) -> str:
 
 
 def _tokenizer(model_args, training_args):
-    from transformers import AutoTokenizer
-
-    options = {"revision": model_args.model_revision, "trust_remote_code": training_args.trust_remote_code}
-    return AutoTokenizer.from_pretrained(model_args.model_name_or_path, **options)
+    return tokenizer_to_train(model_args.model_name_or_path, model_args.model_revision, training_args)
 
 
 # The plan
@@ -224,6 +223,9 @@ def plan(
     num_kept = num_tokens = None
     if not is_stream(ds):
         lines["data"] += f", {len(ds):,} rows" + _tokens_of(ds)
+        if selector.left_out:
+            told = told_reasons(selector.left_out, training_args.max_length)
+            lines["left out"] = f"{selector.left_out.total():,} more rows, which cannot be trained on: {told}"
         lines["measure"], is_ready = _measuring(ds, selector) if scored is None else _new_rows(ds, scored)
         ds = selector.reuse(ds, scored) if is_ready and scored is not None else ds
         if is_ready:

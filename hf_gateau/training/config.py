@@ -23,8 +23,8 @@ class TrainConfig:
         default="sequence",
         metadata={
             "help": "'sequence': every sequence of an optimiser step counts the same, whatever its number of target tokens "
-            "(LongAlign's loss weighting, exact under packing, accumulation and several ranks); 'token': TRL's mean over "
-            "all target tokens, which favours long answers."
+            "(LongAlign's loss weighting, exact under packing, accumulation and several ranks, and in evaluations); 'token': "
+            "TRL's mean over all target tokens, which favours long answers."
         },
     )
     batching: str = field(

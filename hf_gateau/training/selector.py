@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -29,12 +30,14 @@ from ..ranking.supply import measure_missing, missing_values
 from ..redaction import clear_secrets, redact
 from ..settings import did_you_mean
 from ..store.folder import known_measuring
+from .layout import RowLayout, lays_out, told_reasons
 from .model_card import write_model_card
 
 
 logger = logging.getLogger(__name__)
 
 SELECTION_FILE = "gateau_selection.json"
+NOT_TRAINABLE = "cannot be trained on"  # how a reason on record begins
 CONFIGS = (SelectConfig, RankConfig, ModelPairConfig, MeasureConfig, MethodModelsConfig)
 # A Trainer may rebuild its callbacks from a checkpoint's state; by output folder, what the rebuilt one replaced had chosen.
 _SELECTED: dict[str, SelectionRecord] = {}
@@ -58,6 +61,10 @@ class GateauSelector(TrainerCallback, ExportableState):
         >>> selector = GateauSelector(fraction=0.1)
         >>> trainer = SFTTrainer(model, args=args, train_dataset=selector.select(ds), callbacks=[selector])
 
+        Without the rows that this training would drop, which are then not measured either:
+
+        >>> rows = selector.select(selector.trainable(ds, args, tokenizer))
+
     Raises:
         TypeError: a setting that does not exist.
         ValueError: a setting out of range.
@@ -75,6 +82,8 @@ class GateauSelector(TrainerCallback, ExportableState):
         self.record: SelectionRecord | None = None
         self.trained_on: str | None = None  # fingerprint in the checkpoint that this was rebuilt from
         self._trainer, self._has_warned = None, False
+        self.left_out: Counter = Counter()  # reason -> rows, since `trainable` until `select`
+        self.num_left_out = 0
 
     def given(self, config: type) -> dict[str, Any]:
         """The settings that are fields of one of the dataclasses."""
@@ -97,6 +106,37 @@ class GateauSelector(TrainerCallback, ExportableState):
 
     # Before training
 
+    def trainable(self, ds: Any, args: Any, tokenizer: Any) -> Any:
+        """The rows that a trainer can learn from; `select` then chooses among them, and has the others on record.
+
+        Costs no model: rows become tokens as `GateauSFTTrainer` makes them. To be called before rows are measured, which
+        those that training would drop need not be. A fraction is then of the rows that are left.
+
+        Args:
+            ds (`Dataset`): rows to select from; a stream comes back as it is, and loses such rows when it is trained on.
+            args (`GateauSFTConfig`): the trainer's.
+            tokenizer: the trainer's; see `tokenizer_to_train`.
+
+        Raises:
+            ValueError: no row can be trained on.
+        """
+        import datasets
+
+        self.left_out = Counter()
+        if not isinstance(ds, datasets.Dataset) or not (args.response_only_loss and lays_out(ds.column_names)):
+            return ds
+        layout = RowLayout.of(args, tokenizer, args.packing, self.settings.get("find_context"))
+        with args.main_process_first(desc="looking what can be trained on"):
+            reasons = layout.reasons(ds)
+        lost = Counter(filter(None, reasons))
+        told = told_reasons(lost, layout.max_length)
+        if lost.total() == len(ds):
+            raise ValueError(f"None of the {len(ds):,} rows can be trained on: {told}.")
+        if lost and args.process_index == 0:
+            logger.warning("%d of %d rows cannot be trained on, and are left out: %s", lost.total(), len(ds), told)
+        self.left_out = lost
+        return ds.select([i for i, reason in enumerate(reasons) if not reason]) if lost else ds
+
     def select(self, ds: Any) -> Any:
         """Measure (with a pair), rank and select; returns the kept rows, in the order they came in.
 
@@ -116,7 +156,9 @@ class GateauSelector(TrainerCallback, ExportableState):
         description = None
         if isinstance(ds, datasets.Dataset):
             ds, description = self._ranked(ds)
-        selected = select_rows(ds, self.select_config, may_be_empty=True)
+        left_out = Counter({f"{NOT_TRAINABLE}: {reason}": count for reason, count in self.left_out.items()})
+        self.num_left_out, self.left_out = left_out.total(), Counter()
+        selected = select_rows(ds, self.select_config, may_be_empty=True, left_out=left_out)
         self.record = selection_record(selected)
         self.record.measuring = description or self.record.measuring or known_measuring(self.record.ranking)
         logger.info("GATEAU: %s", self.record.summary())
@@ -251,6 +293,8 @@ class GateauSelector(TrainerCallback, ExportableState):
             found["gateau/lowest_score_kept"] = record.scores["kept"]["0"]
         if record.num_tokens_kept is not None:
             found["gateau/num_tokens_kept"] = record.num_tokens_kept
+        if self.num_left_out:
+            found["gateau/num_not_trainable"] = self.num_left_out
         return found | ({"gateau/num_short": record.short["num_kept"]} if record.short else {})
 
     def on_init_end(self, args, state, control, **kwargs) -> None:

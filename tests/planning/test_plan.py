@@ -197,7 +197,7 @@ def test_json_and_price(rows, settings, tmp_path, capsys):
     plan = json.loads(capsys.readouterr().out)
     assert set(plan) == {
         *("rows", "tokens", "segments", "store", "pilot", "batches", "flops", "seconds", "cpu_seconds"),
-        *("rates", "memory", "cost", "cheaper"),
+        *("rates", "memory", "cost", "cheaper", "training"),
     }
     assert set(plan["seconds"]) == {"loading", "laying_out", *PARTS, "total"} == set(plan["cpu_seconds"])
     assert plan["seconds"]["total"] == pytest.approx(sum(plan["seconds"].values()) / 2)
@@ -257,3 +257,37 @@ def test_questions_on_one_document_cost_less(rows, settings):
     assert together["tokens"]["length"] == pytest.approx(alone["tokens"]["length"], rel=0.2)
     assert together["flops"]["long"] < 0.4 * alone["flops"]["long"]
     assert together["flops"]["segments"] < 0.8 * alone["flops"]["segments"]
+
+
+def test_rows_that_training_would_drop_are_counted(rows, settings):
+    """Of 975 tokens each; scoring cuts their contexts and keeps the answers, training cuts the answers off."""
+    rows = [{"id": row["id"], "messages": row["messages"]} for row in rows[:4]]
+    short = {"messages": [{"role": "user", "content": "the road\n\nwhat ?"}, rows[0]["messages"][1]], "id": "short"}
+    broken = {"id": "broken", "messages": None}
+    cut = {**settings, "max_length": 700}
+
+    def lost(**options):
+        plan = plan_of([*rows, short, broken], cut, pilot_seconds=0.1, **options)
+        return plan["rows"]["not_trainable"], plan_text(plan)
+
+    counts, text = lost()
+    assert counts == {"its whole response lies beyond max_length": 4}
+    assert (
+        "4 can be measured, but not trained on with --train_max_length 700 --truncation_mode keep_start: its wh"
+        in text
+    )
+    assert lost(sample_rows=3)[0]["its whole response lies beyond max_length"] == pytest.approx(4, abs=1)
+    for options in ({"train_max_length": 1100}, {"truncation_mode": "keep_end"}):
+        counts, text = lost(**options)
+        assert counts == {} and "not trained on" not in text
+
+
+def test_a_training_that_cannot_be_is_refused(rows, tmp_path, settings, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps({"messages": row["messages"]}) for row in rows[:3]))
+    command = ["plan", str(path), "--long_model", settings["long_model"], "--short_window", "200", "--device", "cpu"]
+    assert main([*command, "--train_max_length", "0"]) == 2
+    assert "--train_max_length is a whole number, got 0" in capsys.readouterr().err
+    command += ["--store", "off", "--pilot_seconds", "0.1", "--train_max_length", "500"]
+    assert main(command) == 0
+    assert "3 can be measured, but not trained on with --train_max_length 500" in capsys.readouterr().out

@@ -264,7 +264,8 @@ def test_trainer_has_these_labels_and_counts_what_it_drops(tiny_model, tokenizer
     """The planted language has a token a word, so that the expected labels can be counted off by hand."""
     from datasets import Dataset
 
-    from hf_gateau.training.trainer import NO_TARGETS, GateauSFTConfig, GateauSFTTrainer
+    from hf_gateau import GateauSFTConfig, GateauSFTTrainer
+    from hf_gateau.rows.cutting import NO_TARGETS
 
     tokenizer = copy.deepcopy(tokenizer)
     if not is_marked:

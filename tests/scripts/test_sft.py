@@ -271,3 +271,61 @@ def test_wrong_input_is_told_before_a_model_loads(case, scored, no_model, tmp_pa
         with pytest.raises(SystemExit, match="2"):
             run_here(*(names.get(x, x) for x in arguments), "--output_dir", tmp_path / "out")
     assert message in capsys.readouterr().err
+
+
+# Rows that training would drop
+
+
+def shortened(folder: Path) -> str:
+    """Half of 20 planted rows without the first two thirds of their text: 10 rows of 974 tokens, and 10 of some 370."""
+    rows = load_dataset("json", data_files=PLANTED, split="train").select(range(20)).to_list()
+    for row in rows[::2]:
+        words = row["messages"][0]["content"].split(" ")
+        row["messages"][0]["content"] = " ".join(words[600:])
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / "rows.jsonl")
+
+
+def test_rows_that_training_drops_are_told_before_a_model_loads(no_model, tmp_path, capsys):
+    data = ["--dataset_name", shortened(tmp_path), "--max_length", "600", "--gateau_fraction", "0.2"]
+    run_here(*data, "--dry_run", "true")
+    shown = capsys.readouterr().out
+    for part in (
+        "rows.jsonl, 10 rows",
+        "left out   10 more rows, which cannot be trained on: 10 since its whole response lies beyond max_length (max_length=600",
+        "10 rows to measure, 0 in the store",
+        "at most 2 rows",
+    ):
+        assert part in shown, shown
+    run_here(*data, "--dry_run", "true", "--truncation_mode", "keep_end")
+    shown = capsys.readouterr().out
+    assert "rows.jsonl, 20 rows" in shown and "left out" not in shown and "20 rows to measure" in shown
+    for dry_run in ("true", "false"):
+        with pytest.raises(SystemExit, match="2"):
+            run_here(*data[:2], "--max_length", "100", "--dry_run", dry_run, "--output_dir", tmp_path / "out")
+        told = "None of the 20 rows can be trained on: 20 since its whole response lies beyond max_length"
+        assert told in capsys.readouterr().err
+
+
+def test_rows_that_training_drops_are_neither_measured_nor_selected(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = ["--dataset_name", shortened(tmp_path), "--max_length", "600", "--gateau_max_length", "600"]
+    fixed = [
+        "--gateau_top_k",
+        "6",
+        "--max_steps",
+        "1",
+        "--gateau_store",
+        tmp_path / "store",
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    run_here(*data, *fixed)
+    record = json.loads((tmp_path / "out" / SELECTION_FILE).read_text())
+    left_out = {"cannot be trained on: its whole response lies beyond max_length": 10}
+    assert (record["num_rows"], record["num_kept"]) == (20, 6)
+    assert record["dropped"] == {**left_out, "ranked below the cut": 4}
+    logged = next(entry for entry in history(tmp_path / "out")["log_history"] if "loss" in entry)
+    assert logged["gateau/num_not_trainable"] == 10 and logged["gateau/num_rows_without_response"] == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "cannot be trained on" in card

@@ -71,6 +71,71 @@ def compare(model_name: str, folder: str, packing: bool, micro: int, accumulatio
     return deviation(step_gradient(model, folder, rows, **options), expected)
 
 
+def reference_loss(model, rows: list[dict]) -> float:
+    """The mean over sequences of the mean over target tokens: every document by itself, plain logits."""
+    losses = []
+    for row in rows:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
+        losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(row["labels"])[1:]).item())
+    return sum(losses) / len(losses)
+
+
+def evaluated_loss(model_name: str, folder: str, rows: list[dict], **options) -> float:
+    """What an evaluation on documents says."""
+    ds = Dataset.from_list(rows)
+    options = {"max_length": 2 * NUM_TOKENS} | options
+    trainer = GateauSFTTrainer(load(model_name), settings(folder, **options), train_dataset=ds, eval_dataset=ds)
+    found = trainer.evaluate()["eval_loss"]
+    assert trainer.evaluate()["eval_loss"] == found  # what fills the ranks up comes once
+    return found
+
+
+def compare_with_blank_rows(model_name: str, folder: str) -> float:
+    """One step of 5 sorted rows on two ranks, 2 rows a micro-batch: one of the 4 micro-batches has nothing to learn."""
+    rows = documents(5, load(model_name).config.vocab_size)
+    expected = reference_gradient(load(model_name), rows)
+    options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "batching": "sorted"}
+    return deviation(step_gradient(load(model_name), folder, rows, **options), expected)
+
+
+def disconnect_empty_heads(model) -> None:
+    """Make TRL's head as one that is not connected to the model where there is nothing to learn."""
+    fused = model.forward
+
+    def forward(*args, labels=None, **kwargs):
+        outputs = fused(*args, labels=labels, **kwargs)
+        if not (labels[:, 1:] != -100).any():
+            outputs.log_probs = torch.zeros_like(outputs.log_probs, requires_grad=True)
+        return outputs
+
+    model.forward = forward
+
+
+def compare_sharded(model_name: str, folder: str, disconnected: bool = False) -> float:
+    """A backward pass of a model sharded over two ranks (FSDP2 on gloo), the second of which has nothing to learn."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    rank = torch.distributed.get_rank()
+    rows = documents(2, load(model_name).config.vocab_size)
+    trainer = GateauSFTTrainer(load(model_name), settings(folder), train_dataset=Dataset.from_list(rows))
+    model, mesh = trainer.model, init_device_mesh("cpu", (2,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    if disconnected:
+        disconnect_empty_heads(model)
+    input_ids = torch.tensor([row["input_ids"] for row in rows])
+    labels = torch.tensor([row["labels"] for row in rows]) if rank == 0 else torch.full_like(input_ids, -100)
+    inputs = {"input_ids": input_ids, "labels": labels, "attention_mask": torch.ones_like(input_ids)}
+    loss = trainer.compute_loss(model, inputs, num_items_in_batch=torch.tensor(2.0))
+    assert rank == 0 or loss.item() == 0
+    loss.backward()
+    got = torch.cat([p.grad.full_tensor().flatten() for p in model.parameters()])
+    return deviation(got, reference_gradient(load(model_name), rows))
+
+
 class RecordingTrainer(GateauSFTTrainer):
     """Keeps which rows came, by their first token."""
 
@@ -117,6 +182,15 @@ def main(model_name: str, folder: str) -> None:
                 with tempfile.TemporaryDirectory() as scratch:
                     case = f"packing={packing} micro={micro} accumulation={accumulation}"
                     found[case] = compare(model_name, scratch, packing, micro, accumulation, ranks=2)
+    rows = documents(7, load(model_name).config.vocab_size)
+    evaluated = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        found["blank rows"] = compare_with_blank_rows(model_name, scratch)
+        found["sharded"] = compare_sharded(model_name, scratch)
+        found["sharded, disconnected"] = compare_sharded(model_name, scratch, disconnected=True)
+        for packing in (False, True):
+            options = {"packing": packing, "per_device_eval_batch_size": 2 - packing}
+            evaluated[f"packing={packing}"] = evaluated_loss(model_name, scratch, rows, **options)
     whole = run_sorted(model_name, os.path.join(folder, "whole"), 21)
     run_sorted(model_name, os.path.join(folder, "cut"), 21, steps=3)
     torch.distributed.barrier()
@@ -125,7 +199,7 @@ def main(model_name: str, folder: str) -> None:
     torch.distributed.all_gather_object(gathered, {"whole": whole, "rest": rest})
     if torch.distributed.get_rank() == 0:
         with open(os.path.join(folder, "found.json"), "w") as file:
-            json.dump({"deviations": found, "ranks": gathered}, file)
+            json.dump({"deviations": found, "evaluated": evaluated, "ranks": gathered}, file)
 
 
 if __name__ == "__main__":

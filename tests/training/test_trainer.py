@@ -10,15 +10,9 @@ import torch
 from datasets import Dataset
 
 from hf_gateau import GateauSFTConfig, GateauSFTTrainer
-from hf_gateau.training.trainer import (
-    SortedSampler,
-    is_padded_after,
-    leaks_between_documents,
-    looks_back_only,
-    row_lengths,
-    sequence_weights,
-    with_blank_rows,
-)
+from hf_gateau.training.loss import is_padded_after, looks_back_only, sequence_weights
+from hf_gateau.training.packing import leaks_between_documents
+from hf_gateau.training.sorting import SortedSampler, row_lengths, with_blank_rows
 from tests.tiny_models import ARCHITECTURES, make_model
 from tests.training import gradients
 
@@ -124,18 +118,47 @@ def test_token_weighting_is_trls_own(tiny_model, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_evaluation_loss_is_the_mean_over_sequences(tiny_model, tmp_path):
+@pytest.mark.parametrize("packing, batch_size", [(False, 2), (True, 1), (True, 3)])
+def test_evaluation_loss_is_the_mean_over_sequences(packing, batch_size, tiny_model, tmp_path):
+    """Of 7 documents, two a pack: the last pack, and the last batch, hold fewer than the others."""
+    rows = gradients.documents(7, gradients.load(tiny_model).config.vocab_size)
+    options = {"packing": packing, "per_device_eval_batch_size": batch_size}
+    expected = gradients.reference_loss(gradients.load(tiny_model), rows)
+    assert gradients.evaluated_loss(tiny_model, str(tmp_path), rows, **options) == pytest.approx(expected, rel=1e-5)
+
+
+def test_packs_are_evaluated_as_they_are(tiny_model, tmp_path):
+    """Also those that are given by name, and those of the trainer itself: TRL would pack the packs."""
     model = gradients.load(tiny_model)
-    rows = gradients.documents(4, model.config.vocab_size)
-    args = gradients.settings(str(tmp_path), per_device_eval_batch_size=2)
-    trainer = GateauSFTTrainer(
-        model, args, train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows)
-    )
-    losses = []
-    for row in rows:
-        logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
-        losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(row["labels"])[1:]).item())
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(sum(losses) / 4, rel=1e-5)
+    rows = gradients.documents(5, model.config.vocab_size)
+    ds = Dataset.from_list(rows)
+    args = gradients.settings(str(tmp_path), packing=True, per_device_eval_batch_size=1)
+    trainer = GateauSFTTrainer(model, args, train_dataset=ds, eval_dataset=ds)
+    expected = pytest.approx(gradients.reference_loss(model, rows), rel=1e-5)
+    assert trainer.evaluate(trainer.eval_dataset)["eval_loss"] == expected
+    assert trainer.evaluate(ds)["eval_loss"] == expected
+    assert trainer.evaluate({"one": ds})["eval_one_loss"] == expected
+
+
+def test_rows_are_cut_once(rows, tiny_model, tmp_path):
+    """TRL prepares the parts of a dict twice; the second time they are tokens, which nothing is to be cut from."""
+    ds = Dataset.from_list([{"messages": row["messages"]} for row in rows[:2]])
+    args = gradients.settings(str(tmp_path), max_length=300, truncation_mode="keep_end")
+    trainer = GateauSFTTrainer(gradients.load(tiny_model), args, train_dataset=ds, eval_dataset={"one": ds})
+    found = trainer.evaluate({"two": ds}) | trainer.evaluate()
+    assert found["eval_one_loss"] == pytest.approx(found["eval_two_loss"], rel=1e-6)
+
+
+def test_evaluation_of_several_datasets_and_of_rows_without_targets(tiny_model, tmp_path):
+    model = gradients.load(tiny_model)
+    rows = gradients.documents(5, model.config.vocab_size)
+    parts = {"one": rows[:3], "two": rows[3:] + [{**rows[0], "labels": [-100] * gradients.NUM_TOKENS}]}
+    args = gradients.settings(str(tmp_path), per_device_eval_batch_size=1, max_length=None)
+    evaluated = {name: Dataset.from_list(part) for name, part in parts.items()}
+    trainer = GateauSFTTrainer(model, args, train_dataset=Dataset.from_list(rows), eval_dataset=evaluated)
+    found = trainer.evaluate()
+    for name, part in (("one", rows[:3]), ("two", rows[3:])):
+        assert found[f"eval_{name}_loss"] == pytest.approx(gradients.reference_loss(model, part), rel=1e-5)
 
 
 @pytest.mark.quick
@@ -228,8 +251,16 @@ def two_ranks(tiny_model, tmp_path_factory):
 
 
 def test_two_ranks_have_the_same_gradient(two_ranks):
-    assert len(two_ranks["deviations"]) == 8
+    assert len(two_ranks["deviations"]) == 11
     assert max(two_ranks["deviations"].values()) < RELATIVE, two_ranks["deviations"]
+
+
+def test_two_ranks_evaluate_every_sequence_once(two_ranks, tiny_model):
+    """7 rows, or 4 packs, 2 and 1 a rank at a time: neither fills the ranks up."""
+    model = gradients.load(tiny_model)
+    expected = gradients.reference_loss(model, gradients.documents(7, model.config.vocab_size))
+    for case, loss in two_ranks["evaluated"].items():
+        assert loss == pytest.approx(expected, rel=1e-5), case
 
 
 def test_two_ranks_lose_and_repeat_no_row(two_ranks):
