@@ -78,7 +78,9 @@ def refuses(pair, model, expectations: list[list[float]]) -> str | None:
         if (far := farthest_attention(pair, model)) > TOLERANCE:
             return f"its own attention weights are others, by {far:.1g} of their size"
     except Exception as error:
-        return f"it does not work with an attention that is handed in ({say(error)})"
+        return "it does not work with an attention that is handed in: " + say(error).removeprefix(
+            "the model failed on it: "
+        )
     return None
 
 

@@ -238,12 +238,13 @@ def model_shape(model) -> ModelShape:
         BLOCK_ROWS,
         BLOCKED_TOKENS,
         attention_layers,
+        decoder_of,
         goes_in_blocks,
         weights_per_chunk,
     )
     from ..models.last_layer import last_mlp
 
-    config, decoder = model.config.get_text_config(), model.get_decoder()
+    config, decoder = model.config.get_text_config(), decoder_of(model)
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     layers, mlp = attention_layers(decoder), last_mlp(decoder)

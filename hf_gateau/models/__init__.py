@@ -2,5 +2,5 @@
 
 Read `config` (the pair's settings), `device`, `loading` (from a name to weights and a fingerprint), `rope`, `abilities` (what an
 architecture can be trusted with), `packing` (sequences of different lengths in one batch), `attention` (weights read inside the pass), `last_layer` (rows that are read
-alone), `perplexity` (Eq. 1), `prefill` (a context once, for many responses), `pair` (both siblings).
+alone), `perplexity` (Eq. 1), `prefill` (a context once, for many responses), `trial` (a few tokens, for models that nobody has tried), `pair` (both siblings).
 """

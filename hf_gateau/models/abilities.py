@@ -40,6 +40,11 @@ def known_architectures() -> Mapping[str, Abilities]:
     return {name: Abilities(**said) for name, said in found["model_types"].items()}
 
 
+def is_known(config) -> bool:
+    """Whether the type of a configuration was tried."""
+    return config.get_text_config().model_type in known_architectures()
+
+
 def abilities_of(config) -> Abilities:
     """What may be done with a model of this configuration: what its type can, as far as all its layers are attention."""
     config = config.get_text_config()

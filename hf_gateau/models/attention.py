@@ -79,9 +79,9 @@ class ResponseAttention:
             self._total_BK = torch.zeros(len(self.samples), num_tokens, dtype=exact, device=device)
         self._share_BT = self._share_BT.to(device)  # layers may be on several devices
         start = first_row - self.first_row
-        share_BQ = self._share_BT[..., start : start + num_rows].expand(-1, num_heads, -1, -1)
-        mass_BHK = torch.matmul(share_BQ.to(weights_BHQK.dtype), weights_BHQK)[:, :, 0]
-        total_BK = self._total_BK[:, first_key : first_key + num_keys]
+        share_BQ = self._share_BT.narrow(-1, start, num_rows).expand(-1, num_heads, -1, -1)
+        mass_BHK = torch.matmul(share_BQ.to(weights_BHQK.dtype), weights_BHQK).squeeze(2)
+        total_BK = self._total_BK.narrow(1, first_key, num_keys)
         total_BK += (mass_BHK.sum(1, dtype=total_BK.dtype) / num_heads).to(total_BK.device)
 
     def segment_means(self, cut: Cut) -> list[list[float]]:
@@ -280,6 +280,12 @@ def blocked_attention(query, key, value, scaling: float | None = None) -> torch.
 def attention_layers(decoder: nn.Module) -> list[nn.Module]:
     """The modules that are on transformers' attention interface, in the order of the layers."""
     return [module for module in decoder.modules() if hasattr(module, "is_causal") and hasattr(module, "scaling")]
+
+
+def decoder_of(model: nn.Module) -> nn.Module:
+    """What makes the hidden states of a causal language model; the model itself where nothing can be told from it."""
+    decoder = model.get_decoder()
+    return getattr(model, "model", model) if decoder is model else decoder  # Llama 4 has another name for it
 
 
 def weights_per_chunk(device: torch.device) -> int:

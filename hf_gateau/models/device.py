@@ -37,7 +37,7 @@ def synchronise(device) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, by whatever library and under whatever name."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
@@ -49,6 +49,8 @@ def lost_device(error: BaseException) -> bool:
 
 def release_memory(device) -> None:
     """Give what no tensor holds back to the device. Call it where the exception is no more, whose traceback holds tensors."""
+    import torch
+
     gc.collect()  # a failed pass leaves cycles
     if device.type in ("cuda", "mps"):
         getattr(torch, device.type).empty_cache()

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from .abilities import abilities_of
-from .attention import ATTENTION_NAME, ReadRows, attention_layers
+from .attention import ATTENTION_NAME, ReadRows, attention_layers, decoder_of
 
 
 # Decoder -> its last attention and its last MLP: looking for them takes longer than a pass of a small model.
@@ -33,7 +33,7 @@ def rows_read(model, first_row: int) -> Iterator[dict]:
     if not abilities_of(model.config).leaves_rows_out:
         yield {}
         return
-    decoder = model.get_decoder()
+    decoder = decoder_of(model)
     if decoder not in _last_layers:
         _last_layers[decoder] = attention_layers(decoder)[-1], last_mlp(decoder)
     attention, mlp = _last_layers[decoder]

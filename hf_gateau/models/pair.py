@@ -10,12 +10,13 @@ from transformers import AutoModelForCausalLM
 
 from ..rows.conversations import SampleError
 from ..rows.samples import Sample
-from .abilities import abilities_of
-from .attention import ATTENTION_NAME, attention_layers, eager_attention_forward
+from .abilities import abilities_of, is_known
+from .attention import ATTENTION_NAME, attention_layers, decoder_of, eager_attention_forward
 from .config import ModelPairConfig
 from .device import resolve_device, resolve_dtype
 from .loading import check_local, load_config, load_location, load_options, load_tokenizer, model_fingerprint, place_of
 from .rope import context_window, exchanged_rope, scale_rope, unsettled_after
+from .trial import check_by_trial
 
 
 logger = logging.getLogger(__name__)
@@ -207,9 +208,7 @@ class ModelPair:
             options["device_map"] = {"": self.device}
         if self.config.device_map is not None:
             options["device_map"] = self.config.device_map
-        model = AutoModelForCausalLM.from_pretrained(
-            *load_location(name), **load_options(name, revision, self.config.trust_remote_code), **options
-        )
+        model = self._from_pretrained(name, revision, options)
         if adapter is not None:
             from peft import PeftModel
 
@@ -225,9 +224,24 @@ class ModelPair:
                 f"device_map={self.config.device_map!r} leaves the first weights of {name!r} without a device; put its "
                 "input embeddings on a GPU, or on 'cpu' where there is none, or take a device with more memory."
             )
+        model = model.eval() if "device_map" in options else model.to(self.device).eval()
+        if not is_known(model.config):
+            check_by_trial(name, model)
         if self.config.attn_implementation is not None:
             model.set_attn_implementation(self.config.attn_implementation)
-        return model.eval() if "device_map" in options else model.to(self.device).eval()
+        return model
+
+    def _from_pretrained(self, name: str, revision: str | None, options: dict):
+        where = load_options(name, revision, self.config.trust_remote_code)
+        try:
+            return AutoModelForCausalLM.from_pretrained(*load_location(name), **where, **options)
+        except KeyError as error:
+            if error.args != (ATTENTION_NAME,):
+                raise
+            raise ValueError(
+                f"{name!r} is a {options['config'].model_type} model, which takes its attention from a list of its own, where no "
+                "other can be put; use another model."
+            ) from error
 
 
 # Checks
@@ -292,7 +306,7 @@ def check_measurable(name: str, model) -> None:
     Raises:
         ValueError: what is missing.
     """
-    decoder = model.get_decoder()
+    decoder = decoder_of(model)
     if decoder is model:
         raise ValueError(f"{name!r} is a {type(model).__name__} without a language-model head; use a causal LM.")
     attention = attention_layers(decoder)

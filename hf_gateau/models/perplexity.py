@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .abilities import abilities_of
+from .attention import decoder_of
 from .device import is_out_of_memory, release_memory
 from .last_layer import exchanged_forward, rows_read
 from .packing import Limits, pack
@@ -85,7 +86,7 @@ def batch_nlls(
     ids_BT = padded(sequences, model.device)
     forget_lengths(model)
     with rows_read(model, min(starts)) as keywords:
-        outputs = model.get_decoder()(input_ids=ids_BT, use_cache=False, **keywords, **kwargs)
+        outputs = decoder_of(model)(input_ids=ids_BT, use_cache=False, **keywords, **kwargs)
     hidden_BTD = outputs.last_hidden_state
     hidden_ND = torch.cat(
         [hidden_D[a : a + len(y)] for hidden_D, a, y in zip(hidden_BTD, starts, responses, strict=True)]
@@ -125,5 +126,5 @@ def language_model_head(model, output_type: type) -> Iterator[Callable[[torch.Te
     def hand_through(*args, inputs_embeds, **kwargs):
         return output_type(last_hidden_state=inputs_embeds)
 
-    with exchanged_forward(model.get_decoder(), hand_through):
+    with exchanged_forward(decoder_of(model), hand_through):
         yield lambda hidden_ND: model(inputs_embeds=hidden_ND[None], use_cache=False).logits[0]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from transformers import DynamicCache
 
+from .attention import decoder_of
 from .last_layer import rows_read
 from .perplexity import batch_nlls, padded
 
@@ -29,7 +30,7 @@ class Prefill:
         self._cache = (
             DynamicCache()
         )  # without the configuration: keys outside of sliding windows stay, for cutting back
-        decoder = model.get_decoder()
+        decoder = decoder_of(model)
         # transformers 5.24 calls it `cache`, and warns of the name before
         self._name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
         ids_BT = padded(contexts, model.device)

@@ -1,5 +1,6 @@
 """The raw numbers against the straight way, for every architecture; the three kinds of sibling; the checks at the door."""
 
+import copy
 import json
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks import straight
+from hf_gateau import GateauScorer
 from hf_gateau.measuring.passes import measure_samples
 from hf_gateau.models import attention
 from hf_gateau.models.config import ModelPairConfig
@@ -18,6 +20,7 @@ from hf_gateau.models.packing import Cut, Limits
 from hf_gateau.models.pair import ModelPair
 from hf_gateau.models.rope import context_window, scale_rope
 from hf_gateau.rows.samples import build_sample
+from tests.measured import SETTINGS
 from tests.tiny_models import ARCHITECTURES, make_model
 
 
@@ -211,7 +214,6 @@ ON_DISK = {**REST, "lm_head": "cpu", "model.layers.1": "disk"}
 @pytest.mark.parametrize("sibling", ["window", "rope", "checkpoint"])
 def test_device_map_changes_no_number(sibling, rows):
     """On a CPU alone a disk is the one second place; its layers are hooked as those on a second GPU are."""
-    from hf_gateau import GateauScorer
     from hf_gateau.quickstart import LONG_MODEL, SHORT_MODEL
 
     kinds = {
@@ -359,3 +361,29 @@ def test_quantised_through_bitsandbytes(bits, bound, rows, tokenizer):
         measured(**{f"load_in_{bits}bit": True, "device": "auto", "device_map": ON_DISK})
     assert quantised.ppl_long == pytest.approx(exact.ppl_long, rel=bound)
     assert quantised.ppl_long != exact.ppl_long
+
+
+# Tokens without an embedding, which on a GPU end the process
+
+
+def test_a_tokenizer_of_another_model_is_refused_before_any_weight(tokenizer, tmp_path, monkeypatch):
+    folder = make_model("llama", tmp_path, tokenizer, vocab_size=len(tokenizer) - 40)
+    monkeypatch.setattr("hf_gateau.models.pair.AutoModelForCausalLM", None)
+    with pytest.raises(ValueError, match=r"makes 40 tokens that the model has no embedding for .* name the tokenizer"):
+        ModelPair(ModelPairConfig(long_model=folder, short_window=60, device="cpu"))
+
+
+def test_rows_with_an_added_token_that_has_no_embedding_have_a_reason(tokenizer, tmp_path, rows, caplog):
+    tokenizer = copy.deepcopy(tokenizer)
+    size = len(tokenizer)
+    tokenizer.add_tokens(["<extra>"])
+    folder = make_model("llama", tmp_path, tokenizer, vocab_size=size)
+    scorer = GateauScorer(long_model=folder, store=False, **SETTINGS)
+    bad = {**rows[0], "messages": [{**turn, "content": turn["content"] + " <extra>"} for turn in rows[0]["messages"]]}
+    found = scorer({"messages": [bad["messages"], rows[1]["messages"]]})
+    assert found["gateau_error"] == [
+        f"token '<extra>' (id {size}) has no embedding: the model knows {size} tokens",
+        None,
+    ]
+    assert found["gateau_ppl_long"][0] is None and found["gateau_ppl_long"][1] > 0
+    assert "rows with one of them are not measured: <extra>" in caplog.text
