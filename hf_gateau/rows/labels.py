@@ -39,6 +39,7 @@ def tokenize_for_training(row: Mapping[str, Any], tokenizer) -> dict[str, list[i
         raise SampleError("no turn is the assistant's")
     template = ChatTemplate.of(row, tokenizer)
     if template.marks_answers:
+        Rendered(template, messages).check_written()
         input_ids, mask = template.marked(messages)
         return {"input_ids": input_ids, "labels": [x if on else IGNORED for x, on in zip(input_ids, mask, strict=True)]}
     if template.source is None:

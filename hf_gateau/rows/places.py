@@ -6,6 +6,7 @@ change is not that turn's. Words are what a turn says: its content, its thoughts
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 from .conversations import MARKER, THOUGHTS, Conversation, SampleError, says_something
@@ -24,6 +25,7 @@ class Rendered:
 
     def __init__(self, template: ChatTemplate, messages: list[dict]):
         self.template, self.messages = template, messages
+        self._starts: dict[int, int] = {}
         self.text = template.render(messages)
         try:
             self.text.encode()
@@ -41,34 +43,50 @@ class Rendered:
         Raises:
             SampleError: the template does not show a turn, or not in its place.
         """
-        turns = [i for i, message in enumerate(self.messages) if message["role"] == "assistant"]
+        self.check_written()
+        turns = self._answering()
         spans = [(self.answer_start(turn), self.answer_end(turn)) for turn in turns]
         borders = [border for span in spans for border in span]
-        for turn, (start, end) in zip(turns, spans, strict=True):
-            if start > end:
-                raise self._not_followed(turn, "writes elsewhere than in its place")
-        if borders != sorted(borders):
+        split = (self._is_split(turn, end) for turn, (_, end) in zip(turns, spans, strict=True))
+        if borders != sorted(borders) or any(split):
             raise SampleError("the chat template writes the turns in another order than they have")
         return spans
 
+    def check_written(self) -> None:
+        """Raise a `SampleError` where the template shows nothing of what the assistant says in a turn."""
+        for turn in self._answering():
+            self.words_start(turn)
+
+    def _answering(self) -> list[int]:
+        return [i for i, message in enumerate(self.messages) if message["role"] == "assistant"]
+
+    def _is_split(self, turn: int, end: int) -> bool:
+        """Whether what a tool answers stands within the turn that called it."""
+        if turn + 1 == len(self.messages) or self.messages[turn + 1]["role"] != "tool":
+            return False
+        try:
+            return self.words_start(turn + 1) < end
+        except SampleError:  # shown nowhere
+            return False
+
     def answer_start(self, turn: int) -> int:
         """Where the generation prompt of an assistant's turn ends; where its words begin, if there is no such prompt."""
-        words = self.words_start(turn)
         if not turn:
-            return words
+            return self.words_start(turn)
         before = self.messages[:turn]
         try:
             prompt = self.template.render(before, prompts=True)
         except SampleError:
-            return words
+            return self.words_start(turn)
         if self.text.startswith(prompt):
-            return min(len(prompt), words)
+            return len(prompt)
         try:  # a prompt that shows earlier turns otherwise: what it writes behind the last of them may stand in the text
             behind = _behind_words(self.template, before, turn - 1, prompt, prompts=True)
             start = self.words_end(turn - 1)
         except SampleError:
-            return words
-        return min(start + _common_prefix(prompt[behind:], self.text[start : start + len(prompt)]), words)
+            return self.words_start(turn)
+        shared = _common_prefix(prompt[behind:], self.text[start : start + len(prompt)])
+        return min(start + shared, self.words_start(turn))
 
     def answer_end(self, turn: int) -> int:
         """The end of a turn: what closes it as the last of the conversation closes it here too, as far as it stands here."""
@@ -79,8 +97,26 @@ class Rendered:
             return len(alone)
         end = self.words_end(turn)
         closing = "" if alone is None else alone[_behind_words(self.template, self.messages[: turn + 1], turn, alone) :]
-        shared = _common_prefix(closing, self.text[end : end + len(closing)])
-        return end + next((start for start, stop in self._marks(closing) if start < shared < stop), shared)
+        return end + self._closed(closing, self.text[end:])
+
+    def _closed(self, closing: str, after: str) -> int:
+        """How many characters close a turn, `after` which others follow, if `closing` is what closes the last one.
+
+        The tokenizer's own tokens close a turn whole or not at all. One that ends a conversation (GPT-OSS' `<|return|>`) stands
+        for the one that ends a turn.
+        """
+        shared = _common_prefix(closing, after)
+        tokens = self._own_tokens
+        cut = next((x.start() for x in tokens.finditer(closing) if x.start() < shared < x.end()), shared)
+        if not cut and tokens.match(closing) and (instead := tokens.match(after)):
+            return instead.end()
+        return cut
+
+    @cached_property
+    def _own_tokens(self) -> re.Pattern:
+        tokenizer = self.template.tokenizer
+        tokens = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, tokens)) or "(?!)")
 
     def _closed_at(self, turn: int) -> str | None:
         """The conversation up to a turn; None where the template refuses to end there."""
@@ -89,23 +125,19 @@ class Rendered:
         except SampleError:
             return None
 
-    def _marks(self, text: str) -> list[tuple[int, int]]:
-        """Places of the tokenizer's own tokens, which close a turn whole or not at all."""
-        tokenizer = self.template.tokenizer
-        tokens = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True)
-        return [found.span() for found in re.finditer("|".join(map(re.escape, tokens)) or "(?!)", text)]
-
     def words_start(self, turn: int) -> int:
         """The first character that depends on the words of a turn.
 
         Raises:
             SampleError: the template shows none of them.
         """
-        changed = [*self.messages[:turn], _with_words(self.messages[turn], lambda _: MARKER), *self.messages[turn + 1 :]]
-        text = self.template.render(changed)
-        if MARKER not in text:
-            raise self._not_followed(turn, "does not write")
-        return _common_prefix(text, self.text)
+        if turn not in self._starts:
+            changed = _with_words(self.messages[turn], lambda _: MARKER)
+            text = self.template.render([*self.messages[:turn], changed, *self.messages[turn + 1 :]])
+            if MARKER not in text:
+                raise _not_written(self.messages, turn)
+            self._starts[turn] = _common_prefix(text, self.text)
+        return self._starts[turn]
 
     def words_end(self, turn: int) -> int:
         """The character behind the last that depends on the words of a turn.
@@ -114,9 +146,6 @@ class Rendered:
             SampleError: the template shows none of them.
         """
         return _behind_words(self.template, self.messages, turn, self.text)
-
-    def _not_followed(self, turn: int, does: str) -> SampleError:
-        return SampleError(f"the chat template {does} what turn {turn} ({described(self.messages[turn])}) says")
 
     def context(self, conversation: Conversation) -> tuple[int, int]:
         """The characters of the context.
@@ -157,18 +186,18 @@ def _behind_words(template: ChatTemplate, messages: list[dict], turn: int, text:
     changed = [*messages[:turn], _with_words(messages[turn], lambda word: word + MARKER), *messages[turn + 1 :]]
     other = template.render(changed, prompts=prompts)
     if MARKER not in other:
-        raise SampleError(f"the chat template does not write what turn {turn} ({described(messages[turn])}) says")
+        raise _not_written(messages, turn)
     return len(text) - _common_prefix(text[::-1], other[::-1])
 
 
-def _with_words(message: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """A turn with other words: texts and thoughts that are not blank, and what its calls hand to tools.
+def _not_written(messages: list[dict], turn: int) -> SampleError:
+    return SampleError(f"the chat template does not write what turn {turn} ({described(messages[turn])}) says")
 
-    Raises:
-        SampleError: it has none.
-    """
+
+def _with_words(message: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """A turn with other words: texts and thoughts that are not blank, and what its calls hand to tools; some, if it has none."""
     if not says_something(message):
-        raise SampleError(f"a turn ({described(message)}) says nothing")
+        return {**message, "content": change("")}
     changed = {name: change(text) for name in ("content", *THOUGHTS) if _is_text(text := message.get(name))}
     if isinstance(calls := message.get("tool_calls"), list):
         changed["tool_calls"] = [_with_words_of_call(call, change) for call in calls]

@@ -153,14 +153,16 @@ def _through_template(conversation: Conversation, template: ChatTemplate) -> Sam
     rendered, last = Rendered(template, conversation.messages), len(conversation.messages) - 1
     start, end = rendered.context(conversation)
     if not template.marks_answers:
-        answer = rendered.answer_start(last)
+        answer = rendered.answers()[-1][0]
         return _tokenize(rendered.text, (start, min(end, answer), answer), template.tokenizer, chat=True)
-    words = rendered.words_start(last)
-    sample = _tokenize(rendered.text, (start, min(end, words), words), template.tokenizer, chat=True)
-    return _with_marked_response(sample, conversation, template)
+    rendered.check_written()
+    follows = conversation.messages[last - 1]["role"] == "assistant"  # without a header between, marks run on
+    answer = rendered.answer_end(last - 1) if follows else rendered.words_start(last)
+    sample = _tokenize(rendered.text, (start, min(end, answer), answer), template.tokenizer, chat=True)
+    return _with_marked_response(sample, conversation, template, sample.response_start if follows else 0)
 
 
-def _with_marked_response(sample: Sample, conversation: Conversation, template: ChatTemplate) -> Sample:
+def _with_marked_response(sample: Sample, conversation: Conversation, template: ChatTemplate, earliest: int) -> Sample:
     """Where the template marks the assistant's tokens (`{% generation %}`), the response is what it marks in the last turn."""
     _, mask = template.marked(conversation.messages)
     if len(mask) != len(sample.input_ids):
@@ -168,4 +170,4 @@ def _with_marked_response(sample: Sample, conversation: Conversation, template: 
     end = next((i + 1 for i in range(len(mask) - 1, -1, -1) if mask[i]), 0)
     first = next((i for i in range(sample.response_start, end) if mask[i]), end)
     start = next((i + 1 for i in range(first - 1, -1, -1) if not mask[i]), 0)
-    return replace(sample, response_start=max(start, sample.context_end), response_end=end)
+    return replace(sample, response_start=max(start, earliest, sample.context_end), response_end=end)
