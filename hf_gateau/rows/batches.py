@@ -42,6 +42,9 @@ VALUE_COLUMNS = {
 # All that measuring looks at; other columns of a batch are not even decoded.
 READ_COLUMNS = ("id", *HASHED_COLUMNS)
 
+# Columns that hold mappings -> whether they are lists of them.
+JSON_COLUMNS = {"messages": True, "conversations": True, "tools": True, "chat_template_kwargs": False}
+
 
 def readable(ds: Dataset) -> Dataset:
     """The columns that measuring looks at, as Python values."""
@@ -122,22 +125,29 @@ def _own_columns(table: pa.Table | pd.DataFrame) -> dict[str, Any]:
 
     if not isinstance(table, pd.DataFrame):
         return {name: table[name] for name in table.column_names}
-    return {str(name): _from_pandas(table[name]) for name in table.columns}
+    return {str(name): _from_pandas(str(name), table[name]) for name in table.columns}
 
 
-def _from_pandas(column: pd.Series) -> pa.Array:
+def _from_pandas(name: str, column: pd.Series) -> pa.Array:
+    """A column of pandas, of one type in every batch as far as it can be told: a batch may have nothing but nulls."""
     import pyarrow as pa
 
     values = [cell(value) for value in column]
     items = [item for value in values for item in (value if isinstance(value, list) else [value])]
-    if not any(isinstance(item, Mapping) for item in items):
+    if name not in JSON_COLUMNS and not any(isinstance(item, Mapping) for item in items):
         return pa.array(column, from_pandas=True)
-    if not all(isinstance(value, list) or value is None for value in values):
-        return pa.array([None if value is None else json.dumps(value) for value in values], pa.json_())
-    lists = [None if value is None else [json.dumps(item) for item in value] for value in values]
+    is_list = JSON_COLUMNS.get(name, any(isinstance(value, list) for value in values))
+    if not is_list or not all(isinstance(value, list) or value is None for value in values):
+        return pa.array([_packed(value) for value in values], pa.json_())
+    lists = [None if value is None else [_packed(item) for item in value] for value in values]
     texts = pa.array(lists, pa.list_(pa.string()))
     typed = pa.ExtensionArray.from_storage(pa.json_(), texts.values)
     return pa.ListArray.from_arrays(texts.offsets, typed, mask=texts.is_null())
+
+
+def _packed(value: Any) -> str | None:
+    """JSON of a value; a string is JSON already, as a stream of data frames has it."""
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 class _ArrowColumns(dict):

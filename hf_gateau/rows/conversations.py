@@ -118,13 +118,15 @@ def says_something(message: Mapping[str, Any]) -> bool:
 def content_hash(row: Mapping[str, Any]) -> str:
     """What the row says, as 16 hex digits, whatever the tokenizer: tells whether a scored row has changed since."""
     content = {name: _hashed(name, row[name]) for name in HASHED_COLUMNS if row.get(name) is not None}
+    content = {name: value for name, value in content.items() if value is not None}
     canonical = json.dumps(content, sort_keys=True, default=repr)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def _hashed(name: str, value: Any) -> Any:
     if name in TEMPLATE_COLUMNS:  # a null in them is handed to the template, which may tell it from nothing
-        return from_json(value)
+        value = from_json(value)
+        return [from_json(item) for item in value] if isinstance(value, list) else value
     return _without_nulls(as_turns(value) if name in ("messages", "conversations") else value)
 
 
@@ -222,7 +224,9 @@ def _with_found_context(messages: list[dict], find_context: FindContext) -> Conv
         return _whole_turns(messages, before[0], before[-1])
     if messages[question]["content"][start:end].strip():
         return Conversation(messages, question, start, question, end)
-    results = [i for i in range(question, len(messages)) if messages[i]["role"] == "tool" and says_something(messages[i])]
+    results = [
+        i for i in range(question, len(messages)) if messages[i]["role"] == "tool" and says_something(messages[i])
+    ]
     if results:
         return _whole_turns(messages, results[0], results[-1])
     raise SampleError("the context is empty: the user turn has one paragraph, so all of it is the instruction")

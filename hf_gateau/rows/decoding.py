@@ -39,14 +39,14 @@ def _items(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """The list or mapping that a string of JSON holds; anything else as it is."""
-    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+    """The list or mapping that a string of JSON holds, or its null; anything else as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{", "null")):
         return value
     try:
         found = json.loads(value)
     except ValueError:
         return value
-    return found if isinstance(found, (list, Mapping)) else value
+    return found if found is None or isinstance(found, (list, Mapping)) else value
 
 
 def column_values(column: pa.ChunkedArray) -> list:

@@ -41,13 +41,18 @@ def tokenize_for_training(row: Mapping[str, Any], tokenizer) -> dict[str, list[i
     if template.marks_answers:
         Rendered(template, messages).check_written()
         input_ids, mask = template.marked(messages)
-        return {"input_ids": input_ids, "labels": [x if on else IGNORED for x, on in zip(input_ids, mask, strict=True)]}
+        return {
+            "input_ids": input_ids,
+            "labels": [x if on else IGNORED for x, on in zip(input_ids, mask, strict=True)],
+        }
     if template.source is None:
         text, spans = render_plain_turns(row, messages)
     else:
         rendered = Rendered(template, messages)
         text, spans = rendered.text, rendered.answers()
-    input_ids, borders = encode(text, [border for span in spans for border in span], tokenizer, template.source is not None)
+    input_ids, borders = encode(
+        text, [border for span in spans for border in span], tokenizer, template.source is not None
+    )
     if template.source is None:
         borders[-1] = len(input_ids)  # the end-of-sequence token that the tokenizer lacks is learned too
     labels = [IGNORED] * len(input_ids)

@@ -30,7 +30,9 @@ class Rendered:
         try:
             self.text.encode()
         except UnicodeEncodeError as error:
-            raise SampleError("the row holds a lone surrogate, which is no valid Unicode; re-encode the row") from error
+            raise SampleError(
+                "the row holds a lone surrogate, which is no valid Unicode; re-encode the row"
+            ) from error
         if MARKER in self.text:
             raise SampleError(f"the row holds the private-use marker {MARKER!r}")
 
@@ -96,7 +98,9 @@ class Rendered:
         if alone is not None and self.text.startswith(alone):
             return len(alone)
         end = self.words_end(turn)
-        closing = "" if alone is None else alone[_behind_words(self.template, self.messages[: turn + 1], turn, alone) :]
+        closing = (
+            "" if alone is None else alone[_behind_words(self.template, self.messages[: turn + 1], turn, alone) :]
+        )
         return end + self._closed(closing, self.text[end:])
 
     def _closed(self, closing: str, after: str) -> int:

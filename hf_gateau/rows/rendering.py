@@ -124,7 +124,7 @@ def described(message: Mapping[str, Any]) -> str:
 
 def _tools(row: Mapping[str, Any]) -> list | None:
     tools = from_json(row.get("tools"))
-    if tools is None or (isinstance(tools, str) and tools.strip() == "null"):
+    if tools is None:
         return None
     tools = [from_json(tool) for tool in tools] if isinstance(tools, list) else tools
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
@@ -137,7 +137,9 @@ def _template_kwargs(row: Mapping[str, Any], tokenizer) -> dict[str, Any]:
     if kwargs is None:
         return {}
     if not isinstance(kwargs, Mapping):
-        raise SampleError(f"chat_template_kwargs is a {type(kwargs).__name__}, not a mapping of the template's variables")
+        raise SampleError(
+            f"chat_template_kwargs is a {type(kwargs).__name__}, not a mapping of the template's variables"
+        )
     own = inspect.signature(tokenizer.apply_chat_template).parameters
     own = {name for name in own if own[name].kind != inspect.Parameter.VAR_KEYWORD} - {*ROW_DECIDES}
     if wrong := sorted(own & kwargs.keys()):

@@ -151,14 +151,16 @@ def _tokenize(text: str, borders: tuple[int, int, int], tokenizer, chat: bool) -
 def _through_template(conversation: Conversation, template: ChatTemplate) -> Sample:
     """The conversation as the chat template writes it; the response is what training puts loss on in the last turn."""
     rendered, last = Rendered(template, conversation.messages), len(conversation.messages) - 1
-    start, end = rendered.context(conversation)
+    follows = conversation.messages[last - 1]["role"] == "assistant"
     if not template.marks_answers:
         answer = rendered.answers()[-1][0]
-        return _tokenize(rendered.text, (start, min(end, answer), answer), template.tokenizer, chat=True)
-    rendered.check_written()
-    follows = conversation.messages[last - 1]["role"] == "assistant"  # without a header between, marks run on
-    answer = rendered.answer_end(last - 1) if follows else rendered.words_start(last)
+    else:  # the mask tells; where no header stands between two turns, it runs on from one to the other
+        rendered.check_written()
+        answer = rendered.answer_end(last - 1) if follows else rendered.words_start(last)
+    start, end = rendered.context(conversation)
     sample = _tokenize(rendered.text, (start, min(end, answer), answer), template.tokenizer, chat=True)
+    if not template.marks_answers:
+        return sample
     return _with_marked_response(sample, conversation, template, sample.response_start if follows else 0)
 
 
