@@ -48,9 +48,12 @@ class Rendered:
         self.check_written()
         turns = self._answering()
         spans = [(self.answer_start(turn), self.answer_end(turn)) for turn in turns]
+        for turn, (_, end) in zip(turns, spans, strict=True):
+            if self._holds_next(turn, end):
+                inner, outer = (f"turn {i} ({described(self.messages[i])})" for i in (turn + 1, turn))
+                raise SampleError(f"the chat template writes what {inner} says inside {outer}")
         borders = [border for span in spans for border in span]
-        split = (self._is_split(turn, end) for turn, (_, end) in zip(turns, spans, strict=True))
-        if borders != sorted(borders) or any(split):
+        if borders != sorted(borders):
             raise SampleError("the chat template writes the turns in another order than they have")
         return spans
 
@@ -62,7 +65,7 @@ class Rendered:
     def _answering(self) -> list[int]:
         return [i for i, message in enumerate(self.messages) if message["role"] == "assistant"]
 
-    def _is_split(self, turn: int, end: int) -> bool:
+    def _holds_next(self, turn: int, end: int) -> bool:
         """Whether what a tool answers stands within the turn that called it."""
         if turn + 1 == len(self.messages) or self.messages[turn + 1]["role"] != "tool":
             return False

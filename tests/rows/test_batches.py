@@ -19,7 +19,9 @@ from tests.rows.shapes import SHAPES, TEMPLATES, marked_tokenizer
 FORMATS = (None, "arrow", "numpy", "pandas", "torch")
 COLUMNS = {"gateau_num_response_tokens": "int64", "gateau_error": "string", "gateau_content_hash": "string"}
 NAMES = ("one pair", "two calls in turn", "a call answered", "thoughts", "enable_thinking", "date_string")
-ROWS = [{"id": name, "tools": None, "chat_template_kwargs": {}, "size": i} | SHAPES[name] for i, name in enumerate(NAMES)]
+ROWS = [
+    {"id": name, "tools": None, "chat_template_kwargs": {}, "size": i} | SHAPES[name] for i, name in enumerate(NAMES)
+]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,9 @@ def test_turns_of_unequal_keys_in_every_format_of_datasets(reader, kind, batched
     assert isinstance(ds.features["messages"], List) and ds.features["messages"].feature.__class__.__name__ == "Json"
     ds = ds.to_iterable_dataset() if reader == "stream of a list" else ds
     options = {} if "stream" in reader else {"load_from_cache_file": False}
-    ds = ds.with_format(kind).map(Measure(tokenizer), batched=batched, **({"batch_size": 4} if batched else {}), **options)
+    ds = ds.with_format(kind).map(
+        Measure(tokenizer), batched=batched, **({"batch_size": 4} if batched else {}), **options
+    )
     checked(ds.with_format(None), tokenizer)
 
 
@@ -103,7 +107,9 @@ def test_arrow_tables_with_and_without_the_type_of_json(typed, file, tokenizer, 
 
 def test_text_of_a_column_of_mixed_types_is_the_text_itself():
     """`datasets` stores a column of strings and numbers as JSON, quotes and all."""
-    ds = Dataset.from_list([{"context": "c", "response": "e"}, {"context": "d", "response": 5}], on_mixed_types="use_json")
+    ds = Dataset.from_list(
+        [{"context": "c", "response": "e"}, {"context": "d", "response": 5}], on_mixed_types="use_json"
+    )
     assert ds.features["response"].__class__.__name__ == "Json"
     assert BatchShape(ds.with_format("arrow")[:]).rows == ds.to_list()
 

@@ -195,7 +195,9 @@ def test_template_that_refuses_or_rewrites_is_a_reason(bpe):
         build_sample(ROW, bpe)
     bpe.chat_template = "{% for m in messages %}{{ m.content | replace('.', '') }}{% endfor %}"
     dotted = {"messages": [{"role": "user", "content": "a.\n\nb"}, ROW["messages"][1]]}
-    assert squeezed(bpe.decode(build_sample(dotted, bpe).context)) == "a"  # rewritten, but not where its borders are told
+    assert (
+        squeezed(bpe.decode(build_sample(dotted, bpe).context)) == "a"
+    )  # rewritten, but not where its borders are told
     bpe.chat_template = "{% for m in messages %}{{ m.content | reverse }}{% endfor %}"
     with pytest.raises(SampleError, match="does not write what turn 1"):
         build_sample(ROW, bpe)
