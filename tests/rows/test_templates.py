@@ -88,10 +88,10 @@ def test_most_rows_are_taken_and_no_template_refuses_plain_text(tokenizer):
     for name, least in {
         "qwen3": 23,
         "qwen2_5": 23,
-        "llama3_1": 18,
-        "gptoss": 20,
+        "llama3_1": 22,
+        "gptoss": 23,
         "glm4moe": 22,
-        "gemma4_v5": 22,
+        "gemma4_v5": 21,
     }.items():
         assert taken[name] >= least, (name, taken[name])
 
