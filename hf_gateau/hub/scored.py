@@ -14,7 +14,7 @@ import numpy as np
 from ..ranking.columns import ARROW_TYPES, DERIVED_COLUMNS
 from ..records import column_of, commonest
 from ..rows.batches import COLUMNS, VALUE_COLUMNS
-from ..rows.conversations import CONTENT_COLUMNS, content_hash
+from ..rows.conversations import CONTENT_COLUMNS, HASHED_COLUMNS, content_hash
 
 
 if TYPE_CHECKING:
@@ -160,8 +160,8 @@ def _bytes_of(array: pa.Array) -> Iterator[bytes]:
 
 def content_hashes(ds: Dataset) -> Iterator[str]:
     """The content hash of every row, in order; texts are read a few rows at a time."""
-    readable = [name for name in CONTENT_COLUMNS if name in ds.column_names]
-    if not readable:
+    readable = [name for name in HASHED_COLUMNS if name in ds.column_names]
+    if not set(readable) & set(CONTENT_COLUMNS):
         raise ValueError(f"The rows have none of the columns {', '.join(CONTENT_COLUMNS)}, but {ds.column_names}.")
     for batch in ds.select_columns(readable).with_format(None).iter(ROWS_PER_READ):
         for i in range(len(batch[readable[0]])):

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..models.config import DTYPES
-from ..rows.conversations import FindContext, SampleError, checked_turns, last_paragraph, read_conversation
+from ..rows.conversations import (
+    FindContext,
+    SampleError,
+    checked_turns,
+    last_paragraph,
+    last_question,
+    read_conversation,
+)
 from .value_scorer import ValueScorer
 
 
@@ -136,15 +143,15 @@ def parts_of_row(row: Mapping[str, Any], find_context: FindContext = last_paragr
     messages = checked_turns(row)
     if messages[-1]["role"] != "assistant":
         raise SampleError(f"the last turn is the {messages[-1]['role']}'s; the response must be the assistant's")
-    last = len(messages) - 2
-    question = messages[last]["content"]
+    said = [message.get("content") or "" for message in messages]
+    last = last_question(messages) if any(message["role"] == "user" for message in messages) else len(messages) - 2
     try:
         found = read_conversation(row, find_context)
     except SampleError:
-        return {"context": "", "instruction": question.strip(), "response": messages[-1]["content"]}
-    turns = [messages[i]["content"] for i in range(found.first, found.last + 1)]
+        return {"context": "", "instruction": said[last].strip(), "response": said[-1]}
+    turns = said[found.first : found.last + 1]
     turns[-1] = turns[-1][: found.end]
     turns[0] = turns[0][found.start :]
-    instruction = question[found.end :] if found.last == last else question
-    texts = {"context": "\n\n".join(turns), "instruction": instruction, "response": messages[-1]["content"]}
+    instruction = said[last][found.end :] if found.last == last else said[last]
+    texts = {"context": "\n\n".join(filter(None, turns)), "instruction": instruction, "response": said[-1]}
     return {name: text.strip() for name, text in texts.items()}

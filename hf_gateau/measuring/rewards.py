@@ -9,7 +9,7 @@ from typing import Any
 
 from ..models.config import DTYPES
 from ..rows.conversations import FindContext, SampleError, checked_turns
-from ..rows.rendering import apply_template
+from ..rows.rendering import ChatTemplate, plain_texts
 from ..rows.samples import build_sample, truncate_context
 from .value_scorer import ValueScorer
 
@@ -146,12 +146,13 @@ class RewardScorer(ValueScorer):
         messages = checked_turns(row)
         if messages[-1]["role"] != "assistant":
             raise SampleError(f"the last turn is the {messages[-1]['role']}'s; the response must be the assistant's")
-        item = self._as_chat(row, messages) if self.tokenizer.chat_template else self._as_pair(messages)
+        template = ChatTemplate.of(row, self.tokenizer)
+        item = self._as_pair(messages) if template.source is None else self._as_chat(row, messages, template)
         check_tokens(item.input_ids, self.tokenizer, self.model_config.get_text_config().vocab_size)
         return item
 
-    def _as_chat(self, row: Mapping[str, Any], messages: list[dict]) -> Tokens:
-        text = apply_template(self.tokenizer, messages)
+    def _as_chat(self, row: Mapping[str, Any], messages: list[dict], template: ChatTemplate) -> Tokens:
+        text = template.render(messages)
         input_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(input_ids) <= self.max_length:
             return Tokens(input_ids)
@@ -165,8 +166,9 @@ class RewardScorer(ValueScorer):
             ) from error
 
     def _as_pair(self, messages: list[dict]) -> Tokens:
-        asked = "\n\n".join(message["content"] for message in messages[:-1])
-        texts = asked, messages[-1]["content"]
+        *earlier, answer = plain_texts(messages)
+        asked = "\n\n".join(filter(None, earlier))
+        texts = asked, answer
         num_tokens = len(self.tokenizer(*texts, verbose=False)["input_ids"])
         if num_tokens - self.max_length >= len(
             self.tokenizer(asked, add_special_tokens=False, verbose=False)["input_ids"]

@@ -7,29 +7,57 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..rows.conversations import SampleError, read_turns
+from ..rows.conversations import TEMPLATE_COLUMNS, THOUGHTS, SampleError, read_turns, says_something
+from ..rows.decoding import from_json
 from ..rows.labels import tokenize_for_training
 from .config import MixConfig
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 logger = logging.getLogger(__name__)
 
 LONG, SHORT = "long", "short"
 SOURCE_COLUMN = "gateau_source"  # of a mixed row: LONG or SHORT
+# What chat templates read of a turn beside its role and content.
+TURN_KEYS = ("name", "tool_calls", "tool_call_id", *THOUGHTS)
+EMPTY_ANSWER, ITS_QUESTION = "an answer that says nothing", "asked before an answer that says nothing"
+NO_ANSWER = "asked at the end, and not answered"
 
 
-def to_messages(row: dict[str, Any]) -> list[dict[str, str]]:
-    """One row of long or short data as turns of role and content alone, ready for a chat template.
+def to_messages(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row of long or short data as turns of a role, its content and what else a chat template reads, calls of tools for one.
 
-    Turns of the assistant without text are dropped with the question before them, and so is a question at the end that
-    nobody answers (arXiv 2410.15633 drops empty assistant answers of ShareGPT).
+    Turns of the assistant that say nothing, in text, thoughts or calls, are dropped with the question before them, and so is a
+    question at the end that nobody answers (arXiv 2410.15633 drops empty assistant answers of ShareGPT).
 
     Raises:
         SampleError: nothing that the assistant says is left, or the turns are of no known form.
     """
+    return _cleaned(row)[0]
+
+
+def _cleaned(row: dict[str, Any]) -> tuple[list[dict[str, Any]], Counter]:
+    """The turns of a row, and how many were dropped, by reason."""
+    messages, dropped = [], Counter()
+    for turn in _turns(row):
+        if turn["role"] != "assistant" or says_something(turn):
+            messages.append(turn)
+            continue
+        dropped[EMPTY_ANSWER] += 1
+        while messages and messages[-1]["role"] in ("user", "tool"):
+            messages.pop()
+            dropped[ITS_QUESTION] += 1
+    while messages and messages[-1]["role"] != "assistant":
+        messages.pop()
+        dropped[NO_ANSWER] += 1
+    if not messages:
+        raise SampleError("no turn of the assistant has text")
+    return messages, dropped
+
+
+def _turns(row: dict[str, Any]) -> list[dict[str, Any]]:
     turns = read_turns(row)
     if turns is None:
         parts = [row.get(name) for name in ("context", "instruction", "response")]
@@ -40,21 +68,15 @@ def to_messages(row: dict[str, Any]) -> list[dict[str, str]]:
         turns = [{"role": "user", "content": user}, {"role": "assistant", "content": response}]
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise SampleError("messages is no list of turns")
-    messages: list[dict[str, str]] = []
-    for turn in turns:
-        role, content = turn.get("role"), turn.get("content")
-        if not isinstance(role, str) or not (content is None or isinstance(content, str)):
-            raise SampleError("a turn is no text of a role")
-        if role == "assistant" and not (content or "").strip():
-            while messages and messages[-1]["role"] in ("user", "tool"):
-                messages.pop()
-        else:
-            messages.append({"role": role, "content": content or ""})
-    while messages and messages[-1]["role"] != "assistant":
-        messages.pop()
-    if not messages:
-        raise SampleError("no turn of the assistant has text")
-    return messages
+    return [_turn(turn) for turn in turns]
+
+
+def _turn(turn: Mapping[str, Any]) -> dict[str, Any]:
+    role, content = turn.get("role"), turn.get("content")
+    if not isinstance(role, str) or not (content is None or isinstance(content, str)):
+        raise SampleError("a turn is no text of a role")
+    more = {name: turn[name] for name in TURN_KEYS if turn.get(name) is not None}
+    return {"role": role, "content": content if content is not None or more else "", **more}
 
 
 def mix(
@@ -65,7 +87,8 @@ def mix(
     token_share: float | None = None,
     tokenizer: Any = None,
 ) -> tuple[Dataset, dict[str, Any]]:
-    """Selected long rows and short ones in one dataset, with the columns `messages` and `gateau_source`.
+    """Selected long rows and short ones in one dataset, with the columns `messages` and `gateau_source`, and with `tools` and
+    `chat_template_kwargs` where either has them.
 
     Args:
         long, short (`Dataset`): rows with `messages`, `conversations` (ShareGPT's form), or `context`, `instruction` and
@@ -76,7 +99,8 @@ def mix(
 
     Returns:
         The mixed dataset, the long rows first (the Trainer shuffles), and its record: `num_rows`, `num_kept`, `dropped`
-        (reason -> rows) of the short data, and the settings.
+        (reason -> rows) of the short data, and the settings; where there are any, `dropped_long` (reason -> rows), and
+        `dropped_turns` (reason -> turns) of rows that could be read.
 
     Raises:
         ValueError: a setting out of range, or no short row is left.
@@ -94,8 +118,9 @@ def mix(
     num_rows = len(short)
     if fraction is not None:
         short = short.select(range(round(fraction * num_rows)))
-    readable, unreadable = _readable(long, LONG)
-    short, dropped = _readable(short, SHORT)
+    features = _features_for(long, short)
+    readable, unreadable, turns_of_long = _readable(long, LONG, features)
+    short, dropped, turns_of_short = _readable(short, SHORT, features)
     if token_share is not None:
         short = _up_to_share(readable, short, token_share, tokenizer)
     if not len(short):
@@ -106,6 +131,8 @@ def mix(
         logger.warning("%d selected rows cannot be trained on: %s", unreadable.total(), dict(unreadable))
     record = {"num_rows": num_rows, "num_kept": len(short), "dropped": dict(dropped)}
     record |= {"fraction": fraction, "token_share": token_share}
+    record |= {"dropped_long": dict(unreadable)} if unreadable else {}
+    record |= {"dropped_turns": dict(turns)} if (turns := turns_of_long + turns_of_short) else {}
     mixed = concatenate_datasets([readable, short])
     mixed.info.description = long.info.description
     return mixed, record
@@ -125,28 +152,54 @@ def load_short(config: MixConfig) -> Dataset:
     return load_dataset(config.short_data, split=config.short_split or "train", **files)
 
 
-def _readable(ds: Dataset, source: str) -> tuple[Dataset, Counter]:
-    """The rows as messages, and how many could not be read, by reason."""
-    from datasets import Dataset, Features, Value
+def _features_for(*sources: Dataset) -> Features:
+    """The types of the mixed columns: turns of a role and its content, or of more, as JSON, where a source may have more."""
+    from datasets import Features, Json, List, Value
 
+    columns = {name for ds in sources for name in TEMPLATE_COLUMNS if name in ds.column_names}
     turn = {"role": Value("string"), "content": Value("string")}
-    features = Features({"messages": [turn], SOURCE_COLUMN: Value("string"), "reason": Value("string")})
+    turns = List(Json()) if any(_may_say_more(ds.features) for ds in sources) else [turn]
+    return Features({"messages": turns, SOURCE_COLUMN: Value("string"), **{name: Json() for name in sorted(columns)}})
+
+
+def _may_say_more(features: Features) -> bool:
+    """Whether turns can have `TURN_KEYS`, by their types."""
+    columns = [features[name] for name in ("messages", "conversations") if name in features]
+    turns = [column[0] if isinstance(column, list) else getattr(column, "feature", column) for column in columns]
+    return any(not isinstance(turn, dict) or bool(turn.keys() & {*TURN_KEYS}) for turn in turns)
+
+
+def _readable(ds: Dataset, source: str, features: Features) -> tuple[Dataset, Counter, Counter]:
+    """The rows as messages, how many could not be read, and how many turns of the others were dropped, by reason."""
+    from datasets import Dataset, Features, Json, Value
+
+    features = Features({**features, "reason": Value("string"), "turns": Json()})
 
     if not len(ds):  # of which `map` would make no new columns
-        return Dataset.from_dict({name: [] for name in features}, features).remove_columns("reason"), Counter()
+        empty = Dataset.from_dict({name: [] for name in features}, features)
+        return empty.remove_columns(["reason", "turns"]), Counter(), Counter()
 
     def convert(row: dict) -> dict:
+        kept = {name: from_json(row.get(name)) for name in TEMPLATE_COLUMNS if name in features}
+        if "chat_template_kwargs" in kept:
+            kept["chat_template_kwargs"] = kept["chat_template_kwargs"] or {}  # SFTTrainer unpacks it
         try:
-            return {"messages": to_messages(row), SOURCE_COLUMN: source, "reason": None}
+            messages, dropped = _cleaned(row)
+            return {"messages": messages, SOURCE_COLUMN: source, "reason": None, "turns": dict(dropped), **kept}
         except SampleError as error:
-            return {"messages": [], SOURCE_COLUMN: source, "reason": str(error)}
+            return {"messages": [], SOURCE_COLUMN: source, "reason": str(error), "turns": {}, **kept}
 
-    converted = ds.map(convert, remove_columns=ds.column_names, features=features, desc=f"Reading {source} rows")
+    converted = ds.with_format(None).map(
+        convert, remove_columns=ds.column_names, features=features, desc=f"Reading {source} rows"
+    )
     reasons = Counter(reason for reason in converted["reason"] if reason is not None)
+    turns = sum((Counter(dropped) for dropped in converted["turns"]), Counter())
     if reasons:
         converted = converted.filter(lambda reason: reason is None, input_columns=["reason"])
         logger.warning("%d of %d %s rows are left out: %s", reasons.total(), len(ds), source, dict(reasons))
-    return converted.remove_columns("reason"), reasons
+    if turns:
+        logger.warning("%d turns of %s rows are left out: %s", turns.total(), source, dict(turns))
+    return converted.remove_columns(["reason", "turns"]), reasons, turns
 
 
 def _up_to_share(long: Dataset, short: Dataset, share: float, tokenizer) -> Dataset:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..records import attach_record, column_of, commonest, find_record, origin_of
-from ..rows.conversations import CONTENT_COLUMNS, content_hash
+from ..rows.conversations import CONTENT_COLUMNS, HASHED_COLUMNS, content_hash
 from ..settings import set_fields
 from .config import SelectConfig
 from .order import check_ranked, rank_order, ranking_record
@@ -288,8 +288,8 @@ def _checked_hashes(ds: Dataset, kept: list[int]) -> list[str]:
     Raises:
         ValueError: a row says something else than when it was measured.
     """
-    readable = [name for name in CONTENT_COLUMNS if name in ds.column_names]
-    if not readable:
+    readable = [name for name in HASHED_COLUMNS if name in ds.column_names]
+    if not set(readable) & set(CONTENT_COLUMNS):
         return column_of(ds.select(kept), "gateau_key") if "gateau_key" in ds.column_names else []
     rows = ds.select_columns(readable).with_format(None).select(kept)
     hashes = [content_hash(row) for row in rows]

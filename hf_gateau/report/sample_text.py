@@ -83,7 +83,7 @@ def sample_texts(row: dict[str, Any]) -> tuple[str, str, str]:
     """Context, instruction and response of a row in any of the forms that can be measured; empty where there is none."""
     if not (turns := read_turns(row)):
         return tuple(row.get(name) or "" for name in ("context", "instruction", "response"))
-    *earlier, question, answer = ["", *(turn["content"] or "" for turn in turns)]
+    *earlier, question, answer = ["", *(turn.get("content") or "" for turn in turns)]
     end = last_paragraph(question)[1]
     return "\n\n".join([*filter(None, earlier), question[:end]]), question[end:], answer
 

@@ -1,14 +1,17 @@
-"""What a scorer is handed and gives back: a batch of columns or one row, lists or Arrow, each in its own shape."""
+"""What a scorer is handed and gives back: a batch of columns or one row, lists, Arrow or pandas, each in its own shape."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .conversations import CONTENT_COLUMNS
+from .conversations import HASHED_COLUMNS
+from .decoding import cell, column_values, plain
 
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
     from datasets import Dataset, Features
 
@@ -37,7 +40,10 @@ VALUE_COLUMNS = {
 }
 
 # All that measuring looks at; other columns of a batch are not even decoded.
-READ_COLUMNS = ("id", *CONTENT_COLUMNS)
+READ_COLUMNS = ("id", *HASHED_COLUMNS)
+
+# Columns that hold mappings -> whether they are lists of them.
+JSON_COLUMNS = {"messages": True, "conversations": True, "tools": True, "chat_template_kwargs": False}
 
 
 def readable(ds: Dataset) -> Dataset:
@@ -62,30 +68,41 @@ class BatchShape:
     """Tells a batch from a row, and gives the new columns back in the shape that keeps their types for the caller.
 
     Args:
-        batch: what `map` and its like hand to a function: a mapping of columns, or of one row's values; or an Arrow table
-            (Ray Data's `batch_format="pyarrow"`).
+        batch: what `map` and its like hand to a function: a mapping of columns, or of one row's values; an Arrow table (Ray
+            Data's `batch_format="pyarrow"`, `with_format("arrow")`) or a data frame of pandas.
 
     Attributes:
-        rows (`list[dict]`): the rows, with `READ_COLUMNS` as far as they are there.
+        rows (`list[dict]`): the rows, with `READ_COLUMNS` as far as they are there, as plain Python values.
+
+    Raises:
+        TypeError: the batch is none of these.
     """
 
-    def __init__(self, batch: Mapping[str, Any] | pa.Table):
+    def __init__(self, batch: Mapping[str, Any] | pa.Table | pd.DataFrame):
+        import pandas as pd
         import pyarrow as pa
         from datasets.formatting.formatting import LazyBatch, LazyRow
 
-        self.table = batch if isinstance(batch, pa.Table) else None
-        if self.table is not None:
-            self.rows = batch.select([name for name in READ_COLUMNS if name in batch.column_names]).to_pylist()
-            self.rows = self.rows or [{} for _ in range(batch.num_rows)]  # no column to read: an error a row
-            return
-        self.is_lazy = isinstance(batch, (LazyBatch, LazyRow))
-        self.is_row = isinstance(batch, LazyRow) or (not self.is_lazy and _looks_like_a_row(batch))
-        columns = {name: _plain(batch[name]) for name in READ_COLUMNS if name in batch}
-        if self.is_row:
-            self.rows = [columns]
-        else:
+        self.table, self.is_lazy, self.is_row = None, isinstance(batch, (LazyBatch, LazyRow)), False
+        if isinstance(batch, pd.DataFrame):
+            self.table, num_rows = batch, len(batch)
+            columns = {name: [cell(value) for value in batch[name]] for name in READ_COLUMNS if name in batch}
+        elif isinstance(batch, pa.Table):
+            self.table, num_rows = batch, batch.num_rows
+            columns = {name: column_values(batch[name]) for name in READ_COLUMNS if name in batch.column_names}
+        elif isinstance(batch, Mapping):
+            columns = {name: plain(batch[name]) for name in READ_COLUMNS if name in batch}
+            self.is_row = isinstance(batch, LazyRow) or (not self.is_lazy and _looks_like_a_row(batch))
+            if self.is_row:
+                self.rows = [columns]
+                return
             num_rows = batch.pa_table.num_rows if self.is_lazy else len(next(iter(batch.values()), ()))
-            self.rows = [{name: values[i] for name, values in columns.items()} for i in range(num_rows)]
+        else:
+            raise TypeError(
+                f"A batch is a {type(batch).__name__}; give a mapping of columns, an Arrow table or a data frame of pandas: "
+                "ds.with_format(None), or batch_format='pyarrow'."
+            )
+        self.rows = [{name: values[i] for name, values in columns.items()} for i in range(num_rows)]
 
     def pack(self, rows: list[dict[str, Any]], columns: Mapping[str, str] = COLUMNS) -> dict[str, Any] | pa.Table:
         """The rows' new columns (name -> type): a mapping of columns, or of values for one row; Arrow where `Dataset.map` asked. A table
@@ -99,8 +116,38 @@ class BatchShape:
         new = {name: pa.array([row[name] for row in rows], types[kind]) for name, kind in columns.items()}
         if self.table is None:
             return _ArrowColumns(new)
-        own = {name: self.table[name] for name in self.table.column_names}
-        return pa.table(own | new)
+        return pa.table(_own_columns(self.table) | new)
+
+
+def _own_columns(table: pa.Table | pd.DataFrame) -> dict[str, Any]:
+    """The columns of a table, for Arrow; those of pandas that hold mappings as JSON, since turns may have unequal keys."""
+    import pandas as pd
+
+    if not isinstance(table, pd.DataFrame):
+        return {name: table[name] for name in table.column_names}
+    return {str(name): _from_pandas(str(name), table[name]) for name in table.columns}
+
+
+def _from_pandas(name: str, column: pd.Series) -> pa.Array:
+    """A column of pandas, of one type in every batch as far as it can be told: a batch may have nothing but nulls."""
+    import pyarrow as pa
+
+    values = [cell(value) for value in column]
+    items = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    if name not in JSON_COLUMNS and not any(isinstance(item, Mapping) for item in items):
+        return pa.array(column, from_pandas=True)
+    is_list = JSON_COLUMNS.get(name, any(isinstance(value, list) for value in values))
+    if not is_list or not all(isinstance(value, list) or value is None for value in values):
+        return pa.array([_packed(value) for value in values], pa.json_())
+    lists = [None if value is None else [_packed(item) for item in value] for value in values]
+    texts = pa.array(lists, pa.list_(pa.string()))
+    typed = pa.ExtensionArray.from_storage(pa.json_(), texts.values)
+    return pa.ListArray.from_arrays(texts.offsets, typed, mask=texts.is_null())
+
+
+def _packed(value: Any) -> str | None:
+    """JSON of a value; a string is JSON already, as a stream of data frames has it."""
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 class _ArrowColumns(dict):
@@ -115,20 +162,12 @@ class _ArrowColumns(dict):
         return [column.to_pylist() for column in super().values()]
 
 
-def _plain(value: Any) -> Any:
-    """Numpy's arrays, as Ray Data and formatted datasets hand them over, as lists; the arrays in them too."""
-    if not hasattr(value, "tolist"):
-        return value
-    value = value.tolist()
-    return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
 def _looks_like_a_row(batch: Mapping[str, Any]) -> bool:
     """A plain mapping is a row if its messages are turns, or if its values are not lists of one length."""
-    messages = batch.get("messages")
+    messages = plain(batch.get("messages"))
     if isinstance(messages, list) and messages and all(isinstance(turn, Mapping) for turn in messages):
         return True
-    lengths = {len(value) if isinstance(_plain(value), list) else None for value in batch.values()}
+    lengths = {len(value) if isinstance(plain(value), list) else None for value in batch.values()}
     return len(lengths) != 1 or None in lengths
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..settings import import_function
+from .decoding import as_turns, from_json
 
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -23,6 +24,11 @@ SHAREGPT_ROLES = {
     "bard": "assistant",
 }
 CONTENT_COLUMNS = ("messages", "conversations", "context", "instruction", "response")
+# What `SFTTrainer` hands to the chat template beside the turns.
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
+HASHED_COLUMNS = (*CONTENT_COLUMNS, *TEMPLATE_COLUMNS)
+# Under these names templates and data have what the assistant thinks.
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 # Private-use characters: no tokenizer, template or text gives them a meaning.
 MARKER = "\ue000gateau\ue001"
 
@@ -59,7 +65,8 @@ def read_conversation(row: Mapping[str, Any], find_context: FindContext = last_p
     messages = read_turns(row)
     if messages is None:
         return _from_columns(row)
-    _check_messages(messages)
+    _check_turns(messages)
+    _check_order(messages)
     if isinstance(context := row.get("context"), str) and context.strip():
         return _with_given_context(messages, context.strip())
     return _with_found_context(messages, find_context)
@@ -84,22 +91,43 @@ def read_turns(row: Mapping[str, Any]) -> list | None:
         SampleError: `conversations` is no list of mappings with `from` and `value`.
     """
     if row.get("messages") is not None or row.get("conversations") is None:
-        return row.get("messages")
-    turns = row["conversations"]
+        return as_turns(row.get("messages"))
+    turns = as_turns(row["conversations"])
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise SampleError("conversations is no list of turns")
     if all("role" in turn and turn["role"] is not None for turn in turns):  # messages under ShareGPT's name
         return turns
     if not all("from" in turn and "value" in turn for turn in turns):
         raise SampleError("conversations holds a turn without from and value")
-    return [{"role": SHAREGPT_ROLES.get(turn["from"], turn["from"]), "content": turn["value"]} for turn in turns]
+    return [_from_sharegpt(turn) for turn in turns]
+
+
+def _from_sharegpt(turn: Mapping[str, Any]) -> dict[str, Any]:
+    more = {name: value for name, value in turn.items() if name not in ("from", "value")}
+    speaker = turn["from"]
+    role = SHAREGPT_ROLES.get(speaker, speaker) if isinstance(speaker, str) else speaker
+    return {**more, "role": role, "content": turn["value"]}
+
+
+def says_something(message: Mapping[str, Any]) -> bool:
+    """Whether a turn has text, thoughts or calls of tools."""
+    said = (message.get(name) for name in ("content", *THOUGHTS))
+    return bool(message.get("tool_calls")) or any(isinstance(text, str) and text.strip() for text in said)
 
 
 def content_hash(row: Mapping[str, Any]) -> str:
     """What the row says, as 16 hex digits, whatever the tokenizer: tells whether a scored row has changed since."""
-    content = {name: _without_nulls(row[name]) for name in CONTENT_COLUMNS if row.get(name) is not None}
+    content = {name: _hashed(name, row[name]) for name in HASHED_COLUMNS if row.get(name) is not None}
+    content = {name: value for name, value in content.items() if value is not None}
     canonical = json.dumps(content, sort_keys=True, default=repr)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _hashed(name: str, value: Any) -> Any:
+    if name in TEMPLATE_COLUMNS:  # a null in them is handed to the template, which may tell it from nothing
+        value = from_json(value)
+        return [from_json(item) for item in value] if isinstance(value, list) else value
+    return _without_nulls(as_turns(value) if name in ("messages", "conversations") else value)
 
 
 def _without_nulls(value: Any) -> Any:
@@ -141,12 +169,11 @@ def _check_text(text: Any, name: str) -> None:
         raise SampleError(f"{name} holds the private-use marker {MARKER!r}")
 
 
-def _check_messages(messages: Any) -> None:
-    _check_turns(messages)
+def _check_order(messages: list[Mapping]) -> None:
     if messages[-1]["role"] != "assistant":
         raise SampleError(f"the last turn is the {messages[-1]['role']}'s; the response must be the assistant's")
-    if messages[-2]["role"] != "user":
-        raise SampleError(f"the turn before the response is the {messages[-2]['role']}'s, not the user's")
+    if all(message["role"] != "user" for message in messages):
+        raise SampleError("no turn is the user's, so there is no instruction")
 
 
 def _check_turns(messages: Any) -> None:
@@ -157,16 +184,24 @@ def _check_turns(messages: Any) -> None:
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise SampleError(f"turn {i} is a {type(message).__name__}, not a mapping with role and content")
-        for key in ("role", "content"):
-            if key not in message:
-                raise SampleError(f"turn {i} has no {key}")
-        if message["role"] not in ROLES:
-            raise SampleError(f"turn {i} has the role {message['role']!r}; known roles are {', '.join(ROLES)}")
-        _check_text(message["content"], f"turn {i} ({message['role']})")
+        _check_turn(message, i)
+
+
+def _check_turn(message: Mapping[str, Any], i: int) -> None:
+    """A system turn and a tool's result may be empty, and the assistant's where it calls a tool or thinks."""
+    for key in ("role", "content"):
+        if key not in message and not (key == "content" and says_something(message)):
+            raise SampleError(f"turn {i} has no {key}")
+    role, content = message["role"], message.get("content")
+    if role not in ROLES:
+        raise SampleError(f"turn {i} has the role {role!r}; known roles are {', '.join(ROLES)}")
+    may_be_empty = role in ("system", "tool") or (role == "assistant" and says_something(message))
+    if not (may_be_empty and (content is None or (isinstance(content, str) and not content.strip()))):
+        _check_text(content, f"turn {i} ({role})")
 
 
 def _with_given_context(messages: list[dict], context: str) -> Conversation:
-    places = [(i, message["content"].find(context)) for i, message in enumerate(messages[:-1])]
+    places = [(i, (message.get("content") or "").find(context)) for i, message in enumerate(messages[:-1])]
     places = [(i, start) for i, start in places if start >= 0]
     if len(places) != 1:
         raise SampleError(
@@ -178,26 +213,42 @@ def _with_given_context(messages: list[dict], context: str) -> Conversation:
 
 
 def _with_found_context(messages: list[dict], find_context: FindContext) -> Conversation:
-    last = len(messages) - 2
-    text = messages[last]["content"]
+    """The context is all before the last question's instruction; where nothing is, what tools answered to that question."""
+    question = last_question(messages)
+    start, end = _span_in(messages[question]["content"], find_context)
+    first = next(i for i, message in enumerate(messages) if message["role"] != "system")
+    before = [i for i in range(first, question) if says_something(messages[i])]
+    if before and end > start:
+        return Conversation(messages, before[0], 0, question, end)
+    if before:
+        return _whole_turns(messages, before[0], before[-1])
+    if messages[question]["content"][start:end].strip():
+        return Conversation(messages, question, start, question, end)
+    results = [
+        i for i in range(question, len(messages)) if messages[i]["role"] == "tool" and says_something(messages[i])
+    ]
+    if results:
+        return _whole_turns(messages, results[0], results[-1])
+    raise SampleError("the context is empty: the user turn has one paragraph, so all of it is the instruction")
+
+
+def last_question(messages: list[Mapping]) -> int:
+    """The last turn of the user."""
+    return max(i for i, message in enumerate(messages) if message["role"] == "user")
+
+
+def _span_in(text: str, find_context: FindContext) -> tuple[int, int]:
     try:
         start, end = find_context(text)
     except Exception as error:  # the user's own function: a reason, not the end of the run
         raise SampleError(f"find_context failed: {error!r}") from error
     if not 0 <= start <= end <= len(text):
         raise SampleError(f"find_context gave the span ({start}, {end}) for a user turn of {len(text)} characters")
-    earlier = next(i for i, message in enumerate(messages) if message["role"] != "system")
-    if earlier < last:  # several turns: everything before the last instruction is context
-        return (
-            Conversation(messages, earlier, 0, last, end) if end > start else _ending_before(messages, earlier, last)
-        )
-    if not text[start:end].strip():
-        raise SampleError("the context is empty: the user turn has one paragraph, so all of it is the instruction")
-    return Conversation(messages, last, start, last, end)
+    return start, end
 
 
-def _ending_before(messages: list[dict], first: int, last: int) -> Conversation:
-    return Conversation(messages, first, 0, last - 1, len(messages[last - 1]["content"]))
+def _whole_turns(messages: list[dict], first: int, last: int) -> Conversation:
+    return Conversation(messages, first, 0, last, len(messages[last].get("content") or ""))
 
 
 def find_context_of(setting: Callable | str | None) -> Callable | None:

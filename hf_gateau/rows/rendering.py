@@ -1,17 +1,20 @@
-"""A conversation becomes the text and tokens that TRL's `SFTTrainer` makes of it, with the place of each content in them.
+"""A conversation becomes the text and tokens that TRL's `SFTTrainer` makes of it: through the chat template, or in the paper's form."""
 
-No string is searched for inside the rendered conversation: the chat template is rendered once as it is and once with a
-marker in place of each content, which tells where each content went, also for templates that strip it.
-"""
-
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-from .conversations import MARKER, Conversation, SampleError
+from .conversations import Conversation, SampleError, says_something
+from .decoding import from_json
 
 
 CONTEXT_HEADER, INSTRUCTION_HEADER, RESPONSE_HEADER = "### Input:\n", "\n### Instruction:\n", "\n### Response:\n"
+# Parameters of `apply_chat_template` that a row may set: the others decide how training reads all rows.
+ROW_DECIDES = ("tools", "documents", "chat_template")
+TURNS_TRIED = 100  # to find the one that a template refuses
 
 
 def render_plain(conversation: Conversation) -> tuple[str, tuple[int, int, int]]:
@@ -20,88 +23,144 @@ def render_plain(conversation: Conversation) -> tuple[str, tuple[int, int, int]]
     Returns:
         The text, and the characters at which context, what follows the context, and response begin.
     """
-    contents = [message["content"] for message in conversation.messages[:-1]]
-    offsets = [0]
-    for content in contents:
-        offsets.append(offsets[-1] + len(content) + len("\n\n"))
-    asked = "\n\n".join(contents)
+    texts, offsets = plain_texts(conversation.messages), [0]
+    for text in texts[:-1]:
+        offsets.append(offsets[-1] + (len(text) + len("\n\n") if text else 0))
+    asked = "\n\n".join(filter(None, texts[:-1]))
     start, end = offsets[conversation.first] + conversation.start, offsets[conversation.last] + conversation.end
     head = CONTEXT_HEADER + asked[:end]
     text = head + INSTRUCTION_HEADER + asked[end:].strip() + RESPONSE_HEADER
-    return text + conversation.messages[-1]["content"], (len(CONTEXT_HEADER) + start, len(head), len(text))
+    return text + texts[-1], (len(CONTEXT_HEADER) + start, len(head), len(text))
 
 
-def render_chat(conversation: Conversation, tokenizer) -> tuple[str, tuple[int, int, int]]:
-    """The conversation through the tokenizer's chat template; returns what `render_plain` does.
-
-    Raises:
-        SampleError: the template refuses the conversation, or writes a turn otherwise than as it is.
-    """
-    messages = conversation.messages
-    text = apply_template(tokenizer, messages)
-    prompt = apply_template(tokenizer, messages[:-1], add_generation_prompt=True)
-    if text.startswith(prompt):
-        response_start = len(prompt)
-    else:  # a template whose generation prompt is no prefix of its own rendering: begin at the response's content
-        response_start = _place(tokenizer, messages, len(messages) - 1, text)[0]
-    first_start, first_cut = _place(tokenizer, messages, conversation.first, text)
-    last_start, last_cut = (
-        (first_start, first_cut)
-        if conversation.first == conversation.last
-        else _place(tokenizer, messages, conversation.last, text)
-    )
-    start = first_start + max(conversation.start - first_cut, 0)
-    end = last_start + max(conversation.end - last_cut, 0)
-    return text, (start, min(end, response_start), response_start)
-
-
-def apply_template(tokenizer, messages: list[dict], **kwargs) -> str:
-    """The turns as the chat template writes them.
+def plain_texts(messages: list[Mapping]) -> list[str]:
+    """What each turn says, '' for one without text.
 
     Raises:
-        SampleError: the template refuses the conversation.
+        SampleError: a turn calls a tool, or thinks, without a word: only a chat template has a form for that.
     """
-    with refusal_as_reason():
-        return tokenizer.apply_chat_template(messages, tokenize=False, **kwargs)
+    texts = [content if (content := message.get("content") or "").strip() else "" for message in messages]
+    for i, text in enumerate(texts):
+        if not text and says_something(messages[i]):
+            raise SampleError(f"turn {i} ({described(messages[i])}) has no form without a chat template")
+    return texts
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A tokenizer's chat template, and what one row hands to it beside its turns.
+
+    Attributes:
+        source (`str` or `None`): the template in Jinja; None where the tokenizer has none.
+        options (`dict`): `tools` and the row's `chat_template_kwargs`, as `SFTTrainer` hands them on.
+    """
+
+    tokenizer: Any
+    source: str | None
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], tokenizer) -> "ChatTemplate":
+        """The template for a row.
+
+        Raises:
+            SampleError: `tools` or `chat_template_kwargs` is nothing that a template can be handed.
+        """
+        options = {"tools": _tools(row), **_template_kwargs(row, tokenizer)}
+        if not (tokenizer.chat_template or options.get("chat_template")):
+            return cls(tokenizer, None, options)
+        with _refusal_as_reason():
+            source = tokenizer.get_chat_template(options.get("chat_template"), options["tools"])
+        return cls(tokenizer, source, options)
+
+    @property
+    def marks_answers(self) -> bool:
+        """Whether it tells which tokens are the assistant's (`{% generation %}`), and the tokenizer can say so."""
+        return self.tokenizer.is_fast and bool(re.search(r"\{%-?\s*generation\b", self.source or ""))
+
+    def render(self, messages: list[dict], prompts: bool = False) -> str:
+        """The turns as the template writes them; with the beginning of an answer behind them where it `prompts` for one.
+
+        Raises:
+            SampleError: the template refuses the conversation.
+        """
+        return self._applied(messages, tokenize=False, **({"add_generation_prompt": True} if prompts else {}))
+
+    def marked(self, messages: list[dict]) -> tuple[list[int], list[int]]:
+        """Tokens, and 1 for each that `{% generation %}` marks.
+
+        Raises:
+            SampleError: the template refuses the conversation.
+        """
+        found = self._applied(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+        return list(found["input_ids"]), list(found["assistant_masks"])
+
+    def _applied(self, messages: list[dict], **settings):
+        try:
+            with _refusal_as_reason():
+                return self.tokenizer.apply_chat_template(messages, **self.options, **settings)
+        except SampleError as error:
+            if (turn := self._refused_turn(messages, str(error))) is None:
+                raise
+            raise SampleError(f"{error} (turn {turn}, {described(messages[turn])})") from error
+
+    def _refused_turn(self, messages: list[dict], reason: str) -> int | None:
+        """The first turn with which the template refuses the conversation for this reason."""
+        for turn in range(min(len(messages), TURNS_TRIED)):
+            try:
+                with _refusal_as_reason():
+                    self.tokenizer.apply_chat_template(messages[: turn + 1], **self.options, tokenize=False)
+            except SampleError as error:
+                if str(error) == reason:
+                    return turn
+        return None
+
+
+def described(message: Mapping[str, Any]) -> str:
+    """A turn in words: who says it, and what of the usual it has not or has beside."""
+    calls = " with tool_calls" if message.get("tool_calls") else ""
+    return f"{message['role']}{calls}{'' if (message.get('content') or '').strip() else ' without text'}"
+
+
+def _tools(row: Mapping[str, Any]) -> list | None:
+    tools = from_json(row.get("tools"))
+    if tools is None:
+        return None
+    tools = [from_json(tool) for tool in tools] if isinstance(tools, list) else tools
+    if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise SampleError("tools is no list of functions' descriptions; rename the column if it is something else")
+    return tools
+
+
+def _template_kwargs(row: Mapping[str, Any], tokenizer) -> dict[str, Any]:
+    kwargs = from_json(row.get("chat_template_kwargs"))
+    if kwargs is None:
+        return {}
+    if not isinstance(kwargs, Mapping):
+        raise SampleError(
+            f"chat_template_kwargs is a {type(kwargs).__name__}, not a mapping of the template's variables"
+        )
+    own = inspect.signature(tokenizer.apply_chat_template).parameters
+    own = {name for name in own if own[name].kind != inspect.Parameter.VAR_KEYWORD} - {*ROW_DECIDES}
+    if wrong := sorted(own & kwargs.keys()):
+        raise SampleError(f"chat_template_kwargs sets {', '.join(wrong)}, which training sets itself")
+    return dict(kwargs)
 
 
 @contextmanager
-def refusal_as_reason() -> Iterator[None]:
-    """A `SampleError` in place of what a chat template raises that refuses a conversation."""
-    from jinja2 import TemplateError
-
+def _refusal_as_reason() -> Iterator[None]:
+    """A `SampleError` in place of whatever a chat template, which is a program, raises over a row."""
     try:
         yield
-    except (TemplateError, TypeError, ValueError) as error:
+    except Exception as error:
         raise SampleError(f"the chat template refuses the conversation: {error}") from error
 
 
-def around(tokenizer, messages: list[dict], turn: int, **options) -> tuple[str, str]:
-    """What the template writes before and after the content of one turn.
-
-    Raises:
-        SampleError: the template refuses the conversation, or shows the content not once.
-    """
-    marked = [*messages[:turn], {**messages[turn], "content": MARKER}, *messages[turn + 1 :]]
-    parts = apply_template(tokenizer, marked, **options).split(MARKER)
-    if len(parts) != 2:
-        raise SampleError(f"the chat template shows the content of turn {turn} {len(parts) - 1} times, not once")
-    return parts[0], parts[1]
-
-
-def has_generation_marks(tokenizer) -> bool:
-    """Whether the template tells which tokens are the assistant's (`{% generation %}`), and the tokenizer can say so."""
-    template = tokenizer.chat_template or ""
-    template = template.get("default", "") if isinstance(template, Mapping) else template
-    return tokenizer.is_fast and bool(re.search(r"\{%-?\s*generation\b", template))
-
-
-def encode(text: str, borders: Sequence[int], tokenizer) -> tuple[list[int], list[int]]:
-    """The text as tokens, and the first token after each border.
+def encode(text: str, borders: Sequence[int], tokenizer, chat: bool) -> tuple[list[int], list[int]]:
+    """The text, of a `chat` template or in the paper's form, as tokens, and the first token after each border.
 
     All is tokenised at once; a token belongs to the span of its last character, so each counts once.
     """
-    chat = bool(tokenizer.chat_template)
     encoding = tokenizer(text, add_special_tokens=not chat, return_offsets_mapping=tokenizer.is_fast)
     input_ids = encoding["input_ids"]
     if tokenizer.is_fast:
@@ -114,29 +173,6 @@ def encode(text: str, borders: Sequence[int], tokenizer) -> tuple[list[int], lis
     if not chat and tokenizer.eos_token_id is not None and input_ids[-1:] != [tokenizer.eos_token_id]:
         input_ids = [*input_ids, tokenizer.eos_token_id]
     return list(input_ids), starts
-
-
-def _place(tokenizer, messages: list[dict], turn: int, text: str) -> tuple[int, int]:
-    """Where the content of one turn begins in the rendered text, and how many of its characters were stripped."""
-    start, end = _shown(tokenizer, messages, turn, text)
-    for cut, candidate in _stripped(messages[turn]["content"]):
-        if text[start:end] == candidate:
-            return start, cut
-    raise SampleError(f"the chat template rewrites the content of turn {turn}, so its tokens cannot be told apart")
-
-
-def _shown(tokenizer, messages: list[dict], turn: int, text: str) -> tuple[int, int]:
-    """The characters of the rendered text that stand where a marker stands in place of the turn's content."""
-    before, after = around(tokenizer, messages, turn)
-    if len(before) + len(after) > len(text) or not (text.startswith(before) and text.endswith(after)):
-        raise SampleError(f"the chat template rewrites the conversation around turn {turn}")
-    return len(before), len(text) - len(after)
-
-
-def _stripped(content: str) -> list[tuple[int, str]]:
-    """The content as a template may show it: whole, or stripped at either end, with the characters lost in front."""
-    lost = len(content) - len(content.lstrip())
-    return [(0, content), (lost, content.strip()), (lost, content.lstrip()), (0, content.rstrip())]
 
 
 def _common_prefix(input_ids: list[int], tokenizer, text: str, chat: bool) -> int:

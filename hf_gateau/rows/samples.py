@@ -19,7 +19,8 @@ from functools import cached_property
 from typing import Any
 
 from .conversations import Conversation, FindContext, SampleError, last_paragraph, read_conversation
-from .rendering import encode, has_generation_marks, render_chat, render_plain
+from .places import Rendered
+from .rendering import ChatTemplate, encode, render_plain
 
 
 @dataclass(frozen=True)
@@ -82,20 +83,25 @@ def build_sample(
     Args:
         row: a mapping with `messages` (`[{"role", "content"}, ...]`, the last turn the assistant's), with ShareGPT's
             `conversations` (`[{"from", "value"}, ...]`), or with the string columns `context`, `instruction`, `response`;
-            with `messages`, a string column `context` names the part of the conversation that is the context.
+            with `messages`, a string column `context` names the part of the conversation that is the context. `tools` and
+            `chat_template_kwargs` go to the chat template, as in `SFTTrainer`.
         tokenizer: a transformers tokenizer. With a chat template the conversation is rendered through it; without one,
             as `### Input / ### Instruction / ### Response`, the paper's form.
         max_length (`int`, *optional*): longest sample in tokens; the context loses tokens from its left until it fits.
         find_context: maps the text of the last user turn to the character span `(start, end)` of its context; what stands
             before stays in front of it, what follows is the instruction. Default: `last_paragraph`. Where there are several
-            turns, all before the last user turn are context too.
+            turns, all before the last user turn are context too. Where that turn is alone and has no context, what tools
+            answered to it is the context.
 
     Raises:
         SampleError: the row has no usable context, instruction or response; the message says why.
     """
     conversation = read_conversation(row, find_context or last_paragraph)
-    text, borders = render_chat(conversation, tokenizer) if tokenizer.chat_template else render_plain(conversation)
-    sample = _mark_trained_tokens(_tokenize(text, borders, tokenizer), conversation, tokenizer)
+    template = ChatTemplate.of(row, tokenizer)
+    if template.source is None:
+        sample = _tokenize(*render_plain(conversation), tokenizer, chat=False)
+    else:
+        sample = _through_template(conversation, template)
     if not sample.response:
         raise SampleError("the response has no tokens")
     if not sample.context:
@@ -136,22 +142,34 @@ def truncate_context(sample: Sample, max_length: int) -> Sample:
     )
 
 
-def _tokenize(text: str, borders: tuple[int, int, int], tokenizer) -> Sample:
+def _tokenize(text: str, borders: tuple[int, int, int], tokenizer, chat: bool) -> Sample:
     """The whole text as tokens, cut into spans."""
-    input_ids, (context_start, context_end, response_start) = encode(text, borders, tokenizer)
+    input_ids, (context_start, context_end, response_start) = encode(text, borders, tokenizer, chat)
     return Sample(input_ids, context_start, max(context_start, context_end), response_start, len(input_ids))
 
 
-def _mark_trained_tokens(sample: Sample, conversation: Conversation, tokenizer) -> Sample:
-    """Where the template marks the assistant's tokens (`{% generation %}`), the response is what it marks."""
-    if not has_generation_marks(tokenizer):
+def _through_template(conversation: Conversation, template: ChatTemplate) -> Sample:
+    """The conversation as the chat template writes it; the response is what training puts loss on in the last turn."""
+    rendered, last = Rendered(template, conversation.messages), len(conversation.messages) - 1
+    follows = conversation.messages[last - 1]["role"] == "assistant"
+    if not template.marks_answers:
+        answer = rendered.answers()[-1][0]
+    else:  # the mask tells; where no header stands between two turns, it runs on from one to the other
+        rendered.check_written()
+        answer = rendered.answer_end(last - 1) if follows else rendered.words_start(last)
+    start, end = rendered.context(conversation)
+    sample = _tokenize(rendered.text, (start, min(end, answer), answer), template.tokenizer, chat=True)
+    if not template.marks_answers:
         return sample
-    encoding = tokenizer.apply_chat_template(
-        conversation.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-    )
-    mask = encoding["assistant_masks"]
+    return _with_marked_response(sample, conversation, template, sample.response_start if follows else 0)
+
+
+def _with_marked_response(sample: Sample, conversation: Conversation, template: ChatTemplate, earliest: int) -> Sample:
+    """Where the template marks the assistant's tokens (`{% generation %}`), the response is what it marks in the last turn."""
+    _, mask = template.marked(conversation.messages)
     if len(mask) != len(sample.input_ids):
         raise SampleError("the chat template does not tokenise as it renders")
     end = next((i + 1 for i in range(len(mask) - 1, -1, -1) if mask[i]), 0)
-    start = next((i + 1 for i in range(end - 1, -1, -1) if not mask[i]), 0)
-    return replace(sample, response_start=max(start, sample.context_end), response_end=end)
+    first = next((i for i in range(sample.response_start, end) if mask[i]), end)
+    start = next((i + 1 for i in range(first - 1, -1, -1) if not mask[i]), 0)
+    return replace(sample, response_start=max(start, earliest, sample.context_end), response_end=end)

@@ -41,7 +41,8 @@ def settings(tiny_model, tmp_path):
 
 def plan_of(rows, settings, **options):
     kinds = [{k: v for k, v in settings.items() if k in vars(kind())} for kind in (ModelPairConfig, MeasureConfig)]
-    return make_plan(Dataset.from_list(rows), ModelPairConfig(**kinds[0]), MeasureConfig(**kinds[1]), **options)
+    ds = Dataset.from_list(rows, on_mixed_types="use_json")
+    return make_plan(ds, ModelPairConfig(**kinds[0]), MeasureConfig(**kinds[1]), **options)
 
 
 def test_counts_are_those_of_the_scorers_columns(rows, settings):
@@ -54,6 +55,20 @@ def test_counts_are_those_of_the_scorers_columns(rows, settings):
     assert plan["segments"] == sum(map(len, columns["gateau_segment_ppl"]))
     assert plan["store"] == settings["store"]  # and the pilot kept nothing there
     assert [known["num_rows"] for known in MeasurementStore(settings["store"]).configurations()] == [0]
+
+
+def test_rows_that_the_template_cannot_write_are_counted_beforehand(rows, settings):
+    call = [{"type": "function", "function": {"name": "f", "arguments": {}}}]
+    asked = rows[0]["messages"][0]
+    called = {"id": "a", "messages": [asked, {"role": "assistant", "content": "", "tool_calls": call}], "tools": None}
+    named = {"id": "b", "messages": rows[1]["messages"], "tools": "hammer"}
+    sound = [{"id": row["id"], "messages": row["messages"], "tools": None} for row in rows[2:5]]
+    found = plan_of([*sound, called, named], settings, pilot_seconds=0.2)["rows"]["not_measurable"]
+    unwritten = "the chat template does not write what turn 1 (assistant with tool_calls without text) says"
+    assert found == {
+        unwritten: 1,
+        "tools is no list of functions' descriptions; rename the column if it is something else": 1,
+    }
 
 
 def test_rows_in_the_store_and_repeated_rows_are_left_out(rows, settings):

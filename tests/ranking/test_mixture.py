@@ -1,16 +1,29 @@
 """Short data beside the selected: what becomes of a ShareGPT row, how much is taken, what is counted."""
 
 import json
+import re
 
 import pytest
 from datasets import Dataset
 
 from hf_gateau.quickstart.world import planted_rows
 from hf_gateau.ranking.config import MixConfig
-from hf_gateau.ranking.mixture import LONG, SHORT, SOURCE_COLUMN, load_short, mix, to_messages
+from hf_gateau.ranking.mixture import (
+    EMPTY_ANSWER,
+    ITS_QUESTION,
+    LONG,
+    NO_ANSWER,
+    SHORT,
+    SOURCE_COLUMN,
+    TURN_KEYS,
+    load_short,
+    mix,
+    to_messages,
+)
 from hf_gateau.ranking.selection import select, selection_record
 from hf_gateau.rows.conversations import SampleError
 from hf_gateau.rows.labels import tokenize_for_training
+from tests.rows.shapes import SHAPES, TEMPLATES, marked_tokenizer
 
 
 pytestmark = pytest.mark.quick
@@ -65,7 +78,7 @@ def test_other_forms_of_a_row_and_rows_with_nothing_to_learn():
     row = {"context": "c", "instruction": "x", "response": "y"}
     assert to_messages(row) == messages("u:c\n\nx", "a:y") and to_messages(row | {"context": ""})[0]["content"] == "x"
     extra = [turn | {"weight": 1, "name": None} for turn in messages("u:q", "a:a")]
-    assert to_messages({"messages": extra}) == messages("u:q", "a:a")  # role and content alone
+    assert to_messages({"messages": extra}) == messages("u:q", "a:a")  # what no template reads goes
     for wrong in ({"id": 1}, row | {"response": None}, {"messages": [{"role": "user", "content": 5}]}):
         with pytest.raises(SampleError, match="neither messages|no text of a role"):
             to_messages(wrong)
@@ -168,3 +181,63 @@ def test_the_share_is_of_the_tokens_that_are_trained_on(long, tokenizer):
     unfinished = Dataset.from_list([{"messages": row["messages"] + messages("u:more", "a:")} for row in long])
     mixed, _ = mix(unfinished, short_rows(100), token_share=0.1, tokenizer=tokenizer)
     assert short_share(mixed, tokenizer) >= 0.1
+
+
+# What a mixed row keeps of the row it was
+
+
+KEPT_SHAPES = (
+    "one pair",
+    "tools given",
+    "two calls in turn",
+    "a call answered",
+    "thoughts before a call",
+    "date_string",
+)
+
+
+def of_shapes(*names: str) -> Dataset:
+    rows = [{"tools": None, "chat_template_kwargs": None} | SHAPES[name] for name in names]
+    return Dataset.from_list(rows, on_mixed_types="use_json")
+
+
+@pytest.mark.parametrize("template", ["qwen3", "gptoss", "llama3_1"])
+def test_mixed_rows_have_the_tokens_and_labels_that_they_had(template):
+    tokenizer = marked_tokenizer()
+    tokenizer.chat_template = TEMPLATES[template]
+    rows, short = of_shapes(*KEPT_SHAPES), short_rows(3)
+    mixed, record = mix(rows, short)
+    assert record["dropped"] == {} and "dropped_turns" not in record and "dropped_long" not in record
+    assert mixed.column_names == ["messages", SOURCE_COLUMN, "chat_template_kwargs", "tools"]
+    for old, new in zip([*rows, *short], mixed, strict=True):
+        assert tokenize_for_training(new, tokenizer) == tokenize_for_training(old, tokenizer)
+        given = {"tools": new["tools"], **new["chat_template_kwargs"]}  # as SFTTrainer unpacks them
+        ids = tokenizer.apply_chat_template(new["messages"], tokenize=True, return_dict=True, **given)["input_ids"]
+        assert ids == tokenize_for_training(old, tokenizer)["input_ids"]
+    mixed, _ = mix(short, rows)  # and as the short data
+    assert [tokenize_for_training(row, tokenizer) for row in mixed.select(range(3, len(mixed)))] == [
+        tokenize_for_training(row, tokenizer) for row in rows
+    ]
+
+
+def test_turns_that_are_dropped_are_counted_with_a_reason(long):
+    short = Dataset.from_list([sharegpt("u:q", "a:a", "u:r", "a:", "u:t", "a:b", "u:v"), sharegpt("u:q")])
+    called = of_shapes("a call answered")  # null beside a call is no empty answer: the document stays
+    mixed, record = mix(called, short)
+    assert mixed[0]["messages"][0] == SHAPES["a call answered"]["messages"][0] and len(mixed[0]["messages"]) == 4
+    assert record["dropped"] == {NO_TEXT: 1}
+    assert record["dropped_turns"] == {EMPTY_ANSWER: 1, ITS_QUESTION: 1, NO_ANSWER: 1}
+    spoilt = Dataset.from_list([{"messages": long[0]["messages"]}, {"messages": messages("u:q")}])
+    assert mix(spoilt, short_rows(2))[1]["dropped_long"] == {NO_TEXT: 1}
+
+
+def test_every_key_that_a_template_reads_of_a_turn_is_kept():
+    read = set()
+    for template in TEMPLATES.values():
+        read |= set(re.findall(r"\b(?:message|m|msg)(?:\.|\[['\"])(\w+)", template))
+    no_keys = {"get", "update", "items", "endswith", "startswith", "strip", "split", "role", "content"}
+    beside = {
+        "tool_responses",
+        "keep_past_thinking",
+    }  # no row of messages has them: set by the template, or Gemma's own
+    assert read - no_keys - beside <= {*TURN_KEYS}, read

@@ -1,8 +1,17 @@
 """What a row says and where its context stands, before any tokenizer; unusable rows say why."""
 
+import json
+
 import pytest
 
-from hf_gateau.rows.conversations import MARKER, SampleError, last_paragraph, read_conversation
+from hf_gateau.rows.conversations import (
+    MARKER,
+    SampleError,
+    checked_turns,
+    content_hash,
+    last_paragraph,
+    read_conversation,
+)
 
 
 pytestmark = pytest.mark.quick
@@ -47,7 +56,9 @@ USER, ASSISTANT = {"role": "user", "content": "a\n\nb"}, {"role": "assistant", "
         ({"messages": [USER, {"role": "assistant", "content": " \n"}]}, "turn 1 (assistant) is empty"),
         ({"messages": [{"role": "user", "content": "b"}, ASSISTANT]}, "one paragraph"),
         ({"messages": [ASSISTANT, USER]}, "last turn is the user's"),
-        ({"messages": [USER, ASSISTANT, ASSISTANT]}, "not the user's"),
+        ({"messages": [{"role": "system", "content": "s"}, ASSISTANT]}, "no turn is the user's"),
+        ({"messages": [USER, {"role": "assistant", "content": None, "tool_calls": []}]}, "turn 1 (assistant) is null"),
+        ({"messages": [{"role": "user", "content": ""}, ASSISTANT]}, "turn 0 (user) is empty"),
         ({"messages": [{"role": "user", "content": "a\n\n\ud800"}, ASSISTANT]}, "lone surrogate"),
         ({"messages": [{"role": "user", "content": f"a\n\n{MARKER}"}, ASSISTANT]}, "private-use marker"),
         ({"messages": [USER, ASSISTANT], "context": "elsewhere"}, "found in 0 turns"),
@@ -57,3 +68,41 @@ def test_unusable_rows_say_why(row, reason):
     with pytest.raises(SampleError) as error:
         read_conversation(row)
     assert reason in str(error.value)
+
+
+# Answers behind a tool's result: where their context is
+
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+RESULT, ASKED = {"role": "tool", "content": "42"}, {"role": "user", "content": "b"}
+
+
+@pytest.mark.parametrize(
+    "messages, place",
+    [
+        ([USER, CALL, RESULT, ASSISTANT], (0, 0, 0, 1)),  # the document in the question, not the result
+        ([ASKED, CALL, RESULT, RESULT, ASSISTANT], (2, 0, 3, 2)),  # nothing else: all results
+        ([ASKED, ASSISTANT, ASKED, CALL, RESULT, ASSISTANT], (0, 0, 1, 1)),  # all before the last question
+        ([{"role": "system", "content": ""}, USER, ASSISTANT], (1, 0, 1, 1)),
+        ([USER, ASSISTANT, ASSISTANT], (0, 0, 0, 1)),
+    ],
+)
+def test_context_of_an_answer_behind_other_turns(messages, place):
+    found = read_conversation({"messages": messages})
+    assert (found.first, found.start, found.last, found.end) == place
+    with pytest.raises(SampleError, match="one paragraph"):
+        read_conversation({"messages": [ASKED, CALL, RESULT | {"content": ""}, ASSISTANT]})
+
+
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+
+
+def test_content_hash_tells_tools_and_arguments_of_the_template():
+    row = {"messages": [USER, ASSISTANT]}
+    assert content_hash(row) == "acb1b2db1b0dc776"  # as before the two columns were looked at
+    assert content_hash(row | {"tools": None, "chat_template_kwargs": None}) == content_hash(row)
+    others = [{"tools": TOOLS}, {"tools": []}, {"chat_template_kwargs": {"enable_thinking": False}}]
+    others += [{"chat_template_kwargs": {"enable_thinking": None}}]
+    assert len({content_hash(row), *(content_hash(row | other) for other in others)}) == 5
+    assert content_hash(row | {"tools": json.dumps(TOOLS)}) == content_hash(row | {"tools": TOOLS})
+    packed = {"messages": [json.dumps(turn) for turn in row["messages"]]}  # as Parquet without its types has them
+    assert content_hash(packed) == content_hash(row) and checked_turns(packed) == checked_turns(row)

@@ -11,7 +11,9 @@ import random
 import pytest
 
 from hf_gateau.rows.conversations import SampleError
-from hf_gateau.rows.labels import IGNORED, assistant_spans, tokenize_for_training
+from hf_gateau.rows.labels import IGNORED, tokenize_for_training
+from hf_gateau.rows.places import Rendered
+from hf_gateau.rows.rendering import ChatTemplate
 from tests.chats import ANSWER, CHATML, CONTEXT, QUESTION, trl_template, turns
 
 
@@ -184,7 +186,7 @@ def test_spans_of_answers_that_are_alike(bpe):
         "messages"
     ]
     text = bpe.apply_chat_template(messages, tokenize=False)
-    spans = assistant_spans(messages, bpe, text)
+    spans = Rendered(ChatTemplate.of({}, bpe), messages).answers()
     assert [text[start:end] for start, end in spans] == ["Yes.<|im_end|>\n"] * 3
     assert [text[:start].count("<|im_end|>") for start, _ in spans] == [1, 3, 5]
 

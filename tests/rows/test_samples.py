@@ -1,8 +1,11 @@
 """Token spans: their concatenation is what SFTTrainer sees, and each token is counted once, in the right span."""
 
+import json
+
 import pytest
 
 from hf_gateau.rows.conversations import SampleError
+from hf_gateau.rows.labels import tokenize_for_training
 from hf_gateau.rows.samples import build_sample
 from tests.chats import ANSWER, CHATML, CONTEXT, LLAMA_2, QUESTION, trl_template, turns
 
@@ -193,9 +196,65 @@ def test_template_that_refuses_or_rewrites_is_a_reason(bpe):
     bpe.chat_template = "{{ raise_exception('no such role') }}"
     with pytest.raises(SampleError, match="refuses the conversation: no such role"):
         build_sample(ROW, bpe)
-    bpe.chat_template = "{% for m in messages %}{{ m.content | replace('T', '7') }}{% endfor %}"
-    with pytest.raises(SampleError, match="rewrites the content"):
+    bpe.chat_template = "{% for m in messages %}{{ m.content | replace('.', '') }}{% endfor %}"
+    dotted = {"messages": [{"role": "user", "content": "a.\n\nb"}, ROW["messages"][1]]}
+    assert (
+        squeezed(bpe.decode(build_sample(dotted, bpe).context)) == "a"
+    )  # rewritten, but not where its borders are told
+    bpe.chat_template = "{% for m in messages %}{{ m.content | reverse }}{% endfor %}"
+    with pytest.raises(SampleError, match="does not write what turn 1"):
         build_sample(ROW, bpe)
     bpe.chat_template = "{% for m in messages %}{{ m.content + m.content }}{% endfor %}"
     with pytest.raises(SampleError, match="2 times"):
         build_sample(ROW, bpe)
+
+
+TOOLS = [{"type": "function", "function": {"name": "tide", "parameters": {"type": "object", "properties": {}}}}]
+
+
+@pytest.mark.parametrize(
+    "template, given, options",
+    [
+        ("qwen3", {"tools": TOOLS}, {"tools": TOOLS}),
+        ("qwen3", {"tools": json.dumps(TOOLS)}, {"tools": TOOLS}),
+        ("llama3_1", {"tools": []}, {"tools": []}),  # Llama writes about tools where there are none; so does TRL
+        ("llama3_1", {"chat_template_kwargs": {"date_string": "1 May 2020"}}, {"date_string": "1 May 2020"}),
+        ("qwen3_5_think", {"chat_template_kwargs": {"enable_thinking": False}}, {"enable_thinking": False}),
+        ("gemma", {"chat_template_kwargs": {"chat_template": CHATML}}, {"chat_template": CHATML}),
+        ("qwen3", {"chat_template_kwargs": {"tools": TOOLS}}, {"tools": TOOLS}),
+    ],
+)
+def test_what_a_row_gives_to_the_template_is_measured(bpe, template, given, options):
+    bpe.chat_template = trl_template(template)
+    sample, plain = build_sample(ROW | given, bpe), build_sample(ROW, bpe)
+    whole = bpe.apply_chat_template(ROW["messages"], tokenize=True, return_dict=True, **options)["input_ids"]
+    assert sample.input_ids == whole == tokenize_for_training(ROW | given, bpe)["input_ids"]
+    is_shown = template != "qwen3_5_think"  # there the prompt alone shows it: the same tokens, other ones learned
+    assert (whole != plain.input_ids) == is_shown
+    assert sample.key != plain.key
+    for nothing in ({"tools": None}, {"chat_template_kwargs": None}, {"chat_template_kwargs": {}}):
+        assert build_sample(ROW | nothing, bpe) == plain
+
+
+@pytest.mark.parametrize(
+    "given, reason",
+    [
+        ({"tools": "hammer"}, "tools is no list of functions"),
+        ({"tools": ["hammer"]}, "tools is no list of functions"),
+        ({"chat_template_kwargs": ["x"]}, "chat_template_kwargs is a list"),
+        ({"chat_template_kwargs": {"tokenize": True, "x": 1}}, "sets tokenize, which training sets itself"),
+        ({"chat_template_kwargs": {"chat_template": "{{ raise_exception('no') }}"}}, r"no \(turn 0, user\)"),
+    ],
+)
+def test_what_no_template_can_be_given_is_a_reason(bpe, given, reason):
+    bpe.chat_template = CHATML
+    for function in (build_sample, tokenize_for_training):
+        with pytest.raises(SampleError, match=reason):
+            function(ROW | given, bpe)
+
+
+def test_template_for_tools_is_taken_where_there_are_tools(bpe):
+    bpe.chat_template = {"default": CHATML, "tool_use": trl_template("qwen2_5")}
+    sample = build_sample(ROW | {"tools": TOOLS}, bpe)
+    bpe.chat_template = trl_template("qwen2_5")
+    assert sample == build_sample(ROW | {"tools": TOOLS}, bpe)
