@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from types import CodeType
 from typing import Any
 
 
@@ -59,3 +62,60 @@ def import_function(name: str, said: str) -> Callable:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{said} cannot be imported ({error}); name a function as 'module:function'.") from error
+
+
+PLAIN = (str, bytes, int, float, bool, type(None))
+
+
+def function_digest(function: Callable) -> str:
+    """What tells a function from what it was before an edit: its code, with the functions and plain values that it uses of its
+    own package; 16 hexadecimal digits, the same in every process of one Python version."""
+    return hashlib.sha256("\n".join(_code_of(function, set())).encode()).hexdigest()[:16]
+
+
+def _code_of(function: Any, seen: set[int]) -> Iterator[str]:
+    """Lines that say what a function does; of a `partial`, what it calls, of an object its `__call__`."""
+    if not hasattr(function, "__code__"):
+        function = getattr(function, "func", None) or type(function).__call__
+    code = getattr(function, "__code__", None)
+    if code is None or id(code) in seen:
+        return
+    seen.add(id(code))
+    names = set()
+    for part in _nested(code):
+        names.update(part.co_names)
+        constants = [_said(x) for x in part.co_consts if not isinstance(x, CodeType)]
+        yield f"{part.co_code.hex()} {part.co_names} {part.co_varnames} {constants}"
+    cells = [cell.cell_contents for cell in function.__closure__ or () if cell != type(cell)()]
+    used = [function.__globals__[name] for name in sorted(names) if name in function.__globals__]
+    for value in [*used, *cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]:
+        if hasattr(value, "__code__"):
+            yield from _code_of(value, seen) if _package(value) == _package(function) else [value.__qualname__]
+        else:
+            yield _said(value)
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _nested(constant)
+
+
+def _package(function: Callable) -> str:
+    return (function.__module__ or "").partition(".")[0]
+
+
+def _said(value: Any) -> str:
+    """A plain value as text that is the same in every process; of any other its type."""
+    if isinstance(value, PLAIN):
+        return repr(value)
+    if isinstance(value, re.Pattern):
+        return f"{value.pattern!r} {value.flags}"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(_said, value))})"
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(_said, value)))}}}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(sorted(f'{_said(key)}: {_said(x)}' for key, x in value.items()))}}}"
+    return type(value).__qualname__

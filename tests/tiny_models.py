@@ -65,3 +65,38 @@ def make_model(architecture: str, folder, tokenizer, scale: float = 1.0, **overr
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def make_classifier(folder, tokenizer, architecture="llama", **overrides) -> str:
+    """A random sequence classifier."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    settings = {**GROUPED, "vocab_size": len(tokenizer), "max_position_embeddings": 2048, "initializer_range": 0.4}
+    settings |= {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id, **overrides}
+    torch.manual_seed(1)
+    AutoModelForSequenceClassification.from_config(AutoConfig.for_model(architecture, **settings)).save_pretrained(
+        folder
+    )
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def make_sentence_model(folder, rows) -> str:
+    """A random BERT with a vocabulary of the rows' words, as a sentence-transformers model that sees 64 tokens."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = sorted({word for row in rows for turn in row["messages"] for word in turn["content"].lower().split()})
+    (folder / "bert").mkdir(parents=True)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    (folder / "bert" / "vocab.txt").write_text("\n".join([*special, "instruction", "response", ":", *words]))
+    BertTokenizerFast(str(folder / "bert" / "vocab.txt")).save_pretrained(folder / "bert")
+    torch.manual_seed(2)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(words) + 8, max_position_embeddings=64, **sizes)).save_pretrained(
+        folder / "bert"
+    )
+    bert = Transformer(str(folder / "bert"), max_seq_length=64)
+    SentenceTransformer(modules=[bert, Pooling(16)]).save(str(folder / "whole"))
+    return str(folder / "whole")

@@ -163,7 +163,8 @@ class KeepingGenerator(ABC):
         from transformers.utils import find_adapter_config_file
 
         from ..models.device import resolve_device
-        from ..models.loading import check_local, load_location, load_options, model_fingerprint
+        from ..models.fingerprints import model_fingerprint
+        from ..models.loading import check_local, load_location, load_options
         from ..models.rope import context_window
 
         model = os.path.expanduser(model)

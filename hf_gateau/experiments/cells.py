@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.tasks import TASKS
-from ..models.loading import model_fingerprint
+from ..models.fingerprints import model_fingerprint
 from ..ranking.config import MixConfig, RankConfig, SelectConfig
 from ..ranking.formulas import needed_columns
 from ..ranking.mixture import load_short

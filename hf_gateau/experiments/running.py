@@ -80,7 +80,7 @@ def note_failure(job: Job, reason: str, details: str = "") -> None:
 
 
 def _run(job: Job, folder: Path) -> None:
-    from ..models.loading import model_fingerprint
+    from ..models.fingerprints import model_fingerprint
 
     write_json(folder / "selection.json", job.selection)
     with (folder / LOG).open("a", encoding="utf-8") as log, _writing_to(log):

@@ -151,11 +151,19 @@ def measuring_rows(measuring: dict[str, Any] | None) -> list[list[str]]:
 
 def _model(described: dict[str, Any]) -> str:
     name = described.get("model")
-    adapter = f", adapter {inline(public_name(described['adapter']))}" if described.get("adapter") else ""
+    adapter = f", adapter {_adapter(described)}" if described.get("adapter") else ""
     if is_repo_id(name):
         return link(name, "model", described.get("fingerprint")) + adapter
     weights = f", weights {inline(described['fingerprint'])}" if described.get("fingerprint") else ""
     return inline(public_name(name)) + weights + adapter
+
+
+def _adapter(described: dict[str, Any]) -> str:
+    name, fingerprint = described.get("adapter_name"), described["adapter"]
+    if is_repo_id(name):
+        return link(name, "model", fingerprint)
+    named = f"{inline(public_name(name))}, weights " if name else ""
+    return named + inline(public_name(fingerprint))
 
 
 def ranking_rows(ranking: dict[str, Any]) -> list[list[str]]:

@@ -174,7 +174,7 @@ def public_measuring(measuring: dict[str, Any] | None) -> dict[str, Any] | None:
     """What measured the rows, without the folders of this machine."""
 
     def public(part: Any) -> Any:
-        names = {key: public_name(part[key]) for key in ("model", "adapter") if part.get(key)}
+        names = {key: public_name(part[key]) for key in ("model", "adapter", "adapter_name") if part.get(key)}
         return part | names
 
     return measuring and {key: public(part) if isinstance(part, dict) else part for key, part in measuring.items()}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from ..models.config import DTYPES
+from ..models.fingerprints import fingerprint_or_name, sentence_model_fingerprint
 from ..rows.conversations import (
     FindContext,
     SampleError,
@@ -21,7 +19,6 @@ from ..rows.conversations import (
 from .value_scorer import ValueScorer
 
 
-MODULE_FILES = ("modules.json", "sentence_bert_config.json")  # of a sentence-transformers model
 CHARACTERS_PER_TOKEN = 4  # about; batches are made by it
 TEXT = "Instruction: {instruction} Response: {response}"
 TEXT_WITH_CONTEXT = "Instruction: {instruction} Input: {context} Response: {response}"
@@ -93,18 +90,25 @@ class EmbeddingScorer(ValueScorer):
             raise RuntimeError(
                 "Sentence embeddings need sentence-transformers; install it with `pip install hf-gateau[embed]`."
             ) from error
-        return SentenceTransformer(
+        model = SentenceTransformer(
             self.settings["model"],
             revision=self.settings["revision"],
             device=str(self.device),
             trust_remote_code=self.settings["trust_remote_code"],
             model_kwargs={"dtype": self.dtype},
         )
+        self.note_loaded()
+        self.check_unchanged()
+        return model
+
+    def fingerprints(self) -> dict[str, str | None]:
+        source = self.settings["model"], self.settings["revision"]
+        return {"model": fingerprint_or_name(sentence_model_fingerprint, *source)}
 
     def describe_model(self) -> dict[str, Any]:
         return {
             "model": self.settings["model"],
-            "fingerprint": _fingerprint(self.settings["model"], self.settings["revision"]),
+            "fingerprint": self.made_of["model"],
             "dtype": self.dtype,
             "text": TEXT_WITH_CONTEXT if self.settings["embed_context"] else TEXT,
         }
@@ -120,18 +124,6 @@ class EmbeddingScorer(ValueScorer):
     def measure(self, items: Sequence[str]) -> list[list[float]]:
         found = self.model.encode(list(items), batch_size=len(items), show_progress_bar=False)
         return [embedding.tolist() for embedding in found.astype("float32")]
-
-
-def _fingerprint(name: str, revision: str | None) -> str:
-    """`model_fingerprint`, of a local model's modules too, which lie in folders of their own, and of their settings."""
-    from ..models.loading import model_fingerprint
-
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        return model_fingerprint(name, revision)
-    parts = [model_fingerprint(str(folder)) for folder in (path, *sorted(x for x in path.iterdir() if x.is_dir()))]
-    parts += [(path / file).read_text("utf-8") for file in MODULE_FILES if (path / file).is_file()]
-    return "sha256:" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def parts_of_row(row: Mapping[str, Any], find_context: FindContext = last_paragraph) -> dict[str, str]:

@@ -14,7 +14,6 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from ..models.abilities import abilities_of
-from ..models.device import matrix_rate
 from ..records import commonest
 from ..store.sqlite import Measurement
 from .costs import RowShape, Way, flops, model_shape, row_work
@@ -51,6 +50,8 @@ class RowCosts:
 @lru_cache
 def device_rate(device, dtype) -> float:
     """`matrix_rate`, measured once in a process."""
+    from ..models.device import matrix_rate
+
     return matrix_rate(device, dtype)
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..models.config import ModelPairConfig
+from ..models.fingerprints import pair_fingerprints
 from ..models.packing import Limits
 from ..models.perplexity import perplexity, response_nlls
 from ..rows.conversations import FindContext, SampleError
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from .scorer import GateauScorer
 
 
+LONG = ("model", "revision", "adapter", "adapter_revision")  # settings that a pair has for its long model
+
+
 class ResponseScorer(ValueScorer):
     """Adds `gateau_ppl_response`: perplexity of the response's tokens under the long model, behind the token that begins a
     document (the tokenizer's BOS, else its EOS: lm-evaluation-harness's `prefix_token_id`) and nothing else.
@@ -27,7 +31,7 @@ class ResponseScorer(ValueScorer):
 
     Args:
         model (`str`): the long model that measured the rows.
-        revision, adapter, tokenizer, dtype, load_in_8bit, load_in_4bit, device, device_map, attn_implementation,
+        revision, adapter, adapter_revision, tokenizer, dtype, load_in_8bit, load_in_4bit, device, device_map, attn_implementation,
         trust_remote_code: see `ModelPairConfig`.
         response_head, find_context (a function), batch_tokens, store: see `MeasureConfig`.
 
@@ -48,6 +52,7 @@ class ResponseScorer(ValueScorer):
         *,
         revision: str | None = None,
         adapter: str | None = None,
+        adapter_revision: str | None = None,
         tokenizer: str | None = None,
         dtype: str = "auto",
         load_in_8bit: bool = False,
@@ -69,13 +74,17 @@ class ResponseScorer(ValueScorer):
         """Arguments for a `ResponseScorer` with the long model of a `GateauScorer`, run as there."""
         pair, how = vars(scorer.pair_config), vars(scorer.measure_config)
         found = {name: (pair | how)[name] for name in inspect.signature(cls).parameters if name in (pair | how)}
-        return found | {name: pair[f"long_{name}"] for name in ("model", "revision", "adapter")}
+        return found | {name: pair[f"long_{name}"] for name in LONG}
 
     def _pair_config(self) -> ModelPairConfig:
-        own = ("model", "revision", "adapter", "response_head", "find_context", "batch_tokens", "store")
+        own = (*LONG, "response_head", "find_context", "batch_tokens", "store")
         shared = {name: value for name, value in self.settings.items() if name not in own}
-        names = {name: self.settings[name] for name in ("model", "revision", "adapter")}
+        names = {name: self.settings[name] for name in LONG}
         return ModelPairConfig(**{f"long_{name}": value for name, value in names.items()}, **shared)
+
+    def fingerprints(self) -> dict[str, str | None]:
+        found = pair_fingerprints(self._pair_config())
+        return {"model": found["long"], "adapter": found["long_adapter"], "tokenizer": found["tokenizer"]}
 
     @cached_property
     def pair(self):
@@ -104,7 +113,8 @@ class ResponseScorer(ValueScorer):
         described = self.pair.describe()
         kept = {"dtype": described["dtype"], "bits": described["bits"], "first_token": self.first_token}
         head = {} if (head := self.settings["response_head"]) is None else {"response_head": head}
-        return {**described["long"], **kept, **head}
+        tokenizer = {} if self.pair.own_tokenizer is None else {"tokenizer": self.pair.own_tokenizer}
+        return {**described["long"], **kept, **head, **tokenizer}
 
     def lay_out(self, row: Mapping[str, Any]) -> list[int]:
         sample = build_sample(row, self.pair.tokenizer, find_context=self.find_context)

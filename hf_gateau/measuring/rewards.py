@@ -118,7 +118,8 @@ class RewardScorer(ValueScorer):
 
         name = self.settings["model"]
         options = {"config": self.model_config, "dtype": getattr(torch, self.dtype), "output_loading_info": True}
-        model, info = AutoModelForSequenceClassification.from_pretrained(name, **self._source, **options)
+        source = self._source | {"revision": self.note_loaded() or self._source["revision"]}  # what the key says
+        model, info = AutoModelForSequenceClassification.from_pretrained(name, **source, **options)
         if info["missing_keys"]:
             raise ValueError(
                 f"{name!r} is no reward model: its checkpoint lacks {', '.join(sorted(info['missing_keys'])[:3])}, which "
@@ -127,17 +128,19 @@ class RewardScorer(ValueScorer):
         model.config.get_text_config().use_cache = (
             False  # nothing is generated, and 64k tokens of keys and values are gigabytes
         )
+        self.check_unchanged()
         return model.to(self.device).eval()
 
     def describe_model(self) -> dict[str, Any]:
-        from ..models.loading import model_fingerprint
-
-        fingerprint = model_fingerprint(self.settings["model"], self.settings["revision"])
+        max_length = self.max_length  # reads the configuration, after which the commit is known for sure
+        self.note_loaded()
+        fingerprint, tokenizer = self.made_of["model"], self.made_of["tokenizer"]
         return {
             "model": self.settings["model"],
             "fingerprint": fingerprint,
             "dtype": self.dtype,
-            "max_length": self.max_length,
+            "max_length": max_length,
+            **({"tokenizer": tokenizer} if tokenizer != fingerprint else {}),
         }
 
     def lay_out(self, row: Mapping[str, Any]) -> Tokens:

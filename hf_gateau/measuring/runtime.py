@@ -1,9 +1,11 @@
 """What a scorer has at hand in one process: the pair of models, the store, the key of its settings; and the rows' way through."""
 
+import hashlib
+import json
 import logging
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from math import exp, log
 from typing import Any
@@ -13,8 +15,9 @@ from ..models.packing import Cut, Limits
 from ..rows.batches import COLUMNS, readable, rows_of
 from ..rows.conversations import SampleError, content_hash, find_context_of
 from ..rows.samples import Sample, build_sample, truncate_response
+from ..settings import function_digest
 from ..store.folder import open_store
-from ..store.keys import config_key
+from ..store.keys import config_key, layout_key
 from ..store.sqlite import MeasureError, Measurement, resolve_store_path
 from .config import MeasureConfig
 from .progress import Meter, View
@@ -24,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # Part of every key: raise it when a change to the measuring code changes a number.
 MEASURING_VERSION = 1
+# Part of no key, since a row's is made of its tokens, but of what `datasets` keeps: raise it when rows become other tokens.
+LAYOUT_VERSION = 1
 APPROXIMATIONS = ("segment_stride", "response_head")  # settings that are part of a key where they are not the paper's
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1_024, 65_536
 ROWS_LAID_OUT = 20  # at a time, where no model runs: each may be 65,536 tokens
@@ -58,6 +63,15 @@ class Runtime:
             },
         }
         self.config_key = config_key(self.description)
+        self.layout_key = layout_key(
+            {
+                "layout_version": LAYOUT_VERSION,
+                "tokenizer": self.pair.fingerprints["tokenizer"],
+                "find_context": self.find_context and function_digest(self.find_context),
+                "max_length": self.max_length,
+                "response_head": config.response_head,
+            }
+        )
         path = resolve_store_path(config.store)
         self.store = open_store(path) if path is not None else None
         if self.store is not None:
@@ -200,6 +214,17 @@ def about(row: Mapping, sample: Sample | str) -> dict[str, Any]:
         "gateau_num_response_tokens": len(sample.response),
         "gateau_truncated": sample.num_truncated > 0,
     }
+
+
+def rests_on(fingerprints: Mapping[str, str | None], find_context: Callable | str | None) -> str:
+    """What tells `datasets` that a scorer is what it was, beside its settings: 16 hexadecimal digits of the fingerprints of its
+    models and tokenizer, and of the code of `find_context` (of none for a name that nothing has, which is told later)."""
+    try:
+        function = find_context_of(find_context)
+    except ValueError:
+        function = None
+    found = dict(fingerprints) | {"find_context": function and function_digest(function)}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def ahead(parts: Iterator) -> Iterator:

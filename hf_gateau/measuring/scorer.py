@@ -4,29 +4,35 @@ Everything that needs a model happens here, once a row. Ranking reads the column
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
 from ..models.config import ModelPairConfig
+from ..models.fingerprints import pair_fingerprints
 from ..rows.batches import BatchShape
 from ..rows.samples import Sample
 from ..settings import did_you_mean
 from ..store.sqlite import resolve_store_path
 from .config import MeasureConfig
-from .runtime import MEASURING_VERSION, Runtime
+from .runtime import LAYOUT_VERSION, MEASURING_VERSION, Runtime, rests_on
 
+
+logger = logging.getLogger(__name__)
 
 ENVIRONMENT_PREFIX = "HF_GATEAU_"
+FILES = ("long_model", "short_model", "long_adapter", "short_adapter", "tokenizer")  # settings that may name a folder
 
 
 class GateauScorer:
     """Measures rows for GATEAU: pass it to `Dataset.map`, `IterableDataset.map` or Ray Data's `map_batches`, or call it
     on a dict of lists or on one row.
 
-    It pickles as its settings alone, loads models in the process that uses them, when the first row needs them, and
-    hashes the same in every process, so that a second `map` over the same data is a cache hit.
+    It pickles as its settings, and what tells the files that they name from others; loads models in the process that uses
+    them, when the first row needs them; and hashes the same in every process. So a second `map` over the same data is a
+    cache hit, until weights, tokenizer, chat template or the code of `find_context` are others.
 
     Args:
         settings: any field of `ModelPairConfig` and `MeasureConfig`, by name. `find_context` may be a function, `store` a path
@@ -55,7 +61,7 @@ class GateauScorer:
         for name in settings.keys() - known:
             raise TypeError(f"GateauScorer has no setting {name!r}" + did_you_mean(name, known, "."))
         self._settings = {**self._settings, **settings}
-        self._runtime, self._variants = None, {}
+        self._runtime, self._variants, self._rests_on = None, {}, None
         self.pair_config, self.measure_config = self._configs()
         return self
 
@@ -71,7 +77,17 @@ class GateauScorer:
 
     def __reduce__(self):
         resolved = [sorted(vars(config).items()) for config in self._configs()]
-        return _rebuild, (sorted(self._given().items()), resolved, MEASURING_VERSION)
+        versions = MEASURING_VERSION, LAYOUT_VERSION
+        return _rebuild, (sorted(self._given().items()), resolved, versions, self.refresh())
+
+    def refresh(self) -> str:
+        """What the numbers rest on beside the settings, files, code and commits, as 16 hexadecimal digits; what was loaded
+        when they were others is let go. Loads nothing, and reads no file twice."""
+        found = _rests_on(*self._configs())
+        if self._rests_on not in (None, found):
+            self._runtime, self._variants = None, {}
+        self._rests_on = found
+        return found
 
     def __call__(self, batch: Mapping[str, Any], rank: int | None = None, **overrides) -> dict[str, Any]:
         """Measure a batch (a mapping of columns) or one row (a mapping of values).
@@ -105,12 +121,17 @@ class GateauScorer:
         configs = self._configs()
         if self._runtime is None or configs != (self.pair_config, self.measure_config):
             self.pair_config, self.measure_config = configs
-            self._runtime = Runtime(*configs)
+            self._rests_on, self._runtime = _rests_on(*configs), Runtime(*configs)
         return self._runtime
 
     def _variant(self, overrides: dict[str, Any]) -> "GateauScorer":
         key = json.dumps(overrides, sort_keys=True, default=repr)
         if key not in self._variants:
+            if named := [name for name in FILES if os.path.exists(os.path.expanduser(overrides.get(name) or ""))]:
+                logger.warning(
+                    "`datasets` does not see when the files of %s change, named in fn_kwargs; name them in GateauScorer(...).",
+                    ", ".join(named),
+                )
             self._variants[key] = GateauScorer(**{**self._given(), **overrides})
         return self._variants[key]
 
@@ -131,18 +152,26 @@ class GateauScorer:
 
     def survey(self, ds) -> Iterator[tuple[Sample | str, bool]]:
         """Each row of a dataset as token spans, or why it cannot be, and whether the store has it. Loads no model."""
+        self.refresh()
         return self._look().survey(ds)
 
     def describe(self) -> dict[str, Any]:
         """What the numbers come from, as plain JSON: `config_key` (the part of `gateau_key` before the colon), models
-        with their revisions, dtype, segment length; and the longest sample in tokens. Reads the models' configurations,
-        not their weights."""
+        with their revisions, dtype, segment length; the longest sample in tokens; and `layout_key`, which tells another
+        tokenizer, chat template, `find_context` or length. Reads the models' configurations, not their weights."""
+        self.refresh()
         runtime = self._look()
-        return {"config_key": runtime.config_key, **runtime.description, "max_length": runtime.max_length}
+        found = {"config_key": runtime.config_key, **runtime.description, "max_length": runtime.max_length}
+        return found | {"layout_key": runtime.layout_key}
 
 
-def _rebuild(given: list, resolved: list, version: int) -> GateauScorer:
-    """Unpickle; what was resolved, defaults included, and the code's version are there for `datasets` to hash."""
+def _rests_on(pair: ModelPairConfig, how: MeasureConfig) -> str:
+    return rests_on(pair_fingerprints(pair), how.find_context)
+
+
+def _rebuild(given: list, *hashed) -> GateauScorer:
+    """Unpickle; what was resolved, defaults included, the code's versions and what the numbers rest on are there for `datasets` to
+    hash."""
     return GateauScorer(**dict(given))
 
 

@@ -40,7 +40,7 @@ def survey_rows(ds: Dataset, scorer: GateauScorer) -> Dataset:
 
 
 def _lay_out(batch, scorer: GateauScorer, config_key: str) -> dict[str, list]:
-    """`config_key`: for `datasets` to hash, which sees other models of the same names by it."""
+    """`config_key`: for `datasets` to hash, which sees by it in what the rows will be measured; by the scorer what they rest on."""
     runtime = scorer.start()
     rows = rows_of({name: batch[name] for name in batch})
     found = [about(row, runtime.lay_out(row)) for row in rows]

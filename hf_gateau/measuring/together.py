@@ -76,6 +76,7 @@ def measure_together(ds: Dataset, scorer: GateauScorer, tell: Callable[[Summary]
         RuntimeError: another process has ended.
     """
     started, team = time.monotonic(), _Team(join_launch(scorer))
+    scorer.refresh()
     runtime = scorer.start()
     runtime.meter = meter = Meter(runtime)
     _check_alike(team, len(ds), runtime)
@@ -178,7 +179,8 @@ def _check_alike(team: _Team, num_rows: int, runtime) -> None:
     """Refuse, before any work, processes that would not do parts of one thing."""
     if team.size == 1:
         return
-    for what, value in (("rows", num_rows), ("settings or models", runtime.config_key)):
+    same = {"rows": num_rows, "settings or models": runtime.config_key}
+    for what, value in (same | {"tokenizer, find_context or max_length": runtime.layout_key}).items():
         if len(found := set(team.exchange(value))) > 1:
             raise ValueError(
                 f"The processes do not have the same {what} ({', '.join(map(str, sorted(found)))}); give all the same data, "

@@ -14,16 +14,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
+from ..models.fingerprints import fingerprint_or_name, loaded_commit, model_fingerprint, tokenizer_fingerprint
 from ..models.packing import pack
 from ..rows.batches import REASON, VALUE_COLUMNS, BatchShape
 from ..rows.conversations import FindContext, SampleError, content_hash, find_context_of, read_conversation
 from ..store.folder import FolderStore, open_store
 from ..store.keys import config_key
 from ..store.sqlite import MeasurementStore, Value, resolve_store_path
-from .runtime import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, TOKENS_LAID_OUT
+from .runtime import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, LAYOUT_VERSION, TOKENS_LAID_OUT, rests_on
 
 
 logger = logging.getLogger(__name__)
+
+KEPT = ("settings", "rank", "default_rank")  # of a scorer when its model's files have changed
 
 
 class ValueScorer(ABC):
@@ -92,7 +95,44 @@ class ValueScorer(ABC):
         return hashlib.sha256(place.encode()).hexdigest()[:16]
 
     def __reduce__(self):
-        return _rebuild, (type(self), sorted(self.settings.items()), self.version)
+        versions = self.version, LAYOUT_VERSION
+        return _rebuild, (type(self), sorted(self.settings.items()), versions, self.refresh())
+
+    def fingerprints(self) -> dict[str, str | None]:
+        """What tells `model`, `tokenizer` and what else there is from others, as they are now. Loads nothing."""
+        source = self.settings["model"], self.settings["revision"]
+        return {
+            "model": fingerprint_or_name(model_fingerprint, *source),
+            "tokenizer": fingerprint_or_name(tokenizer_fingerprint, *source),
+        }
+
+    @cached_property
+    def made_of(self) -> dict[str, str | None]:
+        """`fingerprints` when this scorer began."""
+        return self.fingerprints()
+
+    def refresh(self) -> str:
+        """See `GateauScorer.refresh`."""
+        found = self.fingerprints()
+        if self.made_of != found:
+            for name in vars(self).keys() - set(KEPT):
+                del vars(self)[name]
+        return rests_on(found, self.settings.get("find_context"))
+
+    def check_unchanged(self) -> None:
+        """To be called once the model is loaded.
+
+        Raises:
+            ValueError: its files are not those that the key was made for.
+        """
+        if self.fingerprints() != self.made_of:
+            raise ValueError(
+                f"The files of {self.settings['model']!r} have changed since this run began; start it again."
+            )
+
+    def note_loaded(self) -> str | None:
+        """To be called once files of the model are loaded: their commit; None where they are no Hub id's."""
+        return loaded_commit(self.settings["model"], self.settings["revision"])
 
     @property
     def stores(self) -> bool:
@@ -208,8 +248,8 @@ class ValueScorer(ABC):
         return tqdm(total=num_rows, desc=self.title, **options)
 
 
-def _rebuild(kind: type, settings: list, version: int) -> ValueScorer:
-    """Unpickle; the code's version is there for `datasets` to hash."""
+def _rebuild(kind: type, settings: list, *hashed) -> ValueScorer:
+    """Unpickle; the code's versions and what the values rest on are there for `datasets` to hash."""
     return kind(**dict(settings))
 
 

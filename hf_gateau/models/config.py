@@ -65,6 +65,12 @@ class ModelPairConfig:
     short_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the short model."})
     long_adapter: str | None = field(default=None, metadata={"help": "PEFT adapter put on the long model."})
     short_adapter: str | None = field(default=None, metadata={"help": "PEFT adapter put on the short model."})
+    long_adapter_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the long model's adapter."}
+    )
+    short_adapter_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the short model's adapter."}
+    )
     tokenizer: str | None = field(
         default=None, metadata={"help": "Tokenizer, and with it the chat template. Default: the long model's."}
     )
@@ -114,6 +120,12 @@ class ModelPairConfig:
             raise ValueError(f"short_rope_scale is a factor, got {self.short_rope_scale}; give a number above 0.")
         if self.short_model is None and (self.short_revision or self.short_adapter):
             raise ValueError("short_revision and short_adapter belong to a short_model; name it, or leave them out.")
+        for name in ("long_adapter", "short_adapter"):
+            revision = getattr(self, f"{name}_revision")
+            if revision is not None and getattr(self, name) is None:
+                raise ValueError(
+                    f"{name}_revision={revision!r} came without {name}; name the adapter, or leave it out."
+                )
         if self.load_in_4bit and self.load_in_8bit:
             raise ValueError("load_in_4bit and load_in_8bit are both set; choose one.")
         for name in filter(None, (self.long_model, self.short_model)):

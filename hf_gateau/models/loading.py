@@ -1,19 +1,13 @@
-"""From a model's name to what `from_pretrained` takes, and to a fingerprint of its weights."""
+"""From a model's name to what `from_pretrained` takes."""
 
-import hashlib
-import logging
+import json
 import os
 from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import cached_file
 
 from .config import ModelPairConfig
-
-
-logger = logging.getLogger(__name__)
-
-
-FINGERPRINT_BLOCKS, FINGERPRINT_BLOCK_BYTES = 64, 1 << 14
 
 
 def load_location(name: str) -> tuple[str]:
@@ -50,42 +44,23 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool):
     return config.get_text_config(decoder=True)
 
 
+def load_adapter_config(name: str, revision: str | None) -> dict:
+    """The configuration of a PEFT adapter; no weights.
+
+    Raises:
+        OSError: there is none.
+    """
+    try:
+        file = cached_file(os.path.expanduser(name), "adapter_config.json", revision=revision or "main")
+    except OSError as error:
+        raise OSError(
+            f"There is no adapter at {name!r} ({error}); give a folder or Hub id with an adapter_config.json."
+        ) from error
+    return json.loads(Path(file).read_text("utf-8"))
+
+
 def load_tokenizer(name: str, revision: str | None, config: ModelPairConfig):
     """The tokenizer that a model ships with."""
     return AutoTokenizer.from_pretrained(
         *load_location(name), **load_options(name, revision, config.trust_remote_code)
     )
-
-
-def commit_of(name: str, revision: str | None = None) -> str | None:
-    """The Hub's commit that a model was loaded from into the local cache; None for a folder or file."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if Path(name).expanduser().exists():
-        return None
-    for file in ("config.json", "adapter_config.json"):
-        found = try_to_load_from_cache(name, file, revision=revision or "main")
-        if isinstance(found, str):
-            return Path(found).parent.name
-    return None
-
-
-def model_fingerprint(name: str, revision: str | None = None) -> str:
-    """What tells one set of weights from another: the Hub commit, or a hash over samples of every local weight file."""
-    path = Path(name).expanduser()
-    if not path.exists():
-        commit = commit_of(name, revision)
-        if commit is None:
-            logger.info("No commit is known for %s; its name stands for its weights.", name)
-        return commit or name
-    digest = hashlib.sha256()
-    patterns = ("*.safetensors", "*.bin", "*.gguf", "config.json", "adapter_config.json")
-    files = [path] if path.is_file() else sorted(file for pattern in patterns for file in path.glob(pattern))
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}".encode())
-        with file.open("rb") as stream:
-            for i in range(FINGERPRINT_BLOCKS):
-                stream.seek(i * max(size - FINGERPRINT_BLOCK_BYTES, 0) // (FINGERPRINT_BLOCKS - 1))
-                digest.update(stream.read(FINGERPRINT_BLOCK_BYTES))
-    return "sha256:" + digest.hexdigest()[:32]

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from ..rows.conversations import SampleError
 from ..rows.samples import Sample
@@ -14,7 +14,16 @@ from .abilities import abilities_of, is_known
 from .attention import ATTENTION_NAME, attention_layers, decoder_of, eager_attention_forward
 from .config import ModelPairConfig
 from .device import resolve_device, resolve_dtype
-from .loading import check_local, load_config, load_location, load_options, load_tokenizer, model_fingerprint, place_of
+from .fingerprints import loaded_commit, pair_fingerprints, tokenizer_source
+from .loading import (
+    check_local,
+    load_adapter_config,
+    load_config,
+    load_location,
+    load_options,
+    load_tokenizer,
+    place_of,
+)
 from .rope import context_window, exchanged_rope, scale_rope, unsettled_after
 from .trial import check_by_trial
 
@@ -38,9 +47,9 @@ class ModelPair:
     """
 
     def __init__(self, config: ModelPairConfig, rank: int = 0):
-        self.config, self.rank = config, rank
-        for name in filter(None, (config.long_model, config.short_model)):
+        for name in filter(None, (config.long_model, config.short_model, config.long_adapter, config.short_adapter)):
             check_local(name)
+        self.config, self.rank = config, rank
         self.long_config = load_config(config.long_model, config.long_revision, config.trust_remote_code)
         self.short_config = self._short_config()
         if config.short_pass == "reuse" and not abilities_of(self.long_config).keeps_past:
@@ -54,7 +63,18 @@ class ModelPair:
                 f"a RoPE of type {next(iter(unsettled_after(self.long_config)))!r}; take short_pass='own'."
             )
         self.tokenizer = self._checked_tokenizer()
+        self.commits = {which: self._commit(which) for which in ("long", "short", "long_adapter", "short_adapter")}
+        self.fingerprints = pair_fingerprints(config)
         self._long = self._short = None
+
+    def _commit(self, which: str) -> str | None:
+        """The commit of a Hub id's configuration, which its weights are taken from too; None for a folder or file."""
+        is_adapter = which.endswith("adapter")
+        name = getattr(self.config, which if is_adapter else f"{which}_model")
+        revision = getattr(self.config, f"{which}_revision")
+        if is_adapter and name is not None:
+            load_adapter_config(name, revision)
+        return name and loaded_commit(name, revision)
 
     def _short_config(self):
         config = self.config
@@ -71,9 +91,10 @@ class ModelPair:
         if config.short_model is not None:
             sources.append((config.short_model, config.short_revision))
         if config.tokenizer is not None:
-            sources.insert(0, (config.tokenizer, dict(reversed(sources)).get(config.tokenizer)))
+            sources.insert(0, tokenizer_source(config))
         distinct = {place_of(*source): source for source in sources}
         loaded = [(name, load_tokenizer(name, revision, config)) for name, revision in distinct.values()]
+        loaded_commit(*sources[0])
         for other in loaded[1:]:
             check_same_vocabulary(*loaded[0], *other)
         check_embedded(*loaded[0], self.num_embeddings)
@@ -98,14 +119,18 @@ class ModelPair:
     def shares_weights(self) -> bool:
         """Whether one model in memory serves as both siblings."""
         config = self.config
-        return config.short_model is None or (self._has_one_checkpoint and config.short_adapter == config.long_adapter)
+        adapters = (
+            (config.long_adapter, config.long_adapter_revision),
+            (config.short_adapter, config.short_adapter_revision),
+        )
+        long, short = (name and place_of(name, revision) for name, revision in adapters)
+        return config.short_model is None or (self._has_one_checkpoint and short == long)
 
     @property
     def long(self):
         """The long-window model, loaded on first use."""
         if self._long is None:
-            config = self.config
-            self._long = self._load(config.long_model, config.long_revision, config.long_adapter, self.long_config)
+            self._long = self._load("long", self.long_config)
         return self._long
 
     @contextmanager
@@ -126,9 +151,7 @@ class ModelPair:
         config = self.config
         if not self.shares_weights:
             if self._short is None:
-                self._short = self._load(
-                    config.short_model, config.short_revision, config.short_adapter, self.short_config
-                )
+                self._short = self._load("short", self.short_config)
             yield self._short
         elif config.short_rope_scale is not None:
             with exchanged_rope(self.long, self.short_config):
@@ -171,26 +194,41 @@ class ModelPair:
     def describe(self) -> dict:
         """Everything about the pair that changes a number, as plain JSON: the store's key and the cards' provenance."""
         config = self.config
-        long = {
-            "model": config.long_model,
-            "fingerprint": model_fingerprint(config.long_model, config.long_revision),
-            "adapter": config.long_adapter and model_fingerprint(config.long_adapter),
-        }
+        long = self._describe("long", self.long_config)
         short = {"window": config.short_window, "rope_scale": config.short_rope_scale}
         if config.short_pass != "own":
             short["pass"] = config.short_pass
         if config.short_model is not None:
-            short |= {
-                "model": config.short_model,
-                "fingerprint": long["fingerprint"]
-                if self._has_one_checkpoint
-                else model_fingerprint(config.short_model, config.short_revision),
-                "adapter": config.short_adapter and model_fingerprint(config.short_adapter),
-            }
+            short |= self._describe("short", self.short_config)
         bits = 8 if config.load_in_8bit else 4 if config.load_in_4bit else None
         return {"long": long, "short": short, "dtype": self.dtype, "bits": bits}
 
-    def _load(self, name: str, revision: str | None, adapter: str | None, model_config):
+    def _describe(self, which: str, model_config) -> dict:
+        """One sibling: names, which change no key, and what tells its weights, adapter and code from others."""
+        name, adapter = getattr(self.config, f"{which}_model"), getattr(self.config, f"{which}_adapter")
+        found = {
+            "model": name,
+            "fingerprint": self.fingerprints[which],
+            "adapter": self.fingerprints[f"{which}_adapter"],
+        }
+        has_two = getattr(model_config, "auto_map", None) and model_config.model_type in CONFIG_MAPPING
+        found |= {"adapter_name": adapter} if adapter is not None else {}
+        return found | ({"remote_code": True} if has_two and self.config.trust_remote_code else {})
+
+    @property
+    def own_tokenizer(self) -> str | None:
+        """What tells the tokenizer from others, where the long model's fingerprint does not."""
+        found = self.fingerprints["tokenizer"]
+        return None if found == self.fingerprints["long"] else found
+
+    def _load(self, which: str, model_config):
+        """A sibling's weights, which must still be those that the key was made for.
+
+        Raises:
+            ValueError: its files have changed, or a `device_map` cannot serve.
+        """
+        name, adapter = getattr(self.config, f"{which}_model"), getattr(self.config, f"{which}_adapter")
+        revision, adapter_revision = self.commits[which], self.commits[f"{which}_adapter"]
         if self.config.device_map is not None and self.rank > 0:
             raise ValueError(
                 f"device_map={self.config.device_map!r} spreads one model over the devices, and this is process "
@@ -217,7 +255,13 @@ class ModelPair:
                     f"device_map={self.config.device_map!r} leaves parts of {name!r} off the device, where the adapter "
                     f"{adapter!r} cannot be put on them; merge it into the model first, or take devices with more memory."
                 )
-            model = PeftModel.from_pretrained(model, adapter).get_base_model()
+            model = PeftModel.from_pretrained(model, adapter, revision=adapter_revision).get_base_model()
+        found = pair_fingerprints(self.config)
+        local = [x for x in (which, f"{which}_adapter") if self.commits[x] is None]
+        if any(found[x] != self.fingerprints[x] for x in local):
+            raise ValueError(
+                f"The files of {name!r} or its adapter have changed since this run began; start it again."
+            )
         check_measurable(name, model)
         if model.device.type == "meta":
             raise ValueError(

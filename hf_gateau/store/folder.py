@@ -155,12 +155,18 @@ class FolderStore:
         marker = self.path / MARKER
         if marker.exists():
             return
-        if others := sorted(path.name for path in self.path.iterdir() if path.name != MARKER):
+        others = sorted(path.name for path in self.path.iterdir() if path.name != MARKER)
+        # What another process has made since then, it made after the marker: listed now, the folder shows it.
+        if others and MARKER not in os.listdir(self.path):
             raise StoreError(
                 f"{self.path} is a folder that holds something else ({', '.join(others[:3])}), no measurement store. Name a "
                 f"new or empty folder, or a file, in {STORE_VARIABLE} or with --store."
             )
-        marker.write_text(json.dumps({"what": "measurements of hf_gateau", "version": 1}))
+        try:
+            with marker.open("x") as stream:
+                json.dump({"what": "measurements of hf_gateau", "version": 1}, stream)
+        except FileExistsError:
+            return  # another process was faster
 
     def _own_name(self) -> str:
         """Of the file that no other process writes to, nor this one's parent before a fork."""

@@ -16,7 +16,7 @@ from ..files.hub_reading import HubError, head_of, read_text
 from ..hub.dataset_card import license_text, measuring_rows, ranking_rows, source_rows
 from ..hub.readme import BEGIN, CITATIONS, TAGS, TRAINING_CITATIONS, license_of, merge_readme
 from ..markdown import escape, inline, is_repo_id, link, public_name, table
-from ..models.loading import commit_of
+from ..models.fingerprints import commit_of
 from ..ranking.config import ABLATIONS
 from ..ranking.selection import SelectionRecord, library_versions
 from ..redaction import redact

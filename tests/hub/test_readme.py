@@ -11,6 +11,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from huggingface_hub.utils import yaml_dump
 
 from hf_gateau.hub.dataset_card import card_configs, dataset_card, measuring_rows
+from hf_gateau.hub.push import public_measuring
 from hf_gateau.hub.readme import BEGIN, END, FRONT_MATTER, KEYED, TAGS, merge_metadata, merge_readme, readme_metadata
 from hf_gateau.hub.scored import ScoredRecord
 from hf_gateau.markdown import MANY_CHARACTERS, escape, inline, is_repo_id, link, one_line, public_name, table
@@ -648,3 +649,15 @@ def test_approximations_are_said():
     said = dict(measuring_rows(pair | {"segment_stride": 4, "response_head": 50}))
     assert said["short sibling"].endswith("seeing only the last 4,096 tokens, as the long pass left them")
     assert said["segments measured"] == "one of every 4" and said["of a response, at most"] == "50 tokens"
+
+
+def test_adapters_are_said_by_name_and_commit():
+    commit = "0123456789" * 4
+    pair = {"long": {"model": "me/long", "adapter": commit, "adapter_name": "me/adapter"}, "short": {"window": 4096}}
+    said = dict(measuring_rows(pair))["long model"]
+    assert ", adapter [me/adapter](https://huggingface.co/me/adapter)" in said and f"adapter/tree/{commit})" in said
+    pair["long"] |= {"adapter": "sha256:0123", "adapter_name": "/home/user/adapter"}
+    assert public_measuring(pair)["long"]["adapter_name"] == "adapter"
+    assert dict(measuring_rows(pair))["long model"].endswith(", adapter `adapter`, weights `sha256:0123`")
+    pair["long"].pop("adapter_name")  # of a record from before
+    assert dict(measuring_rows(pair))["long model"].endswith(", adapter `sha256:0123`")

@@ -1,9 +1,10 @@
 """Known measurements are taken, new rows are measured alone: the same as measuring everything."""
 
 import json
+import shutil
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from hf_gateau import GateauScorer, rank
 from hf_gateau.hub.reuse import known_places, reuse_scores
@@ -144,7 +145,71 @@ def test_another_way_of_measuring_is_refused_before_it_measures(scored, rows, ti
     other = GateauScorer(long_model=model, store=False, **SETTINGS)
     with pytest.raises(ValueError, match="measured in another way"):
         reuse_scores(Dataset.from_list(rows), scored, other, measure=fail)
-    reuse_scores(Dataset.from_list(rows[:8]), scored, other, measure=fail)  # nothing is new, so it is not asked
+    with pytest.raises(ValueError, match="than the 0 new ones would be"):
+        reuse_scores(Dataset.from_list(rows[:8]), scored, other, measure=fail)
+    reuse_scores(Dataset.from_list(rows[:8]), scored, measure=fail)  # who names no pair takes what there is
+
+
+def first_half(text: str) -> tuple[int, int]:
+    """Another `find_context`, of the planted rows' user turns."""
+    return 0, text.index(" . ", len(text) // 2) + 2
+
+
+def laid_out_otherwise(kind: str, tiny_model: str, folder) -> dict:
+    """Settings of a scorer with the same weights that makes other tokens of rows."""
+    if kind == "find_context":
+        return {"find_context": first_half}
+    shutil.copytree(tiny_model, folder)
+    template = folder / "chat_template.jinja"
+    if kind == "chat template":
+        template.write_text("{{ bos_token }}" + template.read_text())
+        return {"long_model": str(folder)}
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    settings["normalizer"] = {"type": "Replace", "pattern": {"String": " the "}, "content": " "}
+    (folder / "tokenizer.json").write_text(json.dumps(settings))
+    return {"tokenizer": str(folder)}
+
+
+@pytest.mark.parametrize("on_record", [True, False])
+@pytest.mark.parametrize("kind", ["find_context", "chat template", "tokenizer"])
+def test_rows_that_were_other_tokens_are_measured_anew(kind, on_record, scorer, rows, tiny_model, tmp_path, caplog):
+    """The oracle is measuring everything in the new way; the same with a record and without one."""
+    ds = Dataset.from_list(rows[:4])
+    scored = ds.map(scorer, batched=True)
+    if on_record:
+        attach_record(scored, "measuring", scorer.describe())
+    settings = {**SETTINGS, "long_model": tiny_model, "store": False}
+    other = GateauScorer(**settings | laid_out_otherwise(kind, tiny_model, tmp_path / "other"))
+    assert other.describe()["config_key"] == scorer.describe()["config_key"]
+    assert other.describe()["layout_key"] != scorer.describe()["layout_key"]
+    counted = Counted(other)
+    out = reuse_scores(ds, scored, other, measure=counted)
+    expected = compact(ds.map(other, batched=True))
+    assert rows_digest(out) == rows_digest(expected) and out["gateau_key"] == expected["gateau_key"]
+    assert counted.seen == ds["id"] and "4 of 4 known rows are other tokens here" in caplog.text
+    assert reuse_scores(ds, scored)["gateau_key"] == scored["gateau_key"]  # no pair, nothing to compare with
+
+
+def test_rows_that_are_the_same_tokens_in_spite_of_it_are_taken(scorer, rows, tiny_model, tmp_path):
+    """A copy of the tokenizer with another byte in it; and rows of both layouts side by side."""
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_model, folder)
+    with (folder / "tokenizer_config.json").open("a") as stream:
+        stream.write("\n")
+    settings = {**SETTINGS, "long_model": str(folder), "store": False}
+    same, other = GateauScorer(**settings), GateauScorer(**settings, find_context=first_half)
+    ds = Dataset.from_list(rows[:3])
+    both = concatenate_datasets([ds.map(x, batched=True) for x in (other, scorer, other)])
+    counted = Counted(same)
+    out = reuse_scores(ds, both, same, measure=counted)
+    assert counted.seen == [] and out["gateau_key"] == ds.map(scorer, batched=True)["gateau_key"]
+
+
+def test_no_row_is_laid_out_where_the_record_says_that_all_were_alike(scorer, scored, rows, monkeypatch):
+    ds = scored.select(range(8))
+    attach_record(ds, "measuring", scorer.describe())
+    monkeypatch.setattr("hf_gateau.hub.reuse.survey_rows", None)
+    reuse_scores(Dataset.from_list(rows[:8]), ds, scorer, measure=lambda _: pytest.fail("measures"))
 
 
 @pytest.mark.parametrize("name", ["gateau_content_hash", "gateau_error", "gateau_key"])

@@ -269,7 +269,7 @@ class FakeTeam:
 
     def exchange(self, value):
         kind = {int: "num_rows", str: "host", bool: "sees"}.get(type(value))
-        kind = "config_key" if value == "key" else kind
+        kind = {"key": "config_key", "layout": "layout_key"}.get(value, kind) if isinstance(value, str) else kind
         return [value, self.others.get(kind, value)]
 
 
@@ -278,12 +278,13 @@ class FakeTeam:
     [
         ({"num_rows": 11}, r"do not have the same rows \(11, 12\)"),
         ({"config_key": "other"}, r"do not have the same settings or models \(key, other\)"),
+        ({"layout_key": "other"}, r"the same tokenizer, find_context or max_length \(layout, other\)"),
         ({"host": "elsewhere"}, r"on 2 machines, .* is a SQLite file, which serves one.*a slash at its end"),
         ({"sees": False}, r"is not the same for process\(es\) \[1\]"),
     ],
 )
 def test_processes_that_do_not_fit_together_are_refused(others, message, tmp_path):
-    runtime = SimpleNamespace(config_key="key", store=MeasurementStore(tmp_path / "s.sqlite"))
+    runtime = SimpleNamespace(config_key="key", layout_key="layout", store=MeasurementStore(tmp_path / "s.sqlite"))
     with pytest.raises(ValueError, match=message):
         together._check_alike(FakeTeam(**others), 12, runtime)
     assert not list(tmp_path.glob(".seen*"))

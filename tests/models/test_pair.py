@@ -15,7 +15,7 @@ from hf_gateau.measuring.passes import measure_samples
 from hf_gateau.models import attention
 from hf_gateau.models.config import ModelPairConfig
 from hf_gateau.models.device import resolve_device
-from hf_gateau.models.loading import model_fingerprint
+from hf_gateau.models.fingerprints import model_fingerprint
 from hf_gateau.models.packing import Cut, Limits
 from hf_gateau.models.pair import ModelPair
 from hf_gateau.models.rope import context_window, scale_rope
@@ -303,6 +303,12 @@ def test_rope_scale_without_rope_is_refused(tokenizer, tmp_path):
         ModelPair(ModelPairConfig(long_model=str(tmp_path), short_rope_scale=200))
 
 
+def test_an_adapter_that_is_not_there_is_told_before_any_weights(tiny_model):
+    for adapter in ("./nowhere", tiny_model, "nobody/nothing"):
+        with pytest.raises(OSError, match=f"no (model|adapter) at '{adapter}'"):
+            ModelPair(ModelPairConfig(long_model=tiny_model, long_adapter=adapter))
+
+
 def test_fingerprint_follows_the_weights_not_the_place(tiny_model, tokenizer, tmp_path):
     same = make_model("llama", tmp_path / "same", tokenizer)
     other = make_model("llama", tmp_path / "other", tokenizer, initializer_range=0.1)
@@ -331,6 +337,8 @@ def test_context_window_counts_rope_scaling():
         ),
         ({"long_model": "a", "device_map": "{model: 0}"}, "is not JSON"),
         ({"long_model": "a", "short_adapter": "b"}, "belong to a short_model"),
+        ({"long_model": "a", "long_adapter_revision": "b"}, "long_adapter_revision='b' came without long_adapter"),
+        ({"long_model": "a", "short_model": "c", "short_adapter_revision": "b"}, "came without short_adapter"),
     ],
 )
 def test_contradicting_settings_are_refused(settings, message):

@@ -1,11 +1,13 @@
 """A store that is a folder does what the SQLite one does, for processes that share nothing but a disk."""
 
+import multiprocessing
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -211,3 +213,48 @@ def test_scorer_command_and_descriptions_take_a_folder(rows, tiny_model, tmp_pat
     assert f"{key}          1 rows" in capsys.readouterr().out
     assert main(["store", "--store", store, "--prune", key]) == 0
     assert "1 measurements deleted" in capsys.readouterr().out and known_description(key) is None
+
+
+# A new folder, and several who open it
+
+
+def test_a_store_that_another_process_makes_meanwhile_is_no_other_thing(tmp_path, monkeypatch):
+    """It claims the folder, and measures, after we have looked for the marker and before we look what else there is."""
+    real, others = os.listdir, []
+
+    def busy(path):
+        if not others:
+            others.append(None)
+            others[0] = FolderStore(tmp_path / "s")
+            others[0].describe("config", {})
+            others[0].put("config", "a", measurement(1))
+        return real(path)
+
+    iterated = Path.iterdir
+    monkeypatch.setattr(os, "listdir", busy)
+    monkeypatch.setattr(Path, "iterdir", lambda self: busy(self) and iterated(self))
+    assert FolderStore(tmp_path / "s").get("config", ["a"]) == {"a": measurement(1)}
+    assert len(others) == 1
+
+
+def open_at_once(kind, paths, barrier):
+    for path in paths:
+        barrier.wait()
+        store = kind(path)
+        store.describe("config", {})
+        store.put_values("config", {str(os.getpid()): 1.0})
+
+
+@pytest.mark.parametrize("kind, num_stores", [(FolderStore, 150), (MeasurementStore, 10)])
+def test_many_processes_open_new_stores_at_once(kind, num_stores, tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier, paths = context.Barrier(8, timeout=30), [tmp_path / str(i) for i in range(num_stores)]
+    run_together(open_at_once, [(kind, paths, barrier)] * 8, method="fork")
+    assert all(kind(path).configurations()[0]["num_rows"] == 8 for path in paths)
+
+
+def test_a_folder_of_something_else_is_refused_as_before(tmp_path):
+    (tmp_path / "mine.txt").write_text("")
+    with pytest.raises(StoreError, match="holds something else \\(mine.txt\\)"):
+        FolderStore(tmp_path)
+    assert [x.name for x in tmp_path.iterdir()] == ["mine.txt"]
