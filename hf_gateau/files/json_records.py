@@ -25,7 +25,14 @@ LONGEST_SHOWN = 1_000  # characters kept of a part that cannot be read and is no
 LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 CUT_NUMBER, CUT_ESCAPE = re.compile(r"[.eE][+-]?"), re.compile(r"\\?u[0-9a-fA-F]{0,3}")
 ESCAPED_BYTES = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8, as Python's surrogateescape keeps them
-KINDS = {list: "an array", str: "a text", int: "a number", float: "a number", bool: "a truth value", type(None): "null"}
+KINDS = {
+    list: "an array",
+    str: "a text",
+    int: "a number",
+    float: "a number",
+    bool: "a truth value",
+    type(None): "null",
+}
 
 
 def _integer(digits: str) -> int | str:

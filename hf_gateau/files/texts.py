@@ -50,4 +50,4 @@ def _refusal(path: str | os.PathLike, problem: str, encoding: str) -> str:
     named = ", where ENCODING is what it was written in, such as GBK, SHIFT_JIS or WINDOWS-1252" * (
         encoding == "ENCODING"
     )
-    return f"{str(path)!r} is {problem}; convert it: iconv -f {encoding} -t UTF-8 '{path}' > NEW.txt{named}."
+    return f"{path} is {problem}; convert it: iconv -f {encoding} -t UTF-8 '{path}' > NEW.txt{named}."

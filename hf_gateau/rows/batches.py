@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..files.json_records import UNREADABLE_REASON
 from .conversations import CONTENT_COLUMNS
 
 
@@ -37,7 +38,7 @@ VALUE_COLUMNS = {
 }
 
 # All that measuring looks at; other columns of a batch are not even decoded.
-READ_COLUMNS = ("id", *CONTENT_COLUMNS)
+READ_COLUMNS = ("id", *CONTENT_COLUMNS, UNREADABLE_REASON)
 
 
 def readable(ds: Dataset) -> Dataset:
