@@ -23,7 +23,7 @@ HEAD = 1 << 16  # characters that tell the form of a file
 PIECE = 1 << 20  # characters read at a time of an array
 LONGEST_SHOWN = 1_000  # characters kept of a part that cannot be read and is no line
 LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
-CUT_NUMBER, CUT_ESCAPE = re.compile(r"[.eE][+-]?"), re.compile(r"\\?u[0-9a-fA-F]{0,3}")
+CUT_NUMBER, CUT_ESCAPE = re.compile(r"[.eE][+-]?"), re.compile(r"(\\?u?[0-9a-fA-F]{0,4}){1,2}")
 ESCAPED_BYTES = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8, as Python's surrogateescape keeps them
 KINDS = {
     list: "an array",
@@ -119,7 +119,8 @@ def _is_cut(error: JSONDecodeError, text: str) -> bool:
     """Whether a text is no JSON only because it ends too early."""
     rest = text[error.pos : error.pos + HEAD].strip()
     is_literal = any(literal.startswith(rest) for literal in LITERALS)
-    is_part = is_literal or CUT_NUMBER.fullmatch(rest) or CUT_ESCAPE.fullmatch(rest)
+    is_escape = error.msg.startswith("Invalid \\") and CUT_ESCAPE.fullmatch(rest)
+    is_part = is_literal or CUT_NUMBER.fullmatch(rest) or is_escape
     return error.msg.startswith("Unterminated string") or bool(is_part)
 
 

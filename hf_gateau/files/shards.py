@@ -73,7 +73,7 @@ def write_shards(
     with _unfinished(folder) as partial:
         tables = _pieces(_of_one_type(_tables(ds), features), min(max_bytes, ROW_GROUP_BYTES))
         shards = [
-            _write_parquet(map(itemgetter(1), part), features, partial / f"train-{number:05d}.parquet")
+            _write_shard(map(itemgetter(1), part), features, partial / f"train-{number:05d}.parquet")
             for number, part in groupby(_numbered(tables, max_bytes), itemgetter(0))
         ]
         for shard in shards:
@@ -189,13 +189,17 @@ def _numbered(tables: Iterable[pa.Table], max_bytes: int) -> Iterator[tuple[int,
         yield number, table
 
 
-def _write_parquet(tables: Iterable[pa.Table], features: Features, path: Path) -> Path:
+def _write_shard(tables: Iterable[pa.Table], features: Features, path: Path) -> Path:
     """One file, which has its name once it is whole."""
+    unfinished = path.with_name(f".{path.name}")
+    _write_parquet(tables, features, unfinished)
+    return synced(unfinished).rename(path)
+
+
+def _write_parquet(tables: Iterable[pa.Table], features: Features, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    unfinished = path.with_name(f".{path.name}")
-    with pq.ParquetWriter(unfinished, features.arrow_schema) as writer:
+    with pq.ParquetWriter(path, features.arrow_schema) as writer:
         for _, group in groupby(_numbered(tables, ROW_GROUP_BYTES), itemgetter(0)):
             writer.write_table(pa.concat_tables(map(itemgetter(1), group)))
-    return synced(unfinished).rename(path)
