@@ -19,7 +19,7 @@ from .json_records import Record, read_records
 from .json_types import features_of, tables_of
 
 
-READER = "hf_gateau-1"  # part of the name in the cache; another number whenever rows come out otherwise
+READER = "1.0.0"  # part of the name in the cache; another one whenever rows come out otherwise
 
 
 @dataclass
@@ -33,6 +33,7 @@ class JsonRows(datasets.ArrowBasedBuilder):
     """One row an object, and one a line, or part of a file, that is none; see `json_records` and `json_types`."""
 
     BUILDER_CONFIG_CLASS = JsonRowsConfig
+    VERSION = datasets.Version(READER)
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo()
@@ -82,4 +83,11 @@ def json_builder(files: list[str], split: str = "train", dataset_name: str = "js
     stats = [os.stat(path) for path in paths]
     identity = repr([(x.st_size, x.st_mtime_ns, x.st_ctime_ns, x.st_ino) for x in stats])
     data_files = DataFilesDict({split: DataFilesList(paths, [(x,) for x in paths])})
-    return JsonRows(dataset_name=dataset_name, hash=READER, data_files=data_files, identity=identity)
+    return JsonRows(dataset_name=dataset_name, hash="hf_gateau", data_files=data_files, identity=identity)
+
+
+def json_builder_for(builder: datasets.DatasetBuilder) -> JsonRows:
+    """The same files of the Hub as those of a builder of `datasets`, beside its own in the cache."""
+    names = ("dataset_name", "config_id", "hash", "base_path", "token", "repo_id", "storage_options")
+    same = {name: getattr(builder, name) for name in names}
+    return JsonRows(config_name=builder.config.name, data_files=builder.config.data_files, **same)

@@ -108,11 +108,11 @@ class Shape:
         return Value("uint64") if self.low >= 0 else Json()
 
     def _list_feature(self) -> Any:
-        """Texts among JSON would be taken for JSON themselves when `datasets` writes them again, so no text is JSON alone."""
+        """A text alone would be taken for JSON itself when `datasets` writes it again, so only objects are items as JSON."""
         from datasets import Json, List
 
         item = self.item.feature()
-        return Json() if isinstance(item, Json) and str in self.item.kinds else List(item)
+        return Json() if isinstance(item, Json) and self.item.kinds != {dict} else List(item)
 
     def _are_numbers(self) -> bool:
         return self.kinds == {int, float} and max(-self.low, self.high) <= LARGEST_EXACT

@@ -174,11 +174,30 @@ def _load_from_hub(repo_id: str, name: str | None, revision: str | None, streami
     """From the Hub; a stream, which leaves no cached file to tell it, with a record of the commit that it comes from."""
     from datasets import load_dataset
 
-    commit_hash = head_of(repo_id, "dataset", revision) if streaming else revision
-    options = {"revision": commit_hash or revision, "streaming": streaming}
+    if not streaming:
+        return repeated(lambda: _prepared_from_hub(repo_id, name, revision), f"Loading {repo_id}")
+    commit_hash = head_of(repo_id, "dataset", revision)
+    options = {"revision": commit_hash or revision, "streaming": True}
     loaded = repeated(lambda: load_dataset(repo_id, name, **options), f"Loading {repo_id}")
-    for ds in loaded.values() if streaming else ():
+    for ds in loaded.values():
         attach_record(ds, "origin", {"repo_id": repo_id, "config": ds.info.config_name, "revision": commit_hash})
+    return loaded
+
+
+def _prepared_from_hub(repo_id: str, name: str | None, revision: str | None):
+    """All splits in the cache, as `load_dataset` puts them there; files of JSON by our own reader."""
+    from datasets import load_dataset_builder
+    from datasets.packaged_modules.json.json import Json
+
+    from .json_rows import json_builder_for
+
+    builder = load_dataset_builder(repo_id, name, revision=revision)
+    if isinstance(builder, Json) and builder.config.features is None and builder.config.field is None:
+        builder = json_builder_for(builder)
+    builder.download_and_prepare()
+    loaded = builder.as_dataset()
+    for ds in loaded.values():
+        _warn_of_unreadable(ds)
     return loaded
 
 

@@ -232,9 +232,31 @@ def test_an_object_without_keys_from_elsewhere_is_written(tmp_path):
         assert load_rows(str(tmp_path / output)).to_list() == ds.to_list()
 
 
-def test_types_that_parquet_has_not_are_refused_before(tmp_path):
+DTYPES = """null bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 time32[s] time64[ns]
+timestamp[s] timestamp[us,tz=UTC] date32 date64 duration[s] decimal128(10,2) decimal256(40,2) binary large_binary
+binary_view string large_string string_view""".split()
+
+
+def test_every_type_of_datasets_can_be_written(tmp_path):
+    from datasets import ClassLabel, Dataset, Json, LargeList, List, Value
+
+    features = Features({name: Value(name) for name in DTYPES})
+    features |= {"large": LargeList(Value("int64")), "two": List(Value("int64"), 2), "label": ClassLabel(names=["a"])}
+    features |= {"json": List(Json()), "empty": {}, "within": List({"a": {}})}
+    nulls = [pa.nulls(2, field.type) for field in Features(features).arrow_schema]
+    ds = Dataset(pa.Table.from_arrays(nulls, schema=Features(features).arrow_schema))
+    for output in ("out", "out.parquet", "out.jsonl"):
+        check_types(ds, str(tmp_path / output))
+        save_rows(ds, str(tmp_path / output), {})
+        assert load_rows(str(tmp_path / output)).to_list() == ds.to_list()
+
+
+def test_a_type_that_parquet_has_not_is_told_before(tmp_path, monkeypatch):
+    """Were objects without keys not made JSON."""
     from datasets import Dataset
 
-    ds = Dataset(pa.table({"a": [1], "odd": pa.array([(1, 2, 3)], pa.month_day_nano_interval())}).select(["a"]))
-    check_types(ds, str(tmp_path / "out"))
-    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("hf_gateau.files.writing.parquet_features", lambda features: features)
+    ds = Dataset.from_list([{"a": 1, "completion": {}}])
+    with pytest.raises(ValueError, match="Parquet cannot hold the column 'completion', whose type is struct<>"):
+        check_types(ds, str(tmp_path / "out"))
+    check_types(ds, str(tmp_path / "out.jsonl"))
