@@ -13,6 +13,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+PLACE = re.compile(r" \((?:after )?(?:line|row) \d+ of .*\)$")  # as reasons of `files.json_records` end
 MOST_REASONS = 20  # told one by one; errors can be long and many
 
 
@@ -22,10 +23,19 @@ def column_of(ds, name: str) -> list:
 
 
 def commonest(reasons: Counter) -> dict[str, int]:
-    """How often each reason was given, the commonest first, and the rare ones together."""
+    """How often each reason was given, the commonest first, and the rare ones together; of reasons that only name another
+    place in a file, one with the first place."""
+    alike: dict[str, Counter] = {}
+    for reason, count in reasons.items():
+        alike.setdefault(PLACE.sub("", reason), Counter())[reason] += count
+    reasons = Counter({_with_places(list(part)): part.total() for part in alike.values()})
     shown = dict(reasons.most_common(MOST_REASONS))
     rest = reasons.total() - sum(shown.values())
     return shown | ({"other reasons": rest} if rest else {})
+
+
+def _with_places(reasons: list[str]) -> str:
+    return reasons[0] if len(reasons) == 1 else f"{reasons[0][:-1]}, and {len(reasons) - 1} more)"
 
 
 def _pattern(kind: str) -> re.Pattern:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files.reading import load_rows
 from ..files.sidecar import is_pattern
+from ..files.texts import read_user_text
 from ..rows.conversations import MARKER
 from .config import DocumentConfig
 
@@ -195,8 +196,8 @@ def _read_files(files: list[Path], root: Path) -> tuple[Dataset, Counter]:
     rows, dropped = [], Counter()
     for path in files:
         try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (UnicodeDecodeError, OSError) as error:
+            text = read_user_text(path)
+        except (ValueError, OSError) as error:
             logger.warning("%s is left out: %s", path, error)
             dropped["the file is not UTF-8" if isinstance(error, ValueError) else "the file cannot be read"] += 1
             continue

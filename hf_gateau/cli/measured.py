@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,12 +120,3 @@ def _measured_features(ds: IterableDataset) -> Features:
     if own is None:  # not every reader tells before it has read
         own = Features.from_arrow_schema(next(ds.with_format("arrow").iter(ROWS_OF_A_STREAM)).schema)
     return Features({**own, **column_features()})
-
-
-def print_summary(summary: Summary, as_json: bool) -> None:
-    """Say what became of the rows, and what to do next; or the first as one JSON object."""
-    if as_json:
-        print(json.dumps(asdict(summary)))
-        return
-    print("\n".join(summary.lines()))
-    print(f"Next: hf-gateau rank {summary.output} -o RANKED, then hf-gateau top RANKED")

@@ -18,11 +18,13 @@ def command(
     hf-gateau rank measured.parquet -o ranked.parquet --alpha 0.7
     hf-gateau rank measured.parquet -o by_car.parquet --method car --reward_model MODEL --embedding_model MODEL"""
     from ..files.sidecar import sidecar_of
-    from ..files.writing import check_output, save_rows
+    from ..files.writing import check_output, check_types, save_rows
     from ..ranking.order import ranking_record
 
     check_output(out.output)
-    ranked = in_order(supplied(load(data, rows), config, models, how), config)
+    ds = load(data, rows)
+    check_types(ds, out.output)
+    ranked = in_order(supplied(ds, config, models, how), config)
     record = ranking_record(ranked)
     save_rows(ranked, out.output, sidecar_of(ranked), out.max_shard_size)
     by = "" if record["method"] == "gateau" else f" by {record['what']}"

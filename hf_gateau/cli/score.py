@@ -43,11 +43,12 @@ def command(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArg
     hf-gateau score train.jsonl -o measured.parquet --long_model Qwen/Qwen3-0.6B --short_window 4096
     On several machines: accelerate launch ... -m hf_gateau.cli score ... --store FOLDER/"""
     from ..files.sidecar import sidecar_of
-    from ..files.writing import check_output, save_rows
+    from ..files.writing import check_output, check_types, save_rows
     from ..measuring.scorer import GateauScorer
     from ..models.device import keep_freed_memory
     from ..records import attach_record
-    from .measured import check_streaming, measured_rows, plan_line, print_summary, score_stream
+    from .measured import check_streaming, measured_rows, plan_line, score_stream
+    from .outcome import print_summary, told_what_is_kept
 
     keep_freed_memory()
     check_output(out.output)
@@ -56,18 +57,21 @@ def command(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArg
     scorer = GateauScorer(**vars(pair), **vars(measure))
     state = _join_launch(scorer, work)
     ds = load(data, rows, work.streaming)
+    check_types(ds, out.output)
     description = scorer.describe()  # finds the models, and checks that they fit together, before any row
     if state.is_main_process:
         print(plan_line(ds, description, scorer), flush=True, file=sys.stderr if work.json else sys.stdout)
     started, settings = time.monotonic(), {"settings": {**vars(pair), **vars(measure)}}
     if work.streaming:
         attach_record(ds, "measuring", description)
-        summary = score_stream(ds, scorer, out.output, sidecar_of(ds) | settings, out.max_shard_size)
+        with told_what_is_kept(scorer, out.output):
+            summary = score_stream(ds, scorer, out.output, sidecar_of(ds) | settings, out.max_shard_size)
     else:
         measured, summary = measured_rows(ds, scorer, work.num_proc or 1, known)
         if state.is_main_process:
             attach_record(measured, "measuring", description)
-            save_rows(measured, out.output, sidecar_of(measured) | settings, out.max_shard_size)
+            with told_what_is_kept(scorer, out.output):
+                save_rows(measured, out.output, sidecar_of(measured) | settings, out.max_shard_size)
     if state.is_main_process:
         print_summary(replace(summary, seconds=time.monotonic() - started, output=out.output), work.json)
     state.destroy_process_group()

@@ -9,11 +9,12 @@ def command(data: str, rows: DataArguments, out: OutputArguments, config: Select
     """Write the best rows, and beside them how they were chosen. Rows that are not ranked yet are ranked first. Example:
     hf-gateau select measured.parquet -o top10.parquet --fraction 0.1"""
     from ..files.sidecar import sidecar_of
-    from ..files.writing import check_output, save_rows
+    from ..files.writing import check_output, check_types, save_rows
     from ..ranking.selection import select_rows, selection_record
 
     check_output(out.output)
     ds = load_ranked(data, rows, order)
+    check_types(ds, out.output)
     kept = select_rows(ds, config)
     record = selection_record(kept)
     save_rows(kept, out.output, sidecar_of(kept), out.max_shard_size)

@@ -7,6 +7,7 @@ raters chose the tie.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections import Counter
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files.texts import read_user_text
 from .human_sheet import CHOICES, COLUMNS
 from .results import TaskResult, save_result
 
@@ -57,7 +59,7 @@ def read_key(path: str) -> dict[str, Any]:
         ValueError: the file is no such key.
     """
     try:
-        key = json.loads(Path(path).expanduser().read_text("utf-8"))
+        key = json.loads(read_user_text(path))
         sides = {about["left"] for about in key["order"].values()}
         is_sound = isinstance(key["sheet"], str) and len(key["names"]) == 2 and sides <= set(key["names"])
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -85,10 +87,9 @@ def read_votes(key: dict[str, Any], paths: list[str]) -> dict[str, dict[str, str
 
 def _read_file(key: dict[str, Any], path: str) -> tuple[str, dict[str, str]]:
     try:
-        with Path(path).expanduser().open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            rows, columns = list(reader), tuple(reader.fieldnames or ())
-    except (csv.Error, UnicodeDecodeError) as error:
+        reader = csv.DictReader(io.StringIO(read_user_text(path, newline=""), newline=""), strict=True)
+        rows, columns = list(reader), tuple(reader.fieldnames or ())
+    except (csv.Error, ValueError) as error:
         raise ValueError(f"{path} is no CSV that the page saved ({error}).") from error
     if columns != COLUMNS or not rows:
         raise ValueError(

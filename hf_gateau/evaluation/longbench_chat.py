@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..files.reading import load_rows
+from ..files.texts import read_user_text
 from .judging import (
     check_ratings,
     judge,
@@ -195,7 +195,7 @@ def _question(row: dict[str, Any], shots: list[list[dict[str, Any]]], name: str)
 
 
 def _read_shots(path: str | None) -> list[list[dict[str, Any]]]:
-    text = Path(path).expanduser().read_text("utf-8") if path else shipped_prompt("longbench_chat/few_shots.json")
+    text = read_user_text(path) if path else shipped_prompt("longbench_chat/few_shots.json")
     try:
         found = json.loads(text)
     except ValueError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files.reading import load_rows
+from ..files.texts import read_user_text
 from .harness import LONGBENCH
 from .judging import (
     check_ratings,
@@ -257,7 +258,7 @@ def _templates(config: LongBenchJudgedConfig) -> dict[str, str]:
 
 
 def _template(path: str | None, shipped: str, names: tuple[str, ...]) -> str:
-    text = Path(path).expanduser().read_text("utf-8") if path else shipped_prompt(f"{TASK}/{shipped}")
+    text = read_user_text(path) if path else shipped_prompt(f"{TASK}/{shipped}")
     if missing := [name for name in names if f"{{{name}}}" not in text]:
         raise ValueError(
             f"The prompt {path or shipped} has no place for {', '.join(missing)}; write {{{missing[0]}}}."

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files.texts import read_user_text
 from .metrics import distinctive_words, needle_score, words_of
 from .needle_map import write_maps
 from .results import TaskResult, means_by
@@ -230,7 +231,7 @@ def read_haystack(place: str | None) -> str:
     """The text of a file, or of all text files of a folder in order of their names; Python's documentation for None.
 
     Raises:
-        ValueError: there is no sentence in it.
+        ValueError: a file is no text in UTF-8 (or UTF-16 or UTF-32 with its mark), or there is no sentence in it.
     """
     if place is None:
         from pydoc_data.topics import topics
@@ -238,7 +239,7 @@ def read_haystack(place: str | None) -> str:
         return "\n\n".join(topics.values())
     path = Path(place).expanduser()
     files = [path] if path.is_file() else sorted(x for x in path.rglob("*") if x.suffix in TEXT_SUFFIXES)
-    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
+    texts = [read_user_text(file) for file in files]
     text = "\n\n".join(texts).strip()
     if not SENTENCE_END.search(text + "\n"):
         raise ValueError(f"The haystack {place!r} has no sentence in {len(files)} files ({', '.join(TEXT_SUFFIXES)}).")

@@ -79,6 +79,7 @@ def save_result(result: TaskResult, folder: str | os.PathLike) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     about = {name: value for name, value in asdict(result).items() if name != "rows"}
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in result.rows)
+    (place / RESULTS).unlink(missing_ok=True)  # that of other rows; without it the task counts as unfinished
     write_whole(place / ROWS, lines)
     write_whole(place / RESULTS, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     return place

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
+
+from ..files.texts import read_user_text
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
     """The rows of a file in JSON lines, as `results.save_result` writes them; empty lines are none.
 
     Raises:
-        ValueError: a line is no JSON object, or the file no text in UTF-8.
+        ValueError: a line is no JSON object, or the file no text in UTF-8, or UTF-16 with its mark.
     """
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error}); give JSON lines, one object a line.") from error
+        text = read_user_text(path)
+    except ValueError as error:
+        raise ValueError(f"{str(error).rstrip('.')}; give JSON lines, one object a line.") from error
     return rows_of(text, str(path))
 
 

@@ -34,6 +34,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..files.texts import read_user_text
 from ..ranking.config import MixConfig, RankConfig, SelectConfig
 from ..settings import did_you_mean
 from ..training.config import TrainConfig
@@ -162,7 +163,7 @@ def load_grid(path: str | os.PathLike) -> Grid:
     if not path.is_file():
         raise FileNotFoundError(f"There is no grid {str(path)!r}; give a YAML file.")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.safe_load(read_user_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     return read_grid(found, default_name=path.stem)

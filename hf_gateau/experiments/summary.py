@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from ..evaluation.results import write_whole
+from ..files.texts import read_user_text
 from ..markdown import escape, inline, table
 from ..ranking.selection import library_versions
 from ..redaction import redact
@@ -33,7 +34,7 @@ def write_summary(
     sections.append(_figure_section("By group", list(radar_figures(results)), folder))
     sections.append(f"## {COST_TITLE}\n\n" + table(["setting", "budget", "", *COST_COLUMNS], cost_rows(results)))
     parts = [f"# {escape(grid.name)}", escape(grid.description), _state(jobs, results), *sections]
-    settings = redact(grid_file.read_text(encoding="utf-8"))
+    settings = redact(read_user_text(grid_file))
     (folder / "grid.yaml").write_text(settings, encoding="utf-8")
     parts += [_warnings(jobs), _settings(settings), _again(grid_file, folder, num_workers)]
     path = folder / "README.md"

@@ -1,23 +1,23 @@
 """Rows in, for the command line: JSON lines, Parquet, folders and patterns of these, the Hub."""
 
 import glob
-import json
 import logging
 import os
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from ..records import attach_record
+from ..records import attach_record, column_of
+from .common_types import common_type
 from .hub_reading import head_of, repeated
-from .sidecar import is_pattern
+from .json_records import UNREADABLE_REASON
+from .replacing import SIDECAR, recover_folder
+from .sidecar import folder_of_pattern, is_pattern
 
 
 logger = logging.getLogger(__name__)
 
 JSON_SUFFIXES = tuple(f".{kind}{packed}" for kind in ("jsonl", "json") for packed in ("", ".gz", ".zst"))
 PARQUET_SUFFIX = ".parquet"
-UNREADABLE = "unreadable"  # column that keeps the original of a line that does not fit the others
+SHOWN = 5  # places of unreadable lines that a warning names
 
 
 def load_rows(
@@ -41,18 +41,17 @@ def load_rows(
         FileNotFoundError: `data` looks like a path or pattern, and nothing is there.
         ValueError: the files are of no known form or cannot be read, or the split must be named.
     """
-    from datasets import load_dataset, load_from_disk
+    from datasets import load_from_disk
 
     path = Path(data).expanduser()
+    recover_folder(folder_of_pattern(data) if is_pattern(data) else path)
     if path.is_dir() and any((path / file).exists() for file in ("dataset_info.json", "dataset_dict.json")):
         ds = _choose_split(load_from_disk(str(path)), split)
         return ds.to_iterable_dataset() if streaming else ds
-    if path.is_file() and path.name.endswith(JSON_SUFFIXES) and not streaming:
-        return _readable(data, lambda: _load_json(path))
     if path.is_file():
         return _load_files([str(path)], streaming)
     if path.is_dir():
-        return _choose_split(_readable(data, lambda: load_dataset(str(path), name, streaming=streaming)), split)
+        return _load_folder(path, name, split, streaming)
     if is_pattern(data):
         return _load_files(_matches(data), streaming)
     if _looks_like_a_path(data):
@@ -63,45 +62,142 @@ def load_rows(
 def _matches(pattern: str) -> list[str]:
     """The files that a pattern stands for, in order of their names; `**` is any depth of folders."""
     files = sorted(x for x in glob.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(x))
+    files = _without_records(files)
     if not files:
         raise FileNotFoundError(f"No file matches {pattern!r}.")
     return files
 
 
+def _without_records(files: list[str]) -> list[str]:
+    """Without what stands beside the rows that `save_rows` writes."""
+    return [x for x in files if not x.endswith(SIDECAR)]
+
+
 def _load_files(files: list[str], streaming: bool):
-    from datasets import load_dataset
+    """One kind of files, as one split."""
+    if all(x.endswith(JSON_SUFFIXES) for x in files):
+        return _load_json(files, "train", streaming)
+    if all(x.endswith(PARQUET_SUFFIX) for x in files):
+        from datasets import load_dataset
 
-    forms = {"parquet": (PARQUET_SUFFIX,), "json": JSON_SUFFIXES}
-    form = next((form for form, suffixes in forms.items() if all(x.endswith(suffixes) for x in files)), None)
-    if form is None:
-        shown = repr(files[0]) if len(files) == 1 else f"{len(files)} files such as {files[0]!r}"
-        raise ValueError(
-            f"{shown}: of no known form; give .jsonl or .parquet files (one kind), a folder, or a Hub id."
-        )
-    return _readable(files[0], lambda: load_dataset(form, data_files=files, split="train", streaming=streaming))
+        options = {"split": "train", "streaming": streaming, "features": _common_features(files)}
+        escaped = [glob.escape(x) for x in files]
+        return _readable(files, lambda: load_dataset("parquet", data_files=escaped, **options))
+    shown = repr(files[0]) if len(files) == 1 else f"{len(files)} files such as {files[0]!r}"
+    raise ValueError(f"{shown}: of no known form; give .jsonl or .parquet files (one kind), a folder, or a Hub id.")
 
 
-def _readable(data: str, load):
-    """What is loaded, with the reason in one line where `datasets` cannot read it."""
+def _load_folder(path: Path, name: str | None, split: str | None, streaming: bool):
+    """A folder, whose files `datasets` finds and parts into splits."""
+    from datasets import load_dataset, load_dataset_builder
+    from datasets.packaged_modules.json.json import Json
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    builder = _readable([str(path)], lambda: load_dataset_builder(str(path), name))
+    files = {kind: _without_records(part) for kind, part in (builder.config.data_files or {}).items()}
+    files = {str(kind): part for kind, part in files.items() if part}
+    if isinstance(builder, Json) and builder.config.features is None and files:
+        chosen = _chosen_split(files, split)
+        return _load_json(files[chosen], chosen, streaming, builder.dataset_name)
+    everything = [file for part in files.values() for file in part] if isinstance(builder, Parquet) else []
+    options = {"streaming": streaming, "features": _common_features(everything)}
+    loaded = _readable([str(path)], lambda: load_dataset(str(path), name, **options))
+    return _choose_split(loaded, split)
+
+
+def _load_json(files: list[str], split: str, streaming: bool, dataset_name: str = "json"):
+    """Files of JSON by our own reader, which keeps what cannot be read as rows with a reason."""
+    from datasets import Dataset, IterableDataset
+    from datasets.exceptions import DatasetGenerationError
+
+    from .json_rows import NoRowsError, json_builder
+
+    builder = json_builder(files, split, dataset_name)
+    try:
+        if streaming:
+            return builder.as_streaming_dataset(split)
+        builder.download_and_prepare()
+    except NoRowsError:
+        return IterableDataset.from_generator(lambda: iter(())) if streaming else Dataset.from_dict({})
+    except DatasetGenerationError as error:
+        raise ValueError(f"{files[0]!r} cannot be read: {error.__cause__ or error}") from error
+    ds = builder.as_dataset(split)
+    _warn_of_unreadable(ds)
+    return ds
+
+
+def _warn_of_unreadable(ds) -> None:
+    if UNREADABLE_REASON not in ds.column_names:
+        return
+    reasons = [reason for reason in column_of(ds, UNREADABLE_REASON) if reason is not None]
+    if reasons:
+        shown = "; ".join(reasons[:SHOWN]) + "; ..." * (len(reasons) > SHOWN)
+        logger.warning("%d of %d rows cannot be read and are kept with the reason: %s", len(reasons), len(ds), shown)
+
+
+def _common_features(files: list[str]):
+    """The types that hold the rows of all Parquet files; None where they are of the same types.
+
+    Raises:
+        ValueError: a file is no Parquet, or has a column of a type that does not go with the others'.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Features
+
+    common, are_alike = None, True
+    for file in files:
+        try:
+            found = Features.from_arrow_schema(pq.read_schema(file))
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{file!r} cannot be read: {error}") from error
+        try:
+            common = found if common is None else Features(common_type(common, found))
+        except TypeError as error:
+            raise ValueError(f"{file!r} cannot be read together with the files before it: {error}.") from error
+        are_alike = are_alike and common == found
+    return None if are_alike else common
+
+
+def _readable(files: list[str], load):
+    """What is loaded, with the reason in one line where it cannot be read."""
     from datasets.exceptions import DatasetsError
 
     try:
         return load()
     except (DatasetsError, ValueError) as error:
-        reason = str(error.__cause__ or error)
-        hint = "; pip install zstandard" if "zstd not supported" in reason else ""
-        raise ValueError(f"{data!r} cannot be read: {reason}{hint}") from error
+        shown = repr(files[0]) if len(files) == 1 else f"One of {len(files)} files such as {files[0]!r}"
+        raise ValueError(f"{shown} cannot be read: {error.__cause__ or error}") from error
 
 
 def _load_from_hub(repo_id: str, name: str | None, revision: str | None, streaming: bool):
     """From the Hub; a stream, which leaves no cached file to tell it, with a record of the commit that it comes from."""
     from datasets import load_dataset
 
-    commit_hash = head_of(repo_id, "dataset", revision) if streaming else revision
-    options = {"revision": commit_hash or revision, "streaming": streaming}
+    if not streaming:
+        return repeated(lambda: _prepared_from_hub(repo_id, name, revision), f"Loading {repo_id}")
+    commit_hash = head_of(repo_id, "dataset", revision)
+    options = {"revision": commit_hash or revision, "streaming": True}
     loaded = repeated(lambda: load_dataset(repo_id, name, **options), f"Loading {repo_id}")
-    for ds in loaded.values() if streaming else ():
+    for ds in loaded.values():
         attach_record(ds, "origin", {"repo_id": repo_id, "config": ds.info.config_name, "revision": commit_hash})
+    return loaded
+
+
+def _prepared_from_hub(repo_id: str, name: str | None, revision: str | None):
+    """All splits in the cache, as `load_dataset` puts them there; files of JSON by our own reader."""
+    from datasets import load_dataset_builder
+    from datasets.packaged_modules.json.json import Json
+
+    from .json_rows import json_builder_for
+
+    builder = load_dataset_builder(repo_id, name, revision=revision)
+    if isinstance(builder, Json) and builder.config.features is None and builder.config.field is None:
+        builder = json_builder_for(builder)
+    builder.download_and_prepare()
+    loaded = builder.as_dataset()
+    for ds in loaded.values():
+        _warn_of_unreadable(ds)
     return loaded
 
 
@@ -110,66 +206,13 @@ def _looks_like_a_path(data: str) -> bool:
 
 
 def _choose_split(loaded, split: str | None):
-    if not isinstance(loaded, dict):
-        return loaded
-    if split is None and len(loaded) == 1:
-        split = next(iter(loaded))
+    return loaded[_chosen_split(loaded, split)] if isinstance(loaded, dict) else loaded
+
+
+def _chosen_split(splits: dict, split: str | None) -> str:
+    if split is None and len(splits) == 1:
+        return next(iter(splits))
     split = split or "train"
-    if split not in loaded:
-        raise ValueError(f"There is no split {split!r}; name one of {', '.join(loaded)} with --split.")
-    return loaded[split]
-
-
-def _load_json(path: Path):
-    """`datasets`' own reader, or, where lines do not fit together, ours, which keeps every line as a row."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    try:
-        return load_dataset("json", data_files=str(path), split="train")
-    except (DatasetGenerationError, StopIteration) as error:  # the latter: a file without a row
-        logger.info("datasets cannot read %s as it is (%s); reading it line by line.", path, error.__cause__)
-        return _load_uneven_lines(path)
-
-
-def _load_uneven_lines(path: Path):
-    """One row a line, with null where a value does not fit its column, and such a line's original in `unreadable`."""
-    import fsspec
-    from datasets import Dataset
-
-    with fsspec.open(str(path), "rt", compression="infer", encoding="utf-8", errors="replace") as stream:
-        lines = [line for line in stream if line.strip()]
-    rows, bad = [], set()
-    for i, line in enumerate(lines):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        bad |= set() if isinstance(row, dict) else {i}
-        rows.append(row if isinstance(row, dict) else {})
-    columns = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        columns[name], misfits = _fitting_array([row.get(name) for row in rows])
-        bad |= misfits
-    columns[UNREADABLE] = [lines[i].strip() if i in bad else None for i in range(len(lines))]
-    shown = ", ".join(str(i + 1) for i in sorted(bad)[:10]) + (", ..." if len(bad) > 10 else "")
-    logger.warning("%d of %d lines of %s do not fit the others (line %s).", len(bad), len(lines), path, shown)
-    return Dataset.from_dict(columns)
-
-
-def _fitting_array(values: list) -> tuple[Any, set[int]]:
-    """An Arrow array of the values' commonest type, null where a value is of another, and the places of those."""
-    import pyarrow as pa
-
-    def array(items, kind=None):
-        try:
-            return pa.array(items, kind)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, UnicodeEncodeError):
-            return None
-
-    if (whole := array(values)) is not None:
-        return whole, set()
-    kinds = Counter(item.type for value in values if value is not None and (item := array([value])) is not None)
-    kind = kinds.most_common(1)[0][0] if kinds else pa.null()
-    misfits = {i for i, value in enumerate(values) if value is not None and array([value], kind) is None}
-    return pa.array([None if i in misfits else value for i, value in enumerate(values)], kind), misfits
+    if split not in splits:
+        raise ValueError(f"There is no split {split!r}; name one of {', '.join(splits)} with --split.")
+    return split

@@ -7,22 +7,23 @@ folder gets its own when the last shard and the record are in it.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .replacing import SIDECAR, partial_folder, recover_folder, replace_folder, settle_folder, synced, written_alone
 
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset, Features, IterableDataset
 
-SIDECAR = "gateau.json"
 MAX_SHARD_SIZE = "500MB"  # as in `datasets`
 ROW_GROUP_BYTES = 32 * 2**20  # in memory at once, when writing and for whoever streams it; `datasets` takes 100 MB
 ROWS_A_TABLE = 100  # read at a time: each may be a book
@@ -67,39 +68,61 @@ def write_shards(
         ValueError: a row does not fit the types.
         RuntimeError: another process is writing this folder.
     """
-    max_bytes = num_bytes_of(max_shard_size)
+    max_bytes, features = num_bytes_of(max_shard_size), parquet_features(features)
+    folder = folder.resolve() if folder.is_symlink() else folder
     with _unfinished(folder) as partial:
         tables = _pieces(_of_one_type(_tables(ds), features), min(max_bytes, ROW_GROUP_BYTES))
         shards = [
-            _write_parquet(map(itemgetter(1), part), features, partial / f"train-{number:05d}.parquet")
+            _write_shard(map(itemgetter(1), part), features, partial / f"train-{number:05d}.parquet")
             for number, part in groupby(_numbered(tables, max_bytes), itemgetter(0))
         ]
         for shard in shards:
             shard.rename(shard.with_stem(f"{shard.stem}-of-{len(shards):05d}"))
         (partial / SIDECAR).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
+        synced(partial / SIDECAR)
+        replace_folder(folder)
+
+
+def write_parquet(ds: Dataset | IterableDataset, features: Features, path: Path) -> None:
+    """Write rows as one Parquet file, in bounded memory.
+
+    Raises:
+        ValueError: a row does not fit the types.
+    """
+    features = parquet_features(features)
+    tables = _pieces(_of_one_type(_tables(ds), features), ROW_GROUP_BYTES)
+    _write_parquet(tables, features, path)
+
+
+def parquet_features(features: Features) -> Features:
+    """The types with JSON in place of objects without any key, which Parquet cannot hold."""
+    from datasets import Features
+
+    return Features({name: _with_keys(feature) for name, feature in features.items()})
+
+
+def _with_keys(feature: Any) -> Any:
+    from datasets import Json, LargeList, List
+
+    if isinstance(feature, dict):
+        return {name: _with_keys(part) for name, part in feature.items()} or Json()
+    if isinstance(feature, (List, LargeList)):
+        return replace(feature, feature=_with_keys(feature.feature))
+    return feature
 
 
 @contextmanager
 def _unfinished(folder: Path) -> Iterator[Path]:
     """An empty folder beside that one, for this process alone; what is left of it in the end is removed."""
-    from filelock import FileLock, Timeout
-
-    partial, lock = _partial(folder), folder.with_name(f".{folder.name}.lock")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(lock, timeout=0):
-            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-            partial.mkdir()
-            try:
-                yield partial
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-                lock.unlink(missing_ok=True)
-    except Timeout as error:
-        raise RuntimeError(f"Another process is writing {folder}; wait for it, or name another --output.") from error
+    partial = partial_folder(folder)
+    with written_alone(folder):
+        settle_folder(folder)
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        partial.mkdir()
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_folder(folder: Path) -> None:
@@ -108,20 +131,18 @@ def check_folder(folder: Path) -> None:
     Raises:
         ValueError: it holds something else, such as data that came from elsewhere.
     """
-    finished, partial = _names(folder), _names(_partial(folder))
+    folder = folder.resolve() if folder.is_symlink() else folder
+    recover_folder(folder)
+    finished, partial = _names(folder), _names(partial_folder(folder))
     is_ours = SIDECAR in finished and all(SHARD.fullmatch(name) for name in finished - {SIDECAR})
     is_part = all(UNFINISHED_SHARD.fullmatch(name) for name in partial - {SIDECAR})
-    for place, replaceable in ((folder, is_ours or not finished), (_partial(folder), is_part)):
+    for place, replaceable in ((folder, is_ours or not finished), (partial_folder(folder), is_part)):
         if not replaceable:
             raise ValueError(f"{str(place)!r} is a folder that holds something else; name a new one as --output.")
 
 
 def _names(folder: Path) -> set[str]:
     return {x.name for x in folder.iterdir()} if folder.is_dir() else set()
-
-
-def _partial(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.partial")
 
 
 def _tables(ds: Dataset | IterableDataset) -> Iterator[pa.Table]:
@@ -168,13 +189,17 @@ def _numbered(tables: Iterable[pa.Table], max_bytes: int) -> Iterator[tuple[int,
         yield number, table
 
 
-def _write_parquet(tables: Iterable[pa.Table], features: Features, path: Path) -> Path:
+def _write_shard(tables: Iterable[pa.Table], features: Features, path: Path) -> Path:
     """One file, which has its name once it is whole."""
+    unfinished = path.with_name(f".{path.name}")
+    _write_parquet(tables, features, unfinished)
+    return synced(unfinished).rename(path)
+
+
+def _write_parquet(tables: Iterable[pa.Table], features: Features, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    unfinished = path.with_name(f".{path.name}")
-    with pq.ParquetWriter(unfinished, features.arrow_schema) as writer:
+    with pq.ParquetWriter(path, features.arrow_schema) as writer:
         for _, group in groupby(_numbered(tables, ROW_GROUP_BYTES), itemgetter(0)):
             writer.write_table(pa.concat_tables(map(itemgetter(1), group)))
-    return unfinished.rename(path)

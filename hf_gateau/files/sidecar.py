@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..records import attach_record, find_record, origin_of
-from .shards import SIDECAR
+from .replacing import SIDECAR, record_of, recover_folder
 
 
 RECORDS = (
@@ -54,7 +54,8 @@ def sidecar_of(ds) -> dict[str, Any]:
 def sidecar_path(path: str | os.PathLike) -> Path:
     """Where the record of an output is kept: inside a folder (of a pattern too), else beside the file."""
     path = folder_of_pattern(str(path)) if is_pattern(str(path)) else Path(path).expanduser()
-    return path / SIDECAR if path.is_dir() else path.with_name(f"{path.name}.{SIDECAR}")
+    recover_folder(path)
+    return path / SIDECAR if path.is_dir() else record_of(path)
 
 
 def read_sidecar(data: str) -> dict[str, Any]:

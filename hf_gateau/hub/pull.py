@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..files.hub_reading import head_of, read_text, repeated
-from ..files.shards import SIDECAR
+from ..files.replacing import SIDECAR
 from ..records import attach_record
 from .dataset_card import DEFAULT
 from .scored import ScoredRecord, changed_rows, rows_digest

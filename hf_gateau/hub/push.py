@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..files.hub_reading import read_text
-from ..files.shards import SIDECAR
+from ..files.replacing import SIDECAR
 from ..markdown import escape, public_name
 from ..ranking.config import SelectConfig
 from ..ranking.formulas import METHOD_SETTINGS

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..files.json_records import UNREADABLE_REASON
 from .conversations import HASHED_COLUMNS
 from .decoding import cell, column_values, plain
 
@@ -40,7 +41,7 @@ VALUE_COLUMNS = {
 }
 
 # All that measuring looks at; other columns of a batch are not even decoded.
-READ_COLUMNS = ("id", *HASHED_COLUMNS)
+READ_COLUMNS = ("id", *HASHED_COLUMNS, UNREADABLE_REASON)
 
 # Columns that hold mappings -> whether they are lists of them.
 JSON_COLUMNS = {"messages": True, "conversations": True, "tools": True, "chat_template_kwargs": False}

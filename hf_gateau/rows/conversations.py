@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..files.json_records import UNREADABLE_REASON
 from ..settings import import_function
 from .decoding import as_turns, from_json
 
@@ -88,8 +89,10 @@ def read_turns(row: Mapping[str, Any]) -> list | None:
     """The row's `messages`, or its `conversations` (ShareGPT's form) as messages; None where it has neither.
 
     Raises:
-        SampleError: `conversations` is no list of mappings with `from` and `value`.
+        SampleError: `conversations` is no list of mappings with `from` and `value`; or the file had no row there.
     """
+    if row.get(UNREADABLE_REASON) is not None:
+        raise SampleError(row[UNREADABLE_REASON])
     if row.get("messages") is not None or row.get("conversations") is None:
         return as_turns(row.get("messages"))
     turns = as_turns(row["conversations"])

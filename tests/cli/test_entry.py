@@ -10,7 +10,8 @@ from datasets import Dataset, load_dataset
 from hf_gateau import GateauScorer, rank
 from hf_gateau.cli import main
 from hf_gateau.cli.commands import COMMANDS, command_of
-from hf_gateau.files.reading import UNREADABLE, load_rows
+from hf_gateau.files.json_records import UNREADABLE, UNREADABLE_REASON
+from hf_gateau.files.reading import load_rows
 from hf_gateau.files.sidecar import read_sidecar
 from hf_gateau.rows.batches import COLUMNS
 
@@ -101,11 +102,20 @@ def test_malformed_lines_end_no_run(data, rows, pair, tmp_path, capsys):
         stream.write("\n".join(lines) + "\n")
     assert run("score", data, "-o", tmp_path / "m.parquet", *pair) == 0
     out = capsys.readouterr().out
-    assert f"{len(rows)} of {len(rows) + len(lines)} rows measured" in out and "not measured: messages is null" in out
+    assert f"{len(rows)} of {len(rows) + len(lines)} rows measured" in out
+    bad = len(rows) + 1
+    assert (
+        f"2 not measured: unreadable: it is no JSON (Expecting value) (line {bad} of rows.jsonl, column 1, and 1 more)"
+        in out
+    )
+    assert f"1 not measured: unreadable: it is an array, not an object (line {bad + 1} of rows.jsonl)" in out
+    assert "1 not measured: messages is a int, not a list" in out and "1 not measured: messages is null" in out
     ds = load_rows(str(tmp_path / "m.parquet"))
     assert ds["id"][: len(rows)] == [row["id"] for row in rows]
     assert all(ds["gateau_error"][len(rows) :]) and not any(ds["gateau_error"][: len(rows)])
     assert ds[UNREADABLE][len(rows)] == "not json" and ds[UNREADABLE][0] is None
+    unreadable = [reason for reason in ds[UNREADABLE_REASON] if reason]
+    assert len(unreadable) == 4 and set(unreadable) < set(ds["gateau_error"])
     assert run("rank", tmp_path / "m.parquet", "-o", tmp_path / "r.parquet") == 0
     assert f"{len(rows)} of {len(ds)} rows ranked" in capsys.readouterr().out
 

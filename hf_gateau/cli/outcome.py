@@ -1,0 +1,53 @@
+"""What `hf-gateau score` says in the end: what became of the rows, and what is kept where they could not be written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from ..measuring.progress import Summary
+from ..store.sqlite import resolve_store_path
+
+
+if TYPE_CHECKING:
+    from ..measuring.scorer import GateauScorer
+
+
+@contextmanager
+def told_what_is_kept(scorer: GateauScorer, output: str) -> Iterator[None]:
+    """Where rows are written: a failure, of a full disk say, with word of what is not lost by it.
+
+    Raises:
+        RuntimeError: the block has failed.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+        place = resolve_store_path(scorer.measure_config.store)
+        kept = (
+            f"What was measured is kept in {place}" if place else "The store is off; the datasets cache may have them"
+        )
+        again = "give the same command again, or another --output, and no row that is kept is measured twice"
+        raise RuntimeError(f"{output} was not written: {str(error).rstrip('.')}. {kept}: {again}.") from error
+
+
+def print_summary(summary: Summary, as_json: bool) -> None:
+    """Say what became of the rows, and what to do next; or the first as one JSON object.
+
+    Raises:
+        ValueError: no row could be measured, so that nothing can be done next.
+    """
+    print(json.dumps(asdict(summary)) if as_json else "\n".join(summary.lines()), flush=True)
+    if sum(summary.not_measured.values()) >= summary.rows:
+        raise ValueError(
+            f"None of {summary.rows} rows could be measured, and nothing can be ranked; {summary.output} has the reason of "
+            "each in gateau_error. Mend the rows, or the settings that the reasons name."
+        )
+    if as_json:
+        return
+    print(f"Next: hf-gateau rank {summary.output} -o RANKED, then hf-gateau top RANKED")
