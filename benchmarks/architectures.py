@@ -4,7 +4,7 @@
     python -m benchmarks.architectures qwen3 jamba  # some
 
 A way that saves work is allowed where it gives the full passes' numbers to 1e-5 nats a token in float32. The table stands in
-`hf_gateau/models/architectures.json`, for the package, and in `docs/architectures.md`, for people.
+`hf_gateau/models/architectures.json`, for the package, and in `docs/supported-models.md`, for people.
 """
 
 import argparse
@@ -33,10 +33,10 @@ from tests.architectures import (
 
 TOLERANCE = 1e-5  # nats a token, and relative for attention
 ROOT = Path(__file__).parents[1]
-TABLE, PAGE = ROOT / "hf_gateau" / "models" / "architectures.json", ROOT / "docs" / "architectures.md"
+TABLE, PAGE = ROOT / "hf_gateau" / "models" / "architectures.json", ROOT / "docs" / "supported-models.md"
 # ability -> the ways that take it
 PROBED = {"leaves_rows_out": ("whole",), "pads": ("mixed",), "keeps_past": ("shared", "pieces")}
-HEAD = """# Architectures
+HEAD = """# Supported models
 
 Made by `python -m benchmarks.architectures` with transformers {version}; do not edit. Every causal language model of transformers was
 built tiny, with random weights in float32, and measured against separate full passes of its own. What is measured agrees with

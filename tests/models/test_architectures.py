@@ -97,7 +97,7 @@ def test_layers_that_are_no_attention_forbid_short_cuts_of_any_type(layer_types)
 def test_the_table_is_of_every_type_of_this_transformers():
     tried = set(known_architectures())
     missing = [name for name in MODEL_TYPES if tiny_config(name).model_type not in tried]
-    said = (files("hf_gateau.models").parent.parent / "docs" / "architectures.md").read_text()
+    said = (files("hf_gateau.models").parent.parent / "docs" / "supported-models.md").read_text()
     assert [name for name in missing if f"| `{name}` |" not in said.partition("## Not tried")[2]] == []
     assert version("transformers") and len(tried) > 100
 
