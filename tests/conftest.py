@@ -38,12 +38,14 @@ def pytest_collection_modifyitems(items):
     )  # keeps all other order
 
 
-QUICK = "quick and not slow"
+QUICK, GPU = "quick and not slow", "gpu"
 
 
 def pytest_configure(config):
-    if config.option.markexpr == "quick":  # in place of `not slow`, which is the default
+    if config.option.markexpr == "quick":  # in place of `not slow and not gpu`, which is the default
         config.option.markexpr = QUICK
+    if config.option.markexpr != GPU:  # two CPU ranks of a test would share the machine's GPU
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_ignore_collect(collection_path, config):
