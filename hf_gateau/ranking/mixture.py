@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..rows.conversations import TEMPLATE_COLUMNS, THOUGHTS, SampleError, read_turns, says_something
+from ..rows.conversations import TEMPLATE_COLUMNS, THOUGHTS, TURN_COLUMNS, SampleError, read_turns, says_something
 from ..rows.decoding import from_json
 from ..rows.labels import tokenize_for_training
 from .config import MixConfig
@@ -164,7 +164,7 @@ def _features_for(*sources: Dataset) -> Features:
 
 def _may_say_more(features: Features) -> bool:
     """Whether turns can have `TURN_KEYS`, by their types."""
-    columns = [features[name] for name in ("messages", "conversations") if name in features]
+    columns = [features[name] for name in TURN_COLUMNS if name in features]
     turns = [column[0] if isinstance(column, list) else getattr(column, "feature", column) for column in columns]
     return any(not isinstance(turn, dict) or bool(turn.keys() & {*TURN_KEYS}) for turn in turns)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..files.json_records import UNREADABLE_REASON
-from .conversations import HASHED_COLUMNS
+from .conversations import HASHED_COLUMNS, TURN_COLUMNS
 from .decoding import cell, column_values, plain
 
 
@@ -44,7 +44,7 @@ VALUE_COLUMNS = {
 READ_COLUMNS = ("id", *HASHED_COLUMNS, UNREADABLE_REASON)
 
 # Columns that hold mappings -> whether they are lists of them.
-JSON_COLUMNS = {"messages": True, "conversations": True, "tools": True, "chat_template_kwargs": False}
+JSON_COLUMNS = {**dict.fromkeys(TURN_COLUMNS, True), "tools": True, "chat_template_kwargs": False}
 
 
 def readable(ds: Dataset) -> Dataset:

@@ -24,7 +24,10 @@ SHAREGPT_ROLES = {
     "bing": "assistant",
     "bard": "assistant",
 }
-CONTENT_COLUMNS = ("messages", "conversations", "context", "instruction", "response")
+# The forms that a row can have, by their columns; those of one column hold turns.
+ROW_FORMS = (("messages",), ("conversations",), ("context", "instruction", "response"))
+TURN_COLUMNS = tuple(form[0] for form in ROW_FORMS if len(form) == 1)
+CONTENT_COLUMNS = tuple(name for form in ROW_FORMS for name in form)
 # What `SFTTrainer` hands to the chat template beside the turns.
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 HASHED_COLUMNS = (*CONTENT_COLUMNS, *TEMPLATE_COLUMNS)
@@ -130,7 +133,7 @@ def _hashed(name: str, value: Any) -> Any:
     if name in TEMPLATE_COLUMNS:  # a null in them is handed to the template, which may tell it from nothing
         value = from_json(value)
         return [from_json(item) for item in value] if isinstance(value, list) else value
-    return _without_nulls(as_turns(value) if name in ("messages", "conversations") else value)
+    return _without_nulls(as_turns(value) if name in TURN_COLUMNS else value)
 
 
 def _without_nulls(value: Any) -> Any:
