@@ -33,7 +33,7 @@ def written_alone(path: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = path.with_name(f".{path.name}.lock")
+    lock = path.with_name(f".{path.name}.writing")  # not .lock, which who calls may hold
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=0):
