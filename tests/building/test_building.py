@@ -226,7 +226,7 @@ def test_a_tokenizer_that_cannot_be_loaded_is_told(tmp_path):
 def test_text_files_are_read_and_bad_ones_and_copies_counted(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfFirst.\r\nLine.")
-    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00bad")
+    (tmp_path / "b.txt").write_bytes(b"\xfc\xfe\x00bad")
     (tmp_path / "c.txt").write_text("First.  \n\nLine.\n")
     (tmp_path / "d.txt").write_text(" \n")
     (tmp_path / "deep" / "e.txt").write_text("Another.")

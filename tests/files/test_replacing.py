@@ -75,7 +75,7 @@ def test_killed_while_what_was_interrupted_is_settled(tmp_path):
         save_rows(NEW, str(state), {"origin": {"name": "new"}})
         state.rename(tmp_path / "out.partial")
         was_killed = killed_at(step, lambda: load_rows(str(place)))
-        assert load_rows(str(place)).to_list() == NEW.to_list() and leftovers(tmp_path, "out") <= {".out.lock"}
+        assert load_rows(str(place)).to_list() == NEW.to_list() and leftovers(tmp_path, "out") <= {".out.writing"}
         if not was_killed:
             break
     assert not was_killed and step > 2
