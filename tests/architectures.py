@@ -45,7 +45,7 @@ SIZES: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-MOST_WEIGHTS = 30_000_000
+MOST_WEIGHTS = 100_000_000
 LATENT = {"num_key_value_heads": 4, "head_dim": None}  # multi-head latent attention has a key head for each head
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 16}
 SHARED = {  # the last layers take the keys and values of earlier ones
@@ -112,7 +112,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "xmod": {"default_language": "en_XX", "languages": ["en_XX"]},
     "zamba": {"num_hidden_layers": 7, "attn_layer_period": 3, "attn_layer_offset": 2, **ZAMBA},
     "zamba2": {
-        "layer_types": ["mamba", "hybrid", "mamba", "hybrid"],
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
         **ZAMBA,
         "n_mamba_heads": 4,
         "num_mem_blocks": 1,
