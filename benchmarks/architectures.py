@@ -138,7 +138,8 @@ def main() -> None:
                 continue
             name, can = find_out(model_type, tokenizer)
             table["model_types"][name] = {key: value for key, value in can._asdict().items() if value}
-            table["not_built"].pop(model_type, None)
+            for built in (model_type, name):
+                table["not_built"].pop(built, None)
             print(model_type, name, can, flush=True)
         except Exception as error:
             table["not_built"][model_type] = say(error)

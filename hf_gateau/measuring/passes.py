@@ -69,6 +69,7 @@ def measure_samples(
         for each sample its `Measurement`, or why there is none: it does not fit into memory, or the models give no finite
         numbers for it.
     """
+    pair.load()
     try:
         return [_checked(found) for found in _Work(pair, samples, cut, limits).measure(watch)]
     except Exception as error:  # one bad row never ends a run, whatever the model's own code raises

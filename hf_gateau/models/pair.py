@@ -66,6 +66,7 @@ class ModelPair:
         self.commits = {which: self._commit(which) for which in ("long", "short", "long_adapter", "short_adapter")}
         self.fingerprints = pair_fingerprints(config)
         self._long = self._short = None
+        self._is_loaded = False
 
     def _commit(self, which: str) -> str | None:
         """The commit of a Hub id's configuration, which its weights are taken from too; None for a folder or file."""
@@ -132,6 +133,13 @@ class ModelPair:
         if self._long is None:
             self._long = self._load("long", self.long_config)
         return self._long
+
+    def load(self) -> None:
+        """Load what is not loaded yet. What is wrong with a model is told here, and ends the run; it is no fault of a row."""
+        if not self._is_loaded:
+            with self.short():
+                self.long  # noqa: B018
+            self._is_loaded = True
 
     @contextmanager
     def long_with_attention(self) -> Iterator:

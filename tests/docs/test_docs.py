@@ -285,7 +285,7 @@ def check_accelerate(words: list[str]) -> None:
 
 def check_pytest(words: list[str]) -> None:
     if "-m" in words:
-        assert words[words.index("-m") + 1] in ("quick", "slow")
+        assert words[words.index("-m") + 1] in ("quick", "slow", "gpu")
 
 
 CHECKS = {"hf-gateau": check_gateau, "python": check_python, "accelerate": check_accelerate, "pytest": check_pytest}

@@ -195,6 +195,7 @@ def test_revisions_of_one_repository_are_two_models(monkeypatch):
     monkeypatch.setattr("hf_gateau.models.pair.load_config", found)
     monkeypatch.setattr("hf_gateau.models.pair.load_tokenizer", found)
     monkeypatch.setattr("hf_gateau.models.pair.check_same_vocabulary", lambda *_: None)
+    monkeypatch.setattr("hf_gateau.models.pair.check_embedded", lambda *_: None)
     pair = ModelPair(ModelPairConfig(long_model="a/b", short_model="a/b", short_revision="step1000"))
     assert not pair.shares_weights
     assert asked == 2 * [("a/b", None), ("a/b", "step1000")]
