@@ -15,9 +15,10 @@ so into the rate of `linear`.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -245,11 +246,9 @@ def model_shape(model) -> ModelShape:
     from ..models.last_layer import last_mlp
 
     config, decoder = model.config.get_text_config(), decoder_of(model)
-    heads = config.num_attention_heads
-    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    said = config.to_dict()  # what each layer has its own of cannot be asked for
     layers, mlp = attention_layers(decoder), last_mlp(decoder)
-    window = getattr(config, "sliding_window", None)  # of all layers, where they do not say it themselves
-    shapes = [LayerShape(width, heads, getattr(layer, "sliding_window", window)) for layer in layers]
+    shapes = [_layer_shape(layer, said) for layer in layers]
     sinks = any(hasattr(layer, "sinks") for layer in layers)
     is_ours = model.config._attn_implementation == ATTENTION_NAME
     in_blocks = is_ours and goes_in_blocks(model.get_input_embeddings().weight)
@@ -264,6 +263,13 @@ def model_shape(model) -> ModelShape:
         blocked_tokens=BLOCKED_TOKENS if in_blocks else 0,
         block_rows=BLOCK_ROWS,
     )
+
+
+def _layer_shape(layer, said: Mapping[str, Any]) -> LayerShape:
+    """Of one attention layer, from what it says itself, else from what the configuration says of all."""
+    heads = said.get("num_attention_heads") or getattr(layer, "num_heads", None) or layer.config.num_attention_heads
+    head_dim = getattr(layer, "head_dim", None) or said.get("head_dim") or said["hidden_size"] // heads
+    return LayerShape(heads * head_dim, heads, getattr(layer, "sliding_window", said.get("sliding_window")))
 
 
 def _linear_weights(decoder, config) -> int:

@@ -13,6 +13,7 @@ import transformers
 from packaging.version import Version
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from hf_gateau.measuring.costs import model_shape
 from hf_gateau.models.abilities import Abilities, abilities_of, known_architectures
 from hf_gateau.models.config import ModelPairConfig
 from hf_gateau.models.pair import ModelPair
@@ -52,6 +53,7 @@ def holds(model_type: str, folder: str, tokenizer) -> None:
     expectations, pair = [expected(model, sample) for sample in SAMPLES], open_pair(folder)
     for way in WAYS:
         assert farthest(pair, way, expectations) <= TOLERANCE, way
+    assert model_shape(pair.long).layers  # costs are reckoned
     assert farthest_attention(pair, model) <= TOLERANCE
 
 
