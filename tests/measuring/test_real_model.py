@@ -27,7 +27,7 @@ SHORT_WINDOW, MAX_LENGTH, SEGMENT_LENGTH = 512, 2048, 128
 @pytest.fixture(scope="module", autouse=True)
 def all_threads():
     before = torch.get_num_threads()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    torch.set_num_threads(os.cpu_count() or 1)
     yield
     torch.set_num_threads(before)
 
