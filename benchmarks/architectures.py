@@ -50,7 +50,7 @@ on one document share its keys and values, and a context that does not fit into 
 
 def say(text: object) -> str:
     """One line of an error."""
-    return " ".join(str(text).split())[:200]
+    return " ".join(str(text).split()).partition("; use ")[0][:200]
 
 
 def find_out(model_type: str, tokenizer) -> tuple[str, Abilities]:

@@ -41,6 +41,7 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 8),
     "qk_head_dim": 16,
     "sliding_window": 24,
+    "is_decoder": True,  # of encoders that can be one
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,

@@ -164,10 +164,10 @@ class _ArrowColumns(dict):
 
 
 def _looks_like_a_row(batch: Mapping[str, Any]) -> bool:
-    """A plain mapping is a row if its messages are turns, or if its values are not lists of one length."""
-    messages = plain(batch.get("messages"))
-    if isinstance(messages, list) and messages and all(isinstance(turn, Mapping) for turn in messages):
-        return True
+    """A plain mapping is a row if a column of turns holds turns, or if its values are not lists of one length."""
+    for turns in (plain(batch.get(name)) for name in TURN_COLUMNS):
+        if isinstance(turns, list) and turns and all(isinstance(turn, Mapping) for turn in turns):
+            return True
     lengths = {len(value) if isinstance(plain(value), list) else None for value in batch.values()}
     return len(lengths) != 1 or None in lengths
 

@@ -72,6 +72,16 @@ def test_every_type(model_type, tmp_path, tokenizer):
     holds(model_type, str(tmp_path), tokenizer)
 
 
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra"])
+def test_an_encoder_is_refused_and_the_same_as_a_decoder_is_not(model_type, tmp_path, tokenizer):
+    tiny_model(model_type, str(tmp_path), tokenizer, is_decoder=False)
+    with pytest.raises(
+        ValueError, match="looks at tokens that come later, so it gives no likelihoods; use a causal model"
+    ):
+        open_pair(str(tmp_path))
+    assert abilities_of(tiny_config(model_type)).refusal is None
+
+
 def test_a_type_that_nobody_has_tried_takes_no_short_cut():
     class New:
         model_type = "from-tomorrow"

@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, List, load_dataset
 
 from hf_gateau.rows.batches import BatchShape
-from hf_gateau.rows.conversations import content_hash, read_turns
+from hf_gateau.rows.conversations import ROW_FORMS, content_hash, read_turns
 from hf_gateau.rows.decoding import plain
 from hf_gateau.rows.samples import build_sample
 from tests.rows.shapes import SHAPES, TEMPLATES, marked_tokenizer
@@ -126,3 +126,19 @@ def test_missing_cells_of_pandas_are_null():
 def test_what_is_no_batch_is_refused():
     with pytest.raises(TypeError, match="A batch is a list; give a mapping of columns"):
         BatchShape([1])
+
+
+TURNS = {
+    "messages": [{"role": "user", "content": "A text.\n\nWho?"}, {"role": "assistant", "content": "Ida."}],
+    "conversations": [{"from": "human", "value": "A text.\n\nWho?"}, {"from": "gpt", "value": "Ida."}],
+    "context": "A text.",
+    "instruction": "Who?",
+    "response": "Ida.",
+}
+
+
+@pytest.mark.parametrize("form", ROW_FORMS, ids=lambda form: form[0])
+def test_one_row_of_every_form_is_told_from_a_batch(form):
+    row = {name: TURNS[name] for name in form}
+    alone, batch = BatchShape(row), BatchShape({name: [value] for name, value in row.items()})
+    assert alone.is_row and not batch.is_row and alone.rows == batch.rows == [row]
