@@ -15,6 +15,7 @@ from hf_gateau.models.packing import Cut, Limits
 from hf_gateau.models.pair import ModelPair
 from hf_gateau.store.sqlite import MeasureError, Measurement
 from tests.measured import make_sample
+from tests.paths import ROOT
 
 
 # As torch 2.13, its allocators and NVIDIA's libraries print them
@@ -126,3 +127,14 @@ def test_a_device_that_is_lost_ends_the_run(pair, monkeypatch):
     monkeypatch.setattr(passes, "batch_nlls", Failing(None, error, times=9))
     with pytest.raises(RuntimeError, match="device-side assert"):
         measure_samples(pair, [SAMPLE], Cut(16), Limits(400))
+
+
+def test_nothing_becomes_float64_on_a_device_that_may_lack_it():
+    """Apple's GPUs have no float64, and no such GPU is here: tensors go to the CPU first, in every line that asks for it."""
+    lines = [line for file in (ROOT / "hf_gateau").rglob("*.py") for line in file.read_text("utf-8").splitlines()]
+    found = [line.strip() for line in lines if ".double()" in line]
+    assert len(found) >= 3 and all(".cpu().double()" in line for line in found), found
+    made = [line.strip() for line in lines if "torch.float64" in line]
+    assert len(made) == 2 and any('"mps"' in line for line in made) and any("torch.empty" in line for line in made), (
+        made
+    )
