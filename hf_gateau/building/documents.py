@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TEXT_SUFFIX = ".txt"
-ROWS_AT_ONCE = 100  # each may be a book
 
 
 @dataclass(frozen=True)

@@ -362,8 +362,3 @@ def _num_tokens(ds, tokenizer) -> int:
         except SampleError:
             continue
     return round(count * len(ds) / len(places)) if len(ds) else 0
-
-
-def for_cells(jobs: list[Job]) -> dict[Cell, Job]:
-    """The job of every cell."""
-    return {cell: job for job in jobs for cell in job.cells}

@@ -15,7 +15,7 @@ from ..models.abilities import abilities_of
 from ..models.attention import ResponseAttention
 from ..models.device import is_out_of_memory, lost_device, release_memory
 from ..models.packing import MOST_TOGETHER, Cut, Limits, pack
-from ..models.perplexity import batch_nlls, batching_kind, perplexity, response_nlls
+from ..models.perplexity import batch_nlls, batching_kinds, perplexity, response_nlls
 from ..models.prefill import Prefill
 from ..models.rope import is_settled
 from ..rows.samples import Sample
@@ -185,7 +185,7 @@ class _Work:
         found, reused = {}, {}
         with self.pair.long_with_attention() as model:
             lengths = [self.samples[i].response_end for i in self.whole]
-            kinds = [batching_kind(model.config, length) for length in lengths]
+            kinds = batching_kinds(model.config, lengths)
             for batch in pack(lengths, self.limits.batch_tokens, kinds):
                 places = [self.whole[i] for i in batch]
                 samples = [self.samples[i] for i in places]

@@ -16,7 +16,7 @@ from .attention import decoder_of
 from .device import is_out_of_memory, release_memory
 from .last_layer import exchanged_forward, rows_read
 from .packing import Limits, pack
-from .rope import forget_lengths, length_class, unsettled_after
+from .rope import forget_lengths, length_classes, unsettled_after
 
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def response_nlls(model, prompts: Sequence[list[int]], responses: Sequence[list[
     Where memory runs out, that limit is halved, as long as a batch holds two sequences.
     """
     lengths = [len(prompt) + len(response) - 1 for prompt, response in zip(prompts, responses, strict=True)]
-    kinds = [batching_kind(model.config, length + 1) for length in lengths]
+    kinds = batching_kinds(model.config, [length + 1 for length in lengths])
     nlls, batches = [math.nan] * len(lengths), pack(lengths, limits.batch_tokens, kinds)[::-1]
     while batches:
         batch = batches.pop()
@@ -104,9 +104,10 @@ def batch_nlls(
     return torch.stack([nll.mean() for nll in nll_N.split([len(response) for response in responses])])
 
 
-def batching_kind(config, num_tokens: int) -> int:
-    """What two sequences must have in common to share a batch, padded on the right, without a change to their numbers."""
-    return length_class(config, num_tokens) if abilities_of(config).pads else num_tokens
+def batching_kinds(config, lengths: Sequence[int]) -> list[int]:
+    """For each length of a sequence, in tokens, what it must have in common with another to share a batch with it, padded on the
+    right, without a change to their numbers."""
+    return length_classes(config, lengths) if abilities_of(config).pads else list(lengths)
 
 
 def padded(sequences: Sequence[list[int]], device: torch.device | str) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Rotary position embeddings: the window that they are made for, and another base for the short sibling."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 
@@ -79,13 +79,15 @@ def is_settled(config, num_tokens: int) -> bool:
     return all(num_tokens <= border for border in unsettled_after(config).values())
 
 
-def length_class(config, num_tokens: int) -> int:
-    """The same for two lengths of sequences whose frequencies are the same: 0 for all of a RoPE that does not ask."""
-    classes = [0]
+def length_classes(config, lengths: Sequence[int]) -> list[int]:
+    """For each length of a sequence, in tokens, the same as for others with its frequencies: 0 for all of a RoPE that does not
+    ask."""
+    classes = [0] * len(lengths)
     for kind, border in unsettled_after(config).items():
-        if num_tokens > border:
-            classes.append(1 if kind == "longrope" else num_tokens)
-    return max(classes)
+        for place, num_tokens in enumerate(lengths):
+            if num_tokens > border:
+                classes[place] = max(classes[place], 1 if kind == "longrope" else num_tokens)
+    return classes
 
 
 def forget_lengths(model) -> None:
