@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from math import isfinite
 
+import torch
+
 from ..models.abilities import abilities_of
 from ..models.attention import ResponseAttention
 from ..models.device import is_out_of_memory, lost_device, release_memory
@@ -20,7 +22,7 @@ from ..models.prefill import Prefill
 from ..models.rope import is_settled
 from ..rows.samples import Sample
 from ..store.sqlite import MeasureError, Measurement
-from .segments import segment_nlls, shared_segment_nlls
+from .segments import BestSegments, num_far_segments, segment_nlls, shared_segment_nlls
 
 
 logger = logging.getLogger(__name__)
@@ -169,19 +171,32 @@ class _Work:
         with watch("segments"):
             segments = self.segments()
         return [
-            Measurement(
-                ppl_short=perplexity(short[i]),
-                ppl_long=perplexity(long[i][0]),
-                ppl_no_context=perplexity(no_context[i]),
-                segment_ppl=[perplexity(nll) for nll in segments[i]],
-                segment_attention=long[i][1],
-            )
+            self.measurement(i, short[i], long[i][0], no_context[i], segments[i], long[i][1])
             for i in range(len(self.samples))
         ]
 
-    def long(self) -> tuple[dict[int, tuple[float, list[float]]], dict[int, float]]:
-        """Mean NLL of the responses after everything with their mean attention to each segment; and mean NLL of those whose
-        short pass reuses this one."""
+    def measurement(self, place: int, short_R, long_R, no_context_R, segments: list, attention: list) -> Measurement:
+        """What is kept of a sample, from the negative log-likelihoods of its response's tokens under each context."""
+        num_far = num_far_segments(len(self.samples[place].context), self.pair.num_near(self.samples[place]), self.cut)
+        best = BestSegments.of(segments, num_far)
+        return Measurement(
+            ppl_short=perplexity(short_R),
+            ppl_long=perplexity(long_R),
+            ppl_no_context=perplexity(no_context_R),
+            segment_ppl=[perplexity(nll_R) for nll_R in segments],
+            segment_attention=attention,
+            num_far_segments=num_far,
+            token_nll_long=_as_float32(long_R),
+            token_nll_short=_as_float32(short_R),
+            token_nll_no_context=_as_float32(no_context_R),
+            token_nll_far=_as_float32(best.far_R),
+            token_nll_near=_as_float32(best.near_R),
+            token_far_segment=best.place_R.tolist(),
+        )
+
+    def long(self) -> tuple[dict[int, tuple[torch.Tensor, list[float]]], dict[int, torch.Tensor]]:
+        """NLLs of the responses after everything with their mean attention to each segment; and NLLs of those whose short pass
+        reuses this one."""
         found, reused = {}, {}
         with self.pair.long_with_attention() as model:
             lengths = [self.samples[i].response_end for i in self.whole]
@@ -193,30 +208,29 @@ class _Work:
                 prompts, responses = [x.prompt for x in samples], [x.response for x in samples]
                 nlls = batch_nlls(model, prompts, responses, full=True, response_attention=attention)
                 means = attention.segment_means(self.cut)
-                found |= dict(zip(places, zip(nlls.tolist(), means, strict=True), strict=True))
+                found |= dict(zip(places, zip(nlls, means, strict=True), strict=True))
             for place, prefill, sample in self.after_prefill(model):
                 attention = ResponseAttention([sample])
-                nll = prefill.nlls(sample.instruction, sample.response, full=True, response_attention=attention)
-                found[place] = nll.item(), attention.segment_means(self.cut)[0]
+                [nll_R] = prefill.nlls(sample.instruction, sample.response, full=True, response_attention=attention)
+                found[place] = nll_R, attention.segment_means(self.cut)[0]
                 if place in self.reusing:
                     borders = len(sample.prefix), len(self.pair.short_context(sample))
-                    nll = prefill.windowed_nlls(*borders, sample.instruction, sample.response)
-                    reused[place] = nll.item()
+                    [reused[place]] = prefill.windowed_nlls(*borders, sample.instruction, sample.response)
         return found, reused
 
-    def short(self, without: Container[int]) -> dict[int, float]:
-        """Mean NLL of the responses as the short sibling sees them, but for some."""
+    def short(self, without: Container[int]) -> dict[int, torch.Tensor]:
+        """NLLs of the responses as the short sibling sees them, but for some."""
         contexts = {i: self.pair.short_context(x) for i, x in enumerate(self.samples) if i not in without}
         with self.pair.short() as model:
             if self.pair.config.short_window is not None:
                 return self.packed(model, contexts)
             found = self.packed(model, {place: contexts[place] for place in self.whole})
             for place, prefill, sample in self.after_prefill(model):
-                found[place] = prefill.nlls(sample.instruction, sample.response).item()
+                [found[place]] = prefill.nlls(sample.instruction, sample.response)
             return found
 
-    def segments(self) -> dict[int, list[float]]:
-        """Mean NLL of the responses from each segment alone."""
+    def segments(self) -> dict[int, list[torch.Tensor]]:
+        """NLLs of the responses from each segment alone."""
         model, length, limits = self.pair.long, self.cut, self.limits
         alone = segment_nlls(model, [self.samples[i] for i in self.alone], length, limits)
         found = dict(zip(self.alone, alone, strict=True))
@@ -225,8 +239,8 @@ class _Work:
             found |= dict(zip(places, shared, strict=True))
         return found
 
-    def packed(self, model, contexts: dict[int, list[int]]) -> dict[int, float]:
-        """Mean NLL of the responses of some samples with other contexts in place of their own."""
+    def packed(self, model, contexts: dict[int, list[int]]) -> dict[int, torch.Tensor]:
+        """NLLs of the responses of some samples with other contexts in place of their own."""
         samples = [self.samples[i] for i in contexts]
         prompts = [x.prefix + context + x.instruction for x, context in zip(samples, contexts.values(), strict=True)]
         nlls = response_nlls(model, prompts, [x.response for x in samples], self.limits)
@@ -239,6 +253,11 @@ class _Work:
             prefill = Prefill(model, [first.prefix + first.context], self.limits.piece_tokens)
             for place in places:
                 yield place, prefill, self.samples[place]
+
+
+def _as_float32(nll_R: torch.Tensor) -> list[float]:
+    """What is kept of tokens: float32, so that numbers read from a store are those that were measured."""
+    return nll_R.float().tolist()
 
 
 def _checked(measurement: Measurement) -> Measurement | MeasureError:

@@ -258,7 +258,7 @@ class _LengthCheck:
         room = max(0, self.window - (sample.response_end - len(sample.context)))
         prompt = sample.prefix + sample.context[len(sample.context) - room :] + sample.instruction
         with self.pair.short() as model:
-            nll_of_end = batch_nlls(model, [prompt], [sample.response]).item()
+            nll_of_end = batch_nlls(model, [prompt], [sample.response])[0].mean().item()
         self.losses.append(log(measurement.ppl_short) - nll_of_end)
         if len(self.losses) == BREAKS_ON_LENGTH_ROWS and statistics.median(self.losses) > BREAKS_ON_LENGTH_NATS:
             logger.warning(

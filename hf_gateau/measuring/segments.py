@@ -5,7 +5,10 @@ they run in dense batches. Several samples on one context share the keys and val
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
+
+import torch
 
 from ..models.packing import Cut, Limits
 from ..models.perplexity import response_nlls
@@ -18,8 +21,37 @@ def split_segments(context: list[int], cut: Cut) -> list[list[int]]:
     return cut([context[a : a + cut.length] for a in range(0, len(context), cut.length)])
 
 
-def segment_nlls(model, samples: Sequence[Sample], cut: Cut, limits: Limits) -> list[list[float]]:
-    """Mean NLL of each sample's response from each of its segments alone: Eq. 3 of arXiv 2410.15633 before exp and softmax.
+def num_far_segments(num_context: int, num_near: int, cut: Cut) -> int:
+    """How many of the measured segments end before the last `num_near` tokens of a context of `num_context`: the first ones."""
+    ends = [min(start + cut.length, num_context) for start in range(0, num_context, cut.length)]
+    return sum(end <= num_context - num_near for end in cut(ends))
+
+
+@dataclass(frozen=True)
+class BestSegments:
+    """For every response token, how well the best far and the best near segment alone predict it. Shapes: R response tokens.
+
+    Attributes:
+        far_R, near_R (`torch.Tensor`): lowest negative log-likelihood over far and over near segments, in nats; empty where
+            there are none.
+        place_R (`torch.Tensor`): which far segment that is, counted from 0; the first among equals.
+    """
+
+    far_R: torch.Tensor
+    near_R: torch.Tensor
+    place_R: torch.Tensor
+
+    @classmethod
+    def of(cls, nlls: Sequence[torch.Tensor], num_far: int) -> "BestSegments":
+        """From the response's tokens under each segment, (R,) a segment, of which the first `num_far` are far."""
+        lowest = [torch.stack(list(part)).min(0) if part else None for part in (nlls[:num_far], nlls[num_far:])]
+        none = torch.empty(0)
+        far_R, near_R = (none if part is None else part.values for part in lowest)
+        return cls(far_R, near_R, none.long() if lowest[0] is None else lowest[0].indices)
+
+
+def segment_nlls(model, samples: Sequence[Sample], cut: Cut, limits: Limits) -> list[list[torch.Tensor]]:
+    """NLLs of each sample's response from each of its segments alone: Eq. 3 of arXiv 2410.15633 before mean, exp and softmax.
 
     Args:
         model: the long-window model.
@@ -27,7 +59,7 @@ def segment_nlls(model, samples: Sequence[Sample], cut: Cut, limits: Limits) -> 
         limits: of the batches, into which segments of all samples go together.
 
     Returns:
-        one `list[float]` a sample, one number a segment, in nats per token.
+        one list a sample, for each segment a `torch.Tensor` (R,) over the response's tokens, in nats.
     """
     prompts, responses, counts = [], [], []
     for sample in samples:
@@ -39,7 +71,7 @@ def segment_nlls(model, samples: Sequence[Sample], cut: Cut, limits: Limits) -> 
     return [[next(nlls) for _ in range(count)] for count in counts]
 
 
-def shared_segment_nlls(model, samples: Sequence[Sample], cut: Cut, limits: Limits) -> list[list[float]]:
+def shared_segment_nlls(model, samples: Sequence[Sample], cut: Cut, limits: Limits) -> list[list[torch.Tensor]]:
     """`segment_nlls` of samples that have one prefix and one context, whose segments go through the model once.
 
     Every sample needs an instruction, and the model one past of keys and values (`abilities_of`).
@@ -53,5 +85,5 @@ def shared_segment_nlls(model, samples: Sequence[Sample], cut: Cut, limits: Limi
         for start in range(0, len(same_length), size):
             prefill = Prefill(model, same_length[start : start + size])
             for found, sample in zip(nlls, samples, strict=True):
-                found += prefill.nlls(sample.instruction, sample.response).tolist()
+                found += prefill.nlls(sample.instruction, sample.response)
     return nlls

@@ -175,6 +175,14 @@ class ModelPair:
         room = max(0, self.config.short_window - len(sample.instruction))
         return sample.context[max(0, len(sample.context) - room) :]
 
+    def num_near(self, sample: Sample) -> int:
+        """How many of the context's last tokens are near: what `short_window` lets the short sibling see; without one, what its
+        own window holds beside all that is not context."""
+        if self.config.short_window is not None:
+            return len(self.short_context(sample))
+        rest = sample.response_end - len(sample.context)
+        return min(len(sample.context), max(0, context_window(self.short_config) - rest))
+
     @property
     def is_self_paired(self) -> bool:
         """Whether both siblings are one and the same model that differs by what it sees alone."""

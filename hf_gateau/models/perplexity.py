@@ -26,22 +26,25 @@ logger = logging.getLogger(__name__)
 LOGITS_PER_CHUNK, LOGITS_PER_CHUNK_GPU = 1 << 24, 1 << 26
 
 
-def perplexity(nll: float) -> float:
-    """`exp(nll)`, the outer half of Eq. 1 of arXiv 2410.15633; infinite where float64 ends."""
+def perplexity(nll_R: torch.Tensor) -> float:
+    """`exp` of the mean, the outer half of Eq. 1 of arXiv 2410.15633; infinite where float64 ends."""
     try:
-        return math.exp(nll)
+        return math.exp(nll_R.mean())
     except OverflowError:
         return math.inf
 
 
-def response_nlls(model, prompts: Sequence[list[int]], responses: Sequence[list[int]], limits: Limits) -> list[float]:
-    """Mean negative log-likelihood of responses after prompts, as `batch_nlls`, in batches of `limits.batch_tokens`.
+def response_nlls(
+    model, prompts: Sequence[list[int]], responses: Sequence[list[int]], limits: Limits
+) -> list[torch.Tensor]:
+    """Negative log-likelihoods of responses after prompts, as `batch_nlls`, in batches of `limits.batch_tokens`.
 
     Where memory runs out, that limit is halved, as long as a batch holds two sequences.
     """
     lengths = [len(prompt) + len(response) - 1 for prompt, response in zip(prompts, responses, strict=True)]
     kinds = batching_kinds(model.config, [length + 1 for length in lengths])
-    nlls, batches = [math.nan] * len(lengths), pack(lengths, limits.batch_tokens, kinds)[::-1]
+    nlls: list[torch.Tensor | None] = [None] * len(lengths)
+    batches = pack(lengths, limits.batch_tokens, kinds)[::-1]
     while batches:
         batch = batches.pop()
         found = None
@@ -58,16 +61,16 @@ def response_nlls(model, prompts: Sequence[list[int]], responses: Sequence[list[
             parts = pack([lengths[i] for i in left], limits.batch_tokens, [kinds[i] for i in left])
             batches = [[left[i] for i in part] for part in parts[::-1]]
             continue
-        for place, nll in zip(batch, found.tolist(), strict=True):
-            nlls[place] = nll
+        for place, nll_R in zip(batch, found, strict=True):
+            nlls[place] = nll_R
     return nlls
 
 
 @torch.inference_mode()
 def batch_nlls(
     model, prompts: Sequence[list[int]], responses: Sequence[list[int]], *, full: bool = False, **kwargs
-) -> torch.Tensor:
-    """Mean negative log-likelihood of B responses, each after its prompt: Eq. 1 of arXiv 2410.15633 before the exp.
+) -> list[torch.Tensor]:
+    """Negative log-likelihood of every token of B responses, each after its prompt: Eq. 1 of arXiv 2410.15633 before mean and exp.
 
     Args:
         model: a causal language model of transformers.
@@ -77,7 +80,7 @@ def batch_nlls(
         kwargs: passed on to the model's decoder and its attention layers.
 
     Returns:
-        `torch.Tensor` of shape (B,), float64, on the CPU, in nats per token.
+        for each response a `torch.Tensor` of shape (R,), float64, on the CPU, in nats.
     """
     depends_on_length = bool(unsettled_after(model.config))  # then the last token counts, though it predicts nothing
     cut = None if full or depends_on_length else -1
@@ -101,7 +104,7 @@ def batch_nlls(
             logits = head(hidden_ND[rows])
             targets = targets_N[rows].to(logits.device)
             nll_N[rows] = nn.functional.cross_entropy(logits.float(), targets, reduction="none").cpu().double()
-    return torch.stack([nll.mean() for nll in nll_N.split([len(response) for response in responses])])
+    return list(nll_N.split([len(response) for response in responses]))
 
 
 def batching_kinds(config, lengths: Sequence[int]) -> list[int]:

@@ -39,16 +39,16 @@ class Prefill:
                 with rows_read(model, piece_BT.shape[1]) as keywords:
                     decoder(input_ids=piece_BT, use_cache=True, **keywords, **{self._name: self._cache})
 
-    def nlls(self, prompt: list[int], response: list[int], **kwargs) -> torch.Tensor:
-        """Mean negative log-likelihood of one response after each context and the prompt (one token at least): (B,),
-        as `batch_nlls`, which takes the keywords."""
+    def nlls(self, prompt: list[int], response: list[int], **kwargs) -> list[torch.Tensor]:
+        """Negative log-likelihoods of one response's tokens after each context and the prompt (one token at least): B times
+        (R,), as `batch_nlls`, which takes the keywords."""
         try:
             return self._nlls_after(self._cache, prompt, response, **kwargs)
         finally:
             self._cut_back()
 
-    def windowed_nlls(self, num_first: int, num_last: int, prompt: list[int], response: list[int]) -> torch.Tensor:
-        """The same where no more is seen of the contexts than their first and their last tokens: (B,).
+    def windowed_nlls(self, num_first: int, num_last: int, prompt: list[int], response: list[int]) -> list[torch.Tensor]:
+        """The same where no more is seen of the contexts than their first and their last tokens.
 
         What is seen keeps its place, and its keys and values, which have seen all that stands before them: an
         approximation of a pass over those tokens alone.
@@ -63,7 +63,7 @@ class Prefill:
         rows = torch.arange(end, end + len(prompt) + len(response) - 1, device=self.model.device)[None]
         return self._nlls_after(cache, prompt, response, position_ids=rows)
 
-    def _nlls_after(self, cache: DynamicCache, prompt: list[int], response: list[int], **kwargs) -> torch.Tensor:
+    def _nlls_after(self, cache: DynamicCache, prompt: list[int], response: list[int], **kwargs) -> list[torch.Tensor]:
         prompts, responses = [prompt] * self.num_contexts, [response] * self.num_contexts
         return batch_nlls(self.model, prompts, responses, **{self._name: cache}, **kwargs)
 

@@ -27,7 +27,7 @@ def check_by_trial(name: str, model) -> None:
     sample = Sample(ids.tolist(), 1, response_start - 1, response_start, NUM_TOKENS)
     own, attention = own_attention_nll(model, ids), ResponseAttention([sample])
     try:
-        found = batch_nlls(model, [sample.prompt], [sample.response], full=True, response_attention=attention).item()
+        found = batch_nlls(model, [sample.prompt], [sample.response], full=True, response_attention=attention)[0].mean().item()
         attention.segment_means(Cut(NUM_TOKENS))
     except Exception as error:  # whatever the model's own code raises
         reason = " ".join(str(error).split())[:200]

@@ -9,17 +9,8 @@ import numpy as np
 
 from ..rows.batches import REASON
 from .config import RankConfig
-from .formulas import (
-    CAS,
-    CAS_REASONS,
-    COSINES,
-    EMBEDDING,
-    LENGTHS,
-    SEGMENT_COLUMNS,
-    Rows,
-    needed_columns,
-    parts_of,
-)
+from .evidence import FAR_TOKENS, NEED_TOKENS
+from .formulas import EMBEDDING, LENGTHS, measures_of, needed_columns
 
 
 if TYPE_CHECKING:
@@ -42,10 +33,15 @@ HOW_TO_MEASURE = {
 } | dict.fromkeys(
     LENGTHS,
     "`hf-gateau rank --method longest --length_model MODEL` counts lengths with a model's tokenizer, and loads no weights",
+) | dict.fromkeys(
+    (*NEED_TOKENS, *FAR_TOKENS),
+    "rows measured before there were columns of tokens, or with token_nll off, are ranked by mode='mean' or any other method; "
+    "the same `hf-gateau score` measures them anew with these columns",
 )
 
-BATCH_ROWS = 4096  # bounds of what is read at a time: rows, and segment values (one row is never cut)
+BATCH_ROWS = 4096  # bounds of what is read at a time: rows, and values of a list column (one row is never cut)
 BATCH_VALUES = 1 << 19
+CODE = "{}_code"  # beside a term: why it is undefined, see `ListMeasure.reasons`
 FRAME_TYPES = {"gateau_rank": "Int64", "gateau_note": "string"}  # the others are float64
 ARROW_TYPES = {"gateau_rank": "int64", "gateau_note": "string"}
 
@@ -56,8 +52,8 @@ def is_frame(data: object) -> bool:
     return isinstance(data, pd.DataFrame)
 
 
-def _tables(data: Dataset | pd.DataFrame, names: list[str]) -> Iterator[pa.Table]:
-    """The named columns in order, at most BATCH_ROWS rows and about BATCH_VALUES segments at a time."""
+def _tables(data: Dataset | pd.DataFrame, names: list[str], lists: list[str]) -> Iterator[pa.Table]:
+    """The named columns in order, at most BATCH_ROWS rows and about BATCH_VALUES values of the first of `lists` at a time."""
     import pyarrow as pa
 
     if is_frame(data):
@@ -67,7 +63,7 @@ def _tables(data: Dataset | pd.DataFrame, names: list[str]) -> Iterator[pa.Table
     else:
         tables = data.select_columns(names).with_format("arrow").iter(BATCH_ROWS)
     for table in tables:
-        sizes = _lists(table[SEGMENT_COLUMNS[0]])[1] if SEGMENT_COLUMNS[0] in names else np.zeros(len(table))
+        sizes = _lists(table[lists[0]])[1] if lists else np.zeros(len(table))
         starts = np.flatnonzero(np.diff(np.cumsum(sizes) // BATCH_VALUES, prepend=-1))
         for start, stop in zip(starts, np.append(starts[1:], len(sizes)), strict=True):
             yield table.slice(start, stop - start)
@@ -81,30 +77,6 @@ def _lists(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     array = column.cast(pa.large_list(pa.float64())).combine_chunks()
     sizes = pc.list_value_length(array).fill_null(0).to_numpy()
     return array.flatten().to_numpy(zero_copy_only=False), sizes, array.is_null().to_numpy(zero_copy_only=False)
-
-
-def _measure_cas(name: str, table: pa.Table) -> dict[str, np.ndarray]:
-    """For each row: CAS, the CAS that uniform attention would give (cosines only), and a code into CAS_REASONS."""
-    columns, measure = CAS[name]
-    ppl, sizes, no_ppl = _lists(table[columns[0]])
-    rows, is_alone = Rows(sizes), len(columns) == 1  # where CAS needs perplexities alone, they stand for both
-    attention, attention_sizes, no_attention = (ppl, sizes, no_ppl) if is_alone else _lists(table[columns[1]])
-    attention_rows = rows if is_alone else Rows(attention_sizes)
-    reasons = [no_ppl, no_attention, sizes != attention_sizes, sizes == 0, sizes == 1]
-    bad_ppl = rows.any(~((ppl > 0) & np.isfinite(ppl)))
-    reasons += [bad_ppl, bad_ppl if is_alone else attention_rows.any(~np.isfinite(attention))]
-    code = np.select(reasons, range(1, len(reasons) + 1), 0)
-    value, uniform = np.full((2, len(code)), np.nan)
-    good = code == 0
-    if good.any():
-        if not good.all():
-            ppl, attention, rows = ppl[rows.spread(good)], attention[attention_rows.spread(good)], Rows(sizes[good])
-        with np.errstate(all="ignore"):  # what overflows, or divides by 0, gets the last reason
-            value[good] = measure(ppl, attention, rows)
-            if name in COSINES:
-                uniform[good] = measure(ppl, 1 / rows.spread(rows.sizes), rows)
-    code[good & ~np.isfinite(value)] = len(CAS_REASONS) - 1
-    return {"cas": value, "uniform": uniform, "code": code}
 
 
 def _matrix(parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -121,11 +93,13 @@ def _matrix(parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 
 
 def read_columns(data: Dataset | pd.DataFrame, config: RankConfig) -> dict[str, Any]:
-    """What the method needs, one entry a row: the named numbers, CAS if there is one, `error`, `key`, `position`."""
+    """What the method needs, one entry a row: the named numbers, what is measured of lists (`measures_of`) with a code into its
+    reasons, `error`, `key`, `position`."""
     import pyarrow as pa
 
     have = list(data.columns if is_frame(data) else data.column_names)
-    needed, cas_name = needed_columns(config), parts_of(config)[1]
+    needed, measures = needed_columns(config), measures_of(config)
+    lists = list(dict.fromkeys(name for measure in measures.values() for name in measure.columns))
     if missing := [name for name in needed if name not in have]:
         how = list(dict.fromkeys(HOW_TO_MEASURE[name] for name in missing if name in HOW_TO_MEASURE))
         if any(name not in HOW_TO_MEASURE for name in missing):
@@ -138,12 +112,14 @@ def read_columns(data: Dataset | pd.DataFrame, config: RankConfig) -> dict[str, 
         )
     reasons = [REASON.format(name) for name in needed]
     text, texts = pa.large_string(), {name: [] for name in (*TEXT_COLUMNS, *reasons) if name in have}
-    numbers = {name: [np.empty(0)] for name in needed if name not in (*SEGMENT_COLUMNS, EMBEDDING)}
+    numbers = {name: [np.empty(0)] for name in needed if name not in (*lists, EMBEDDING)}
+    numbers |= {name: [np.empty(0)] for term in measures for name in (term, CODE.format(term))}
     embeddings = []
-    if cas_name not in (None, "none"):
-        numbers |= {name: [np.empty(0)] for name in ("cas", "uniform", "code")}
-    for table in _tables(data, [*needed, *texts]) if needed or texts else ():
-        measured = _measure_cas(cas_name, table) if "cas" in numbers else {}
+    for table in _tables(data, [*needed, *texts], lists) if needed or texts else ():
+        flat = {name: _lists(table[name]) for name in lists}
+        measured = {}
+        for term, measure in measures.items():
+            measured[term], measured[CODE.format(term)] = measure(flat, config.tau)
         for name, parts in numbers.items():
             parts.append(measured[name] if name in measured else table[name].cast("float64").to_numpy())
         for name, chunks in texts.items():

@@ -21,11 +21,29 @@ ABLATIONS = {
     "without_norm": ("hmp", "difference"),
 }
 
-BASELINES = ("perplexity", "ifd", "ifd_context", "car", "random", "longest", "full", "no_long")
+BASELINES = (
+    "perplexity",
+    "ifd",
+    "ifd_context",
+    "longfilter",
+    "key_tokens",
+    "ladm",
+    "car",
+    "random",
+    "longest",
+    "full",
+    "no_long",
+)
 RANK_METHODS = ("gateau", *ABLATIONS, *BASELINES)
-RANK_MODES = ("robust", "paper", "released")
-HMP_VARIANTS = ("softmax", "minmax", "difference", "log_difference", "rank", "none")
-CAS_VARIANTS = ("paper", "raw", "pearson", "spearman", "gain", "gain_far", "gain_distance", "none")
+RANK_MODES = ("robust", "mean", "paper", "released")
+HMP_VARIANTS = (
+    *("softmax", "minmax", "difference", "log_difference", "rank"),
+    *("need", "need_mean", "key_tokens", "longfilter", "none"),
+)
+CAS_VARIANTS = (
+    *("paper", "raw", "pearson", "spearman", "gain", "gain_far", "gain_distance"),
+    *("far_need", "places", "none"),
+)
 COMBINE_VARIANTS = ("softmax", "released", "rank")
 PAPER_FRACTION = 0.1
 
@@ -39,15 +57,17 @@ class RankConfig:
         metadata={
             "help": "What to rank by: 'gateau' (Eq. 6) or it 'without_hmg', 'without_cam' or 'without_norm'; 'perplexity' "
             "(highest long-model perplexity first); 'ifd' (Cherry Selection: perplexity of the response after its prompt over "
-            "that of the response alone, highest first); 'ifd_context' (with the context over without it); 'car' (the best "
+            "that of the response alone, highest first); 'ifd_context' (with the context over without it); 'longfilter', "
+            "'key_tokens' (LongPPL's) and 'ladm', other measures of long-range need; 'car' (the best "
             "reward of each cluster, then by reward); 'longest'; 'random'; 'full' (every row, as they come); 'no_long' (none)."
         },
     )
     mode: str = field(
         default="robust",
         metadata={
-            "help": "Named settings of GATEAU and its ablations: 'robust' (log-perplexity difference, combined on ranks), "
-            "'paper' (the equations to the letter) or 'released' (the public code)."
+            "help": "Named settings of GATEAU and its ablations: 'robust' (sums over response tokens of what only far context "
+            "tells, combined on ranks), 'mean' (means over them: needs no columns of tokens), 'paper' (the equations to the "
+            "letter) or 'released' (the public code)."
         },
     )
     alpha: float = field(
@@ -68,6 +88,13 @@ class RankConfig:
     combine: str | None = field(
         default=None,
         metadata={"help": f"How HMP and CAS are combined, instead of the mode's way: {', '.join(COMBINE_VARIANTS)}."},
+    )
+    tau: float = field(
+        default=0.5,
+        metadata={
+            "help": "What a token must gain from far context to count, in nats: less is noise between two models. Of 'need', "
+            "'need_mean', 'far_need' and 'places'."
+        },
     )
     # Not `seed`: transformers' TrainingArguments has one, and one parser cannot hold two options of a name.
     rank_seed: int = field(
@@ -106,6 +133,8 @@ class RankConfig:
                 check_choice(name, getattr(self, name), choices)
         if not 0.0 <= self.alpha <= 1.0:  # refuses NaN too
             raise ValueError(f"alpha={self.alpha!r} is not between 0 and 1; use e.g. 0.8, the paper's value.")
+        if not 0.0 <= self.tau < float("inf"):
+            raise ValueError(f"tau={self.tau!r} is not a number of nats of 0 or more; use e.g. 0.5.")
         part, instead = ABLATIONS.get(self.method, (None, None))
         if part is not None and getattr(self, part) not in (None, instead):
             raise ValueError(

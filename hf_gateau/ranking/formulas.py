@@ -1,7 +1,6 @@
 """Eqs. 2-6 of arXiv 2410.15633, their variants and the baselines: numpy in float64, no files and no models.
 
-Shapes: n rows that are ranked. `segment_ppl` and `segment_attention` are flat, the segments of one row after those
-of the row before it, and a `Rows` says which segment belongs to which row. Perplexities are exp(nats a token).
+Shapes: n rows that are ranked. `segment_ppl` and `segment_attention` are flat, see `lists`. Perplexities are exp(nats a token).
 
 Every sum over the data set is taken in sorted order, so the same rows in another order get bit-identical scores.
 """
@@ -11,13 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .clustering import clusters, default_num_clusters, first_of_each
 from .config import ABLATIONS, RankConfig
+from .evidence import TOKEN_CAS, TOKEN_HMP
+from .lists import ListMeasure, Rows
 
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ PPL_PAIR = ("gateau_ppl_short", "gateau_ppl_long")
 EMBEDDING = "gateau_embedding"
 LENGTHS = ("gateau_num_context_tokens", "gateau_num_response_tokens")
 SEGMENT_COLUMNS = ("gateau_segment_ppl", "gateau_segment_attention")
-ROBUST_CAS = "gain_far"  # chosen by measurement: benchmarks/results/real_text.md has the table
 
 
 # Norm: three ways of making two measures comparable over the data set
@@ -70,64 +69,19 @@ def order_of(scores: np.ndarray, key: pa.Array) -> np.ndarray:
 # HMG, Eq. 2: how much harder the response is for the model with the short window
 
 
-HMP: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray] | None] = {
+# name -> a function of (ppl_short, ppl_long), or a measure of the response's tokens. In all of them HIGH means keep.
+HMP: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray] | ListMeasure | None] = {
     "softmax": lambda ppl_short, ppl_long: norm(ppl_short) - norm(ppl_long),  # Eq. 2 to the letter
     "minmax": lambda ppl_short, ppl_long: min_max(ppl_short) - min_max(ppl_long),
     "difference": lambda ppl_short, ppl_long: ppl_short - ppl_long,  # the ablation "without Norm in Eq. 2"
     "log_difference": lambda ppl_short, ppl_long: np.log(ppl_short) - np.log(ppl_long),  # nats a token
     "rank": lambda ppl_short, ppl_long: normalised_rank(ppl_short) - normalised_rank(ppl_long),
+    **TOKEN_HMP,
     "none": None,  # the ablation "without HMG"
 }
 
 
 # CAM, Eqs. 3-5: does attention sit on the segments that matter?
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Which values of a flat segment array belong to which row: row i has the next `sizes[i]` of them, 1 or more."""
-
-    sizes: np.ndarray
-
-    @cached_property
-    def starts(self) -> np.ndarray:
-        return np.cumsum(self.sizes) - self.sizes
-
-    @cached_property
-    def position(self) -> np.ndarray:
-        """Index of each segment in its own row."""
-        return np.arange(self.sizes.sum()) - self.spread(self.starts)
-
-    def sum(self, flat: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(flat, self.starts)
-
-    def max(self, flat: np.ndarray) -> np.ndarray:
-        return np.maximum.reduceat(flat, self.starts)
-
-    def spread(self, per_row: np.ndarray) -> np.ndarray:
-        """A number a row to that number on each of the row's segments."""
-        return np.repeat(per_row, self.sizes)
-
-    def any(self, flat: np.ndarray) -> np.ndarray:
-        """Whether a row has a true value; rows without segments are allowed here and in `spread`."""
-        return np.bincount(self.spread(np.arange(len(self.sizes)))[flat], minlength=len(self.sizes)) > 0
-
-    def median(self, flat: np.ndarray) -> np.ndarray:
-        """Each row's median; rows of one size at a time, which is 2 to 4 times as fast as sorting all of them."""
-        out = np.empty(len(self.sizes))
-        order = np.argsort(self.sizes, kind="stable")
-        for rows in np.split(order, np.flatnonzero(np.diff(self.sizes[order])) + 1):
-            size = self.sizes[rows[0]]
-            middle = [(size - 1) // 2, size // 2]
-            values = flat[self.starts[rows][:, None] + np.arange(size)]
-            out[rows] = np.partition(values, middle, axis=1)[:, middle].sum(axis=1) / 2
-        return out
-
-    def argsort(self, flat: np.ndarray) -> np.ndarray:
-        """Indices that sort each row's values and leave the rows where they are; 5 times as fast as a lexsort."""
-        row = self.spread(np.arange(len(self.sizes), dtype=np.min_scalar_type(len(self.sizes))))  # small: radix sort
-        order = np.argsort(flat)
-        return order[np.argsort(row[order], kind="stable")]
 
 
 def segment_norm(flat: np.ndarray, rows: Rows) -> np.ndarray:
@@ -213,30 +167,33 @@ def cas_gain_distance(segment_ppl, segment_attention, rows):
     return rows.max(gains(segment_ppl, rows) * (sizes - 1 - rows.position) / sizes)
 
 
-# name -> (columns, function of (segment_ppl, segment_attention, rows)). In all of them HIGH means keep.
-CAS: dict[str, tuple[tuple[str, ...], Callable | None]] = {
-    "paper": (SEGMENT_COLUMNS, cas),
-    "raw": (SEGMENT_COLUMNS, cosine),  # Eq. 5 without the softmaxes of Eqs. 3 and 4
-    "pearson": (SEGMENT_COLUMNS, cas_pearson),
-    "spearman": (SEGMENT_COLUMNS, cas_spearman),
-    "gain": (SEGMENT_COLUMNS[:1], cas_gain),
-    "gain_far": (SEGMENT_COLUMNS[:1], cas_gain_far),
-    "gain_distance": (SEGMENT_COLUMNS[:1], cas_gain_distance),
-    "none": ((), None),  # the ablation "without CAM"
+def _of_segments(measure: Callable, columns: tuple[str, ...] = SEGMENT_COLUMNS) -> ListMeasure:
+    """A measure of segments, from a function of their perplexities, their attention and the rows."""
+    ppl, attention = columns[0], columns[-1]  # where perplexities are enough, they stand for both
+    return ListMeasure(
+        columns, lambda x, rows, tau: measure(x[ppl], x[attention], rows), "segment", 2, positive=SEGMENT_COLUMNS[:1]
+    )
+
+
+def _of_uniform(measure: Callable) -> ListMeasure:
+    """The same where every segment gets as much attention."""
+    return _of_segments(lambda ppl, attention, rows: measure(ppl, 1 / rows.spread(rows.sizes), rows))
+
+
+# name -> measure; the last six use no attention. In all of them HIGH means keep.
+CAS: dict[str, ListMeasure | None] = {
+    "paper": _of_segments(cas),
+    "raw": _of_segments(cosine),  # Eq. 5 without the softmaxes of Eqs. 3 and 4
+    "pearson": _of_segments(cas_pearson),
+    "spearman": _of_segments(cas_spearman),
+    "gain": _of_segments(cas_gain, SEGMENT_COLUMNS[:1]),
+    "gain_far": _of_segments(cas_gain_far, SEGMENT_COLUMNS[:1]),
+    "gain_distance": _of_segments(cas_gain_distance, SEGMENT_COLUMNS[:1]),
+    **TOKEN_CAS,
+    "none": None,  # the ablation "without CAM"
 }
-COSINES = ("paper", "raw")  # a correlation with uniform attention is undefined
-# Why a row has no CAS, by the code that `_measure_cas` gives it; 0 means it has one.
-CAS_REASONS = (
-    "",
-    "gateau_segment_ppl is null",
-    "gateau_segment_attention is null",
-    "gateau_segment_ppl and gateau_segment_attention differ in length",
-    "the context has 0 segments of 2 needed",
-    "the context has 1 segment of 2 needed",
-    "gateau_segment_ppl holds a value that is not a positive finite number",
-    "gateau_segment_attention holds a value that is not a finite number",
-    "the values of its segments are constant, or all 0",
-)
+# Of a correlation, what uniform attention would give is undefined.
+UNIFORM = {"paper": _of_uniform(cas), "raw": _of_uniform(cosine)}
 
 
 # Eq. 6
@@ -250,7 +207,8 @@ COMBINE = {
 }
 # name -> (hmp, cas, combine)
 MODES = {
-    "robust": ("log_difference", ROBUST_CAS, "rank"),
+    "robust": ("need", "far_need", "rank"),
+    "mean": ("log_difference", "gain_far", "rank"),
     "paper": ("softmax", "paper", "softmax"),
     "released": ("minmax", "paper", "released"),
 }
@@ -264,11 +222,11 @@ def score(norm_hmp: np.ndarray | None, norm_cas: np.ndarray | None, alpha: float
 
 
 def gateau(columns: dict, config: RankConfig) -> dict[str, np.ndarray]:
-    """GATEAU: HMP (Eq. 2), CAS (Eq. 5, measured as the columns were read) and their score (Eq. 6)."""
+    """GATEAU: HMP (Eq. 2) and CAS (Eq. 5), measured as the columns were read where they are of lists; and their score (Eq. 6)."""
     hmp_name, _, combine = parts_of(config)
-    measure = HMP[hmp_name]
-    terms = {"hmp": measure and measure(columns["gateau_ppl_short"], columns["gateau_ppl_long"])}
-    terms["cas"] = columns.get("cas")
+    measure, terms = HMP[hmp_name], {name: columns.get(name) for name in ("hmp", "cas")}
+    if measure is not None and not isinstance(measure, ListMeasure):
+        terms["hmp"] = measure(columns["gateau_ppl_short"], columns["gateau_ppl_long"])
     normed = [None if x is None else f(x) for x, f in zip(terms.values(), COMBINE[combine], strict=True)]
     terms["score"] = score(*normed, config.alpha)
     return {name: term for name, term in terms.items() if term is not None}
@@ -329,6 +287,19 @@ def random_score(columns: dict, config: RankConfig) -> dict[str, np.ndarray]:
     return {"score": (bits >> np.uint64(11)) * 2.0**-53}
 
 
+def measured(columns: dict, config: RankConfig) -> dict[str, np.ndarray]:
+    """The method's measure of lists, highest first."""
+    return {"score": columns["score"]}
+
+
+def ladm(segment_ppl, segment_attention, rows):
+    """LADM (arXiv 2503.02502) with the response for its one span that looks back: attention times distance, summed over segments,
+    times the spread of attention over them."""
+    sizes = rows.spread(rows.sizes)
+    spread = np.sqrt(rows.sum((segment_attention - rows.spread(rows.sum(segment_attention) / rows.sizes)) ** 2) / rows.sizes)
+    return spread * rows.sum(segment_attention * (sizes - rows.position) / sizes)
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to rank.
@@ -339,12 +310,14 @@ class Method:
             `about`, what the record says beside the settings.
         columns (`tuple`): it needs; GATEAU's and CaR's vary, see `needed_columns`.
         settings (`tuple`): fields of `RankConfig` that it alone reads.
+        measure (`ListMeasure`): what its score is, where that is of lists.
     """
 
     what: str
     score: Callable[[dict, RankConfig], dict[str, Any]]
     columns: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    measure: ListMeasure | None = None
 
 
 METHODS: dict[str, Method] = {
@@ -364,6 +337,13 @@ METHODS: dict[str, Method] = {
         ratio,
         ("gateau_ppl_long", "gateau_ppl_no_context"),
         ("ifd_below_one",),
+    ),
+    "longfilter": Method(
+        "LongFilter: gain of the long context, weighted by probability, a token", measured, measure=TOKEN_HMP["longfilter"]
+    ),
+    "key_tokens": Method("LongPPL's key tokens, how many", measured, measure=TOKEN_HMP["key_tokens"]),
+    "ladm": Method(
+        "LADM: attention, times distance, times its spread", measured, measure=_of_segments(ladm, SEGMENT_COLUMNS[1:])
     ),
     "car": Method(
         "CaR: the best rewards of each cluster of embeddings, then all others by reward",
@@ -396,6 +376,15 @@ def parts_of(config: RankConfig) -> tuple[str | None, str | None, str | None]:
 def needed_columns(config: RankConfig) -> list[str]:
     """The raw columns without which the method cannot rank."""
     hmp, cas, _ = parts_of(config)
-    pair = () if hmp in (None, "none") else PPL_PAIR
+    pair = () if hmp is None or isinstance(HMP[hmp], ListMeasure | None) else PPL_PAIR
     scored = (config.reward_column, EMBEDDING) if config.method == "car" else ()
-    return [*METHODS[config.method].columns, *scored, *pair, *(CAS[cas][0] if cas else ())]
+    lists = dict.fromkeys(name for measure in measures_of(config).values() for name in measure.columns)
+    return [*METHODS[config.method].columns, *scored, *pair, *lists]
+
+
+def measures_of(config: RankConfig) -> dict[str, ListMeasure]:
+    """What is measured of lists as columns are read, by term: 'hmp', 'cas' or 'score'; 'uniform' of a CAS that is a cosine."""
+    hmp, cas_name, _ = parts_of(config)
+    found = {"hmp": HMP.get(hmp), "cas": CAS.get(cas_name), "score": METHODS[config.method].measure}
+    found |= {"uniform": UNIFORM.get(cas_name)}
+    return {term: measure for term, measure in found.items() if isinstance(measure, ListMeasure)}

@@ -16,17 +16,15 @@ import numpy as np
 from .. import __version__
 from ..records import attach_record, commonest, find_record, origin_of
 from ..rows.batches import REASON, VALUE_COLUMNS
-from .columns import ARROW_TYPES, DERIVED_COLUMNS, FRAME_TYPES, is_frame, read_columns
+from .columns import ARROW_TYPES, CODE, DERIVED_COLUMNS, FRAME_TYPES, is_frame, read_columns
 from .config import RankConfig
 from .formulas import (
-    CAS_REASONS,
     COMBINE,
-    COSINES,
     EMBEDDING,
     METHODS,
     PPL_PAIR,
-    ROBUST_CAS,
     is_gateau,
+    measures_of,
     needed_columns,
     norm,
     order_of,
@@ -45,6 +43,7 @@ logger = logging.getLogger(__name__)
 EPSILON = np.finfo(np.float64).eps
 # A term whose weighted spread is this much narrower than the other's has no say in the order.
 SILENT_SPREAD = 1e-2
+TERMS = {"hmp": "HMP", "cas": "CAS", "score": "the score"}  # in notes
 NO_LONG = "method='no_long' keeps no long row"
 
 
@@ -83,8 +82,9 @@ def _notes(columns: dict[str, Any], config: RankConfig) -> np.ndarray:
     if config.ifd_below_one and "ifd_below_one" in METHODS[config.method].settings:
         above, below = (columns[name] for name in METHODS[config.method].columns)
         reasons.append((above >= below, "IFD is 1 or more: the prompt does not help"))
-    if "code" in columns:
-        reasons += [(columns["code"] == i, f"CAS is undefined: {CAS_REASONS[i]}") for i in range(1, len(CAS_REASONS))]
+    for term, measure in measures_of(config).items():
+        code, name = columns[CODE.format(term)], TERMS.get(term)
+        reasons += [(code == i, f"{name} is undefined: {x}") for i, x in enumerate(measure.reasons) if i and name]
     for bad, reason in reasons:
         notes[bad & np.equal(notes, None).astype(bool)] = reason
     return notes
@@ -133,18 +133,18 @@ def _degenerate(rows: dict[str, Any], terms: dict[str, np.ndarray], config: Rank
                 f"One row holds {share.max():.0%} of the softmax {name} over {len(share)} rows, so the other rows are "
                 "all but equal in it. mode='robust' takes no softmax over the data."
             )
-    if "hmp" in normed and np.array_equal(rows[PPL_PAIR[0]], rows[PPL_PAIR[1]]):
+    if "hmp" in normed and _saw_the_same(rows, terms["hmp"]):
         normed.pop("hmp")  # said once
         yield (
-            "HMP is 0 on every row: the short sibling measured the same perplexities as the long model, so it saw "
+            "HMP is 0 on every row: the short sibling found the responses as likely as the long model, so it saw "
             "everything. Measure again with a smaller short_window, or rank with hmp='none', which does not use it."
         )
-    if "cas" in normed and cas_name in COSINES:
+    if "cas" in normed and "uniform" in rows:
         difference, spread = np.abs(terms["cas"] - rows["uniform"]).max(), np.std(terms["cas"])
         if difference < 0.01 * spread:
             yield (
                 f"CAS does not see attention: cas={cas_name!r} differs by at most {difference:.1e} from what uniform "
-                f"attention would give, and its own spread is {spread:.1e}. mode='robust' (cas={ROBUST_CAS!r}) needs "
+                f"attention would give, and its own spread is {spread:.1e}. mode='robust' needs "
                 "no attention; cas='spearman' sees it."
             )
     spreads = {name: weights[name] * np.std(x) for name, x in normed.items()}
@@ -158,6 +158,13 @@ def _degenerate(rows: dict[str, Any], terms: dict[str, np.ndarray], config: Rank
                 f"{name.upper()} does not count: its spread times its weight is {spread:.1e}, the widest is "
                 f"{max(spreads.values()):.1e}, so alpha={config.alpha} means nothing. {advice}."
             )
+
+
+def _saw_the_same(rows: dict[str, Any], hmp: np.ndarray) -> bool:
+    """Whether nothing tells the siblings apart."""
+    if PPL_PAIR[0] in rows:
+        return np.array_equal(rows[PPL_PAIR[0]], rows[PPL_PAIR[1]])
+    return not hmp.any()
 
 
 # The record: how the order was made, kept with the data
@@ -177,6 +184,7 @@ def _record(columns: dict, derived: dict, messages: list[str], about: dict, conf
         prefixes = pc.replace_substring_regex(key, "(?s):.*", "")
     hmp, cas_name, combine = parts_of(config)
     parts = {"mode": config.mode, "hmp": hmp, "cas": cas_name, "combine": combine, "alpha": float(config.alpha)}
+    parts |= {"tau": float(config.tau) if any(x.unit == "token" for x in measures_of(config).values()) else None}
     method = METHODS[config.method]
     return {
         "method": config.method,
@@ -260,6 +268,7 @@ def rank(
     hmp: str | None = None,
     cas: str | None = None,
     combine: str | None = None,
+    tau: float = 0.5,
     seed: int = 0,
     ifd_below_one: bool = False,
     reward_column: str = "gateau_reward",
@@ -274,7 +283,7 @@ def rank(
             that `gateau_score` measures (for 'ifd' also those of `ResponseScorer`, for 'car' those of `RewardScorer` and
             `EmbeddingScorer`); a method needs only its own. Rank before you shuffle or filter: rows behind
             an index mapping are read one by one, and copied before columns can be added.
-        method, mode, alpha, hmp, cas, combine: see `RankConfig`. In the table of `MODES`, a mode is a triple (hmp,
+        method, mode, alpha, hmp, cas, combine, tau: see `RankConfig`. In the table of `MODES`, a mode is a triple (hmp,
             cas, combine); what is given explicitly replaces its part of it.
         seed: of methods 'random' and 'car'.
         ifd_below_one, reward_column, car_clusters, car_per_cluster, car_best: see `RankConfig`.
@@ -302,6 +311,7 @@ def rank(
         hmp=hmp,
         cas=cas,
         combine=combine,
+        tau=tau,
         rank_seed=seed,
         ifd_below_one=ifd_below_one,
         reward_column=reward_column,

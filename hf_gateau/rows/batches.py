@@ -23,6 +23,13 @@ COLUMNS = {
     "gateau_ppl_no_context": "float64",
     "gateau_segment_ppl": "list",
     "gateau_segment_attention": "list",
+    "gateau_num_far_segments": "int64",
+    "gateau_token_nll_long": "list32",
+    "gateau_token_nll_short": "list32",
+    "gateau_token_nll_no_context": "list32",
+    "gateau_token_nll_far": "list32",
+    "gateau_token_nll_near": "list32",
+    "gateau_token_far_segment": "ints",
     "gateau_num_context_tokens": "int64",
     "gateau_num_response_tokens": "int64",
     "gateau_truncated": "bool",
@@ -30,7 +37,7 @@ COLUMNS = {
     "gateau_key": "string",
     "gateau_content_hash": "string",
 }
-# Likewise of what other scorers than the pair add, some of them to some data; "list32" is a list of float32.
+# Likewise of what other scorers than the pair add, some of them to some data; see `LISTS`.
 VALUE_COLUMNS = {
     "gateau_ppl_response": "float64",
     "gateau_ppl_response_error": "string",
@@ -39,6 +46,8 @@ VALUE_COLUMNS = {
     "gateau_embedding": "list32",
     "gateau_embedding_error": "string",
 }
+
+LISTS = {"list": "float64", "list32": "float32", "ints": "int32"}  # types of lists -> of what is in them
 
 # All that measuring looks at; other columns of a batch are not even decoded.
 READ_COLUMNS = ("id", *HASHED_COLUMNS, UNREADABLE_REASON)
@@ -62,7 +71,7 @@ def column_features() -> Features:
     """The types of `COLUMNS`, as `datasets` names them."""
     from datasets import Features, List, Value
 
-    return Features({x: List(Value("float64")) if kind == "list" else Value(kind) for x, kind in COLUMNS.items()})
+    return Features({x: List(Value(LISTS[y])) if y in LISTS else Value(y) for x, y in COLUMNS.items()})
 
 
 class BatchShape:
@@ -113,7 +122,7 @@ class BatchShape:
         import pyarrow as pa
 
         types = {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
-        types |= {"list": pa.list_(pa.float64()), "list32": pa.list_(pa.float32())}
+        types |= {"list": pa.list_(pa.float64()), "list32": pa.list_(pa.float32()), "ints": pa.list_(pa.int32())}
         new = {name: pa.array([row[name] for row in rows], types[kind]) for name, kind in columns.items()}
         if self.table is None:
             return _ArrowColumns(new)

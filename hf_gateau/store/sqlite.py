@@ -12,7 +12,7 @@ import time
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -49,6 +49,13 @@ class Measurement:
             the long model without the context.
         segment_ppl (`list[float]`): perplexity of the response from each segment alone (Eq. 3, unnormalised).
         segment_attention (`list[float]`): mean attention per token of each segment (Eq. 4, unnormalised).
+
+    Evidence of tokens, None where it was not kept; R response tokens, numbers as float32, in nats:
+        num_far_segments (`int`): the first segments, which end before all that the short sibling sees of the context.
+        token_nll_long, token_nll_short, token_nll_no_context (`list[float]`, R): negative log-likelihoods whose means are the
+            logarithms of the perplexities above.
+        token_nll_far, token_nll_near (`list[float]`, R): the lowest over far and over near segments alone; empty without one.
+        token_far_segment (`list[int]`, R): the far segment that it is lowest for; empty without one.
     """
 
     ppl_short: float
@@ -56,6 +63,34 @@ class Measurement:
     ppl_no_context: float
     segment_ppl: list[float]
     segment_attention: list[float]
+    num_far_segments: int | None = None
+    token_nll_long: list[float] | None = None
+    token_nll_short: list[float] | None = None
+    token_nll_no_context: list[float] | None = None
+    token_nll_far: list[float] | None = None
+    token_nll_near: list[float] | None = None
+    token_far_segment: list[int] | None = None
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the evidence of tokens was kept."""
+        return self.token_nll_long is not None
+
+    def without_tokens(self) -> "Measurement":
+        """The same without the evidence of tokens."""
+        return replace(self, **dict.fromkeys(TOKEN_FIELDS))
+
+
+# Fields of evidence -> the code of `array` that they are kept in; None: one number.
+TOKEN_FIELDS = {
+    "num_far_segments": None,
+    "token_nll_long": "f",
+    "token_nll_short": "f",
+    "token_nll_no_context": "f",
+    "token_nll_far": "f",
+    "token_nll_near": "f",
+    "token_far_segment": "i",
+}
 
 
 class MeasureError(RuntimeError):

@@ -15,7 +15,7 @@ def measurements(n=60, seed=0, min_segments=2, max_segments=11) -> dict[str, lis
     """Raw columns as `gateau_score` leaves them, nothing degenerate about them."""
     rng = random.Random(seed)
     sizes = [rng.randint(min_segments, max_segments) for _ in range(n)]
-    return {
+    columns = {
         "id": [f"row {i}" for i in range(n)],
         "gateau_ppl_short": [1 + rng.random() * 3 for _ in range(n)],
         "gateau_ppl_long": [1 + rng.random() for _ in range(n)],
@@ -30,6 +30,27 @@ def measurements(n=60, seed=0, min_segments=2, max_segments=11) -> dict[str, lis
         "gateau_error": [None] * n,
         "gateau_key": [f"cfg:{rng.getrandbits(64):016x}" for _ in range(n)],
     }
+    return columns | token_columns(columns["gateau_num_response_tokens"], sizes, random.Random(seed + 1000))
+
+
+def token_columns(num_tokens: list[int], num_segments: list[int], rng: random.Random) -> dict[str, list]:
+    """Evidence of tokens: of half of them far context tells something, of some a far segment alone."""
+    names = ("long", "short", "no_context", "far", "near")
+    columns = {f"gateau_token_nll_{name}": [] for name in names} | {"gateau_token_far_segment": []}
+    for n, size in zip(num_tokens, num_segments, strict=True):
+        long = [rng.expovariate(1.0) for _ in range(n)]
+        gain = [rng.expovariate(0.3) * rng.randint(0, 1) + rng.gauss(0, 0.2) for _ in range(n)]
+        rows = {
+            "long": long,
+            "short": [x + g for x, g in zip(long, gain, strict=True)],
+            "no_context": [x + g + rng.gauss(0.5, 0.5) for x, g in zip(long, gain, strict=True)],
+            "far": [x + rng.gauss(0.2, 0.3) for x in long],
+            "near": [x + g + rng.gauss(0.1, 0.3) for x, g in zip(long, gain, strict=True)],
+        }
+        for name in names:
+            columns[f"gateau_token_nll_{name}"].append(rows[name])
+        columns["gateau_token_far_segment"].append([rng.randrange(size) for _ in range(n)])
+    return columns
 
 
 def dataset(**changes) -> datasets.Dataset:
@@ -78,6 +99,49 @@ def ref_gain_distance(ppl):
     return max(g * (last - i) / len(ppl) for i, g in enumerate(ref_gains(ppl)))
 
 
+def ref_needs(row, tau=0.5):
+    tokens = zip(*(row[f"gateau_token_nll_{name}"] for name in ("short", "no_context", "long")), strict=True)
+    return [max(0.0, min(short, without) - long - tau) for short, without, long in tokens]
+
+
+def ref_far_needs(row, tau=0.5):
+    needs = []
+    for i, long in enumerate(row["gateau_token_nll_long"]):
+        near = row["gateau_token_nll_near"][i] if row["gateau_token_nll_near"] else math.inf
+        far = row["gateau_token_nll_far"][i] if row["gateau_token_nll_far"] else math.inf
+        needs.append(max(0.0, min(near, row["gateau_token_nll_no_context"][i]) - max(far, long) - tau))
+    return needs
+
+
+def ref_pairs(row):
+    return list(zip(row["gateau_token_nll_short"], row["gateau_token_nll_long"], strict=True))
+
+
+# From one row, a dict of its columns
+REF_TOKEN_HMP = {
+    "need": lambda row: math.fsum(ref_needs(row)),
+    "need_mean": lambda row: statistics.fmean(ref_needs(row)),
+    "key_tokens": lambda row: sum(short - long > 2 and long < 2 for short, long in ref_pairs(row)),
+    "longfilter": lambda row: statistics.fmean(math.exp(-long) * (short - long) for short, long in ref_pairs(row)),
+}
+REF_TOKEN_CAS = {
+    "far_need": lambda row: math.fsum(ref_far_needs(row)),
+    "places": lambda row: len(
+        {best for best, x in zip(row["gateau_token_far_segment"], ref_far_needs(row), strict=False) if x > 0}
+    ),
+}
+
+
+def ref_ladm(row):
+    attention = row["gateau_segment_attention"]
+    distance = [(len(attention) - i) / len(attention) for i in range(len(attention))]
+    return statistics.pstdev(attention) * math.fsum(a * d for a, d in zip(attention, distance, strict=True))
+
+
+def rows_of(columns):
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
 def ref_difference(norm):
     return lambda short, long: [a - b for a, b in zip(norm(short), norm(long), strict=True)]
 
@@ -106,9 +170,15 @@ REF_COMBINE = {"softmax": (ref_softmax, ref_softmax), "released": (ref_softmax, 
 
 
 def ref_scores(columns, hmp, cas, combine, alpha):
-    hmps = REF_HMP[hmp](columns["gateau_ppl_short"], columns["gateau_ppl_long"])
-    lists = zip(columns["gateau_segment_ppl"], columns["gateau_segment_attention"], strict=True)
-    cass = [REF_CAS[cas](ppl, attention) for ppl, attention in lists]
+    if hmp in REF_HMP:
+        hmps = REF_HMP[hmp](columns["gateau_ppl_short"], columns["gateau_ppl_long"])
+    else:
+        hmps = [REF_TOKEN_HMP[hmp](row) for row in rows_of(columns)]
+    if cas in REF_CAS:
+        lists = zip(columns["gateau_segment_ppl"], columns["gateau_segment_attention"], strict=True)
+        cass = [REF_CAS[cas](ppl, attention) for ppl, attention in lists]
+    else:
+        cass = [REF_TOKEN_CAS[cas](row) for row in rows_of(columns)]
     norm_hmp, norm_cas = REF_COMBINE[combine]
     scores = [alpha * h + (1 - alpha) * c for h, c in zip(norm_hmp(hmps), norm_cas(cass), strict=True)]
     return hmps, cass, scores

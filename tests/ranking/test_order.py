@@ -22,7 +22,16 @@ from hf_gateau.ranking.config import RankConfig
 from hf_gateau.ranking.formulas import Rows
 from hf_gateau.ranking.order import DegenerateRankingWarning, rank, ranking_record
 from tests.paths import ROOT
-from tests.ranking.references import REF_CAS, REF_HMP, dataset, derived, measurements, ref_scores
+from tests.ranking.references import (
+    REF_CAS,
+    REF_HMP,
+    REF_TOKEN_CAS,
+    REF_TOKEN_HMP,
+    dataset,
+    derived,
+    measurements,
+    ref_scores,
+)
 
 
 pytestmark = pytest.mark.quick
@@ -33,7 +42,7 @@ EVERY_SETTING = (
     [{"mode": mode} for mode in formulas.MODES]
     + [{"cas": name} for name in formulas.CAS]
     + [{"hmp": name} for name in formulas.HMP]
-    + [{"combine": name} for name in formulas.COMBINE]
+    + [{"mode": "mean", "combine": name} for name in formulas.COMBINE]  # a softmax over sums is one row
     + [{"method": name, "seed": 3} for name in formulas.METHODS]
 )
 # Of which every good row has a rank, and the same one wherever it stands
@@ -53,8 +62,8 @@ close = {"rel": 1e-11, "abs": 1e-13}
 
 
 @pytest.mark.parametrize("combine", formulas.COMBINE)
-@pytest.mark.parametrize("cas", REF_CAS)
-@pytest.mark.parametrize("hmp", REF_HMP)
+@pytest.mark.parametrize("cas", [*REF_CAS, *REF_TOKEN_CAS])
+@pytest.mark.parametrize("hmp", [*REF_HMP, *REF_TOKEN_HMP])
 def test_every_combination_equals_its_reference(hmp, cas, combine):
     columns = measurements(n=23, seed=1)
     out = derived(rank(pd.DataFrame(columns), hmp=hmp, cas=cas, combine=combine, alpha=0.7))
@@ -71,7 +80,8 @@ def test_every_combination_equals_its_reference(hmp, cas, combine):
     [
         ("paper", ("softmax", "paper", "softmax")),
         ("released", ("minmax", "paper", "released")),
-        ("robust", ("log_difference", formulas.ROBUST_CAS, "rank")),
+        ("robust", ("need", "far_need", "rank")),
+        ("mean", ("log_difference", "gain_far", "rank")),
     ],
 )
 def test_modes_are_their_triples_and_what_is_explicit_wins(mode, parts):
@@ -172,6 +182,68 @@ def test_a_telling_far_segment_is_high_in_the_gain_family():
     frame = pd.DataFrame({"gateau_segment_ppl": [near, flat, far]})
     assert derived(rank(frame, hmp="none", cas="gain_far"))["gateau_rank"] == [3, 2, 1]
     assert derived(rank(frame, hmp="none", cas="gain_distance"))["gateau_rank"][2] == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        # 0.2 - 0.1 is below tau; min(5, 4) - 1 - 0.5 = 2.5; the instruction alone tells the third; the fourth is not gained
+        ({"hmp": "need"}, 2.5),
+        ({"hmp": "need", "tau": 0.0}, 3.1),
+        ({"hmp": "need_mean"}, 0.625),
+        ({"hmp": "key_tokens"}, 2.0),
+        ({"hmp": "longfilter"}, (0.1 * math.exp(-0.1) + 4 * math.exp(-1) + 3 * math.exp(-1) - math.exp(-9)) / 4),
+        # near 4, without context 4, far 1.2: 2.3; far below what the whole context gives counts as that alone
+        ({"cas": "far_need"}, 2.3),
+        ({"cas": "far_need", "tau": 0.0}, 2.8 + 0.05),
+        ({"cas": "places"}, 1.0),
+        ({"cas": "places", "tau": 0.0}, 2.0),
+    ],
+    ids=ids,
+)
+def test_golden_tokens(setting, expected):
+    frame = pd.DataFrame(
+        {
+            "gateau_token_nll_long": [[0.1, 1.0, 1.0, 9.0]],
+            "gateau_token_nll_short": [[0.2, 5.0, 4.0, 8.0]],
+            "gateau_token_nll_no_context": [[0.3, 4.0, 1.0, 9.0]],
+            "gateau_token_nll_far": [[0.05, 1.2, 1.0, 9.0]],
+            "gateau_token_nll_near": [[0.15, 4.0, 9.0, 9.0]],
+            "gateau_token_far_segment": [[3, 0, 0, 1]],
+        }
+    )
+    [term] = setting.keys() - {"tau"}
+    out = derived(rank(frame, **{"hmp": "none", "cas": "none"} | setting))
+    assert out[f"gateau_{term}"] == pytest.approx([expected], rel=1e-12)
+
+
+def test_without_a_far_segment_there_is_no_far_need_and_without_a_near_one_the_instruction_stands_for_it():
+    columns = measurements()
+    for name in ("gateau_token_nll_far", "gateau_token_far_segment"):
+        columns[name][:20] = [[]] * 20
+    columns["gateau_token_nll_near"][10:30] = [[]] * 20
+    for cas, reference in REF_TOKEN_CAS.items():
+        out = derived(rank(pd.DataFrame(columns), hmp="none", cas=cas))
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        assert out["gateau_cas"] == pytest.approx([reference(row) for row in rows], **close)
+        assert out["gateau_cas"][:20] == [0.0] * 20 and any(out["gateau_cas"][20:30])
+        assert out["gateau_note"] == [None] * 60
+
+
+def test_broken_evidence_of_tokens_gets_a_note():
+    columns, nan = measurements(), float("nan")
+    columns["gateau_token_nll_long"][:3] = [None, [], [nan] * len(columns["gateau_token_nll_long"][2])]
+    columns["gateau_token_nll_short"][3] = [1.0] * 50
+    columns["gateau_token_nll_far"][4:6] = [None, [1.0] * 50]
+    out = derived(rank(pd.DataFrame(columns)))["gateau_note"]
+    assert {i: note for i, note in enumerate(out) if note} == {
+        0: "HMP is undefined: gateau_token_nll_long is null",
+        1: "HMP is undefined: gateau_token_nll_long and gateau_token_nll_short differ in length",
+        2: "HMP is undefined: gateau_token_nll_long holds a value that is not a finite number",
+        3: "HMP is undefined: gateau_token_nll_long and gateau_token_nll_short differ in length",
+        4: "CAS is undefined: gateau_token_nll_far is null",
+        5: "CAS is undefined: gateau_token_nll_long and gateau_token_nll_far differ in length",
+    }
 
 
 # Alpha and the ablations
@@ -306,8 +378,9 @@ def test_broken_rows_get_a_note_and_touch_no_other(make, cas, caplog):
 
 def test_a_method_ignores_what_it_does_not_need():
     columns, notes = broken()
-    ppl_only = {i for i, note in enumerate(derived(rank(pd.DataFrame(columns), cas="none"))["gateau_note"]) if note}
-    assert ppl_only == set(range(6))
+    alone = derived(rank(pd.DataFrame(columns), mode="mean", cas="none"))["gateau_note"]
+    assert {i for i, note in enumerate(alone) if note} == set(range(6))
+    assert derived(rank(pd.DataFrame(columns)))["gateau_note"] == ["no response tokens"] + [None] * 59
     assert derived(rank(pd.DataFrame(columns), cas="gain", hmp="none"))["gateau_note"][14:16] == [None, None]
     assert derived(rank(pd.DataFrame(columns), method="random"))["gateau_note"][1:] == [None] * 59
 
@@ -378,6 +451,7 @@ def test_one_hot_softmax_warns():
 def test_short_sibling_that_saw_everything_warns():
     columns = measurements()
     columns["gateau_ppl_short"] = columns["gateau_ppl_long"]
+    columns["gateau_token_nll_short"] = columns["gateau_token_nll_long"]
     for mode in formulas.MODES:
         message = caught(dataset(**columns), mode=mode)
         assert message.count("HMP") == 1 and "short_window" in message and "hmp='none'" in message
@@ -390,8 +464,8 @@ def test_term_without_spread_warns():
     assert message.startswith("HMP does not count") and "mode='robust'" in message and "alpha=0.8" in message
     assert caught(dataset(**columns), hmp="difference", combine="rank") == ""
     columns = measurements() | {"gateau_segment_ppl": [[2.0, 3.0]] * 60, "gateau_segment_attention": [[0.1, 0.9]] * 60}
-    assert "CAS does not count" in (message := caught(dataset(**columns), mode="robust")) and "cas='none'" in message
-    assert caught(dataset(**columns), mode="robust", alpha=1.0) == ""
+    assert "CAS does not count" in (message := caught(dataset(**columns), mode="mean")) and "cas='none'" in message
+    assert caught(dataset(**columns), mode="mean", alpha=1.0) == ""
 
 
 @pytest.mark.parametrize("mode", ["paper", "released"])
@@ -406,7 +480,7 @@ def test_cas_that_does_not_see_attention_warns(mode):
 
 def test_warnings_name_the_split_and_are_recorded():
     columns = measurements()
-    columns["gateau_ppl_short"] = columns["gateau_ppl_long"]
+    columns["gateau_token_nll_short"] = columns["gateau_token_nll_long"]
     data = datasets.DatasetDict({"good": dataset(), "flat": dataset(**columns)})
     assert caught(data).startswith("flat: HMP is 0 on every row")
     record = ranking_record(rank(data))
@@ -555,22 +629,24 @@ def test_the_record_stays_short_and_mixed_measurements_are_told(caplog):
 
 
 def test_missing_columns_are_named():
-    data = dataset(gateau_segment_ppl=None, gateau_ppl_short=None)
+    data = dataset(gateau_segment_ppl=None, gateau_ppl_short=None, gateau_token_nll_short=None)
     for part in (data, data.to_pandas()):
-        with pytest.raises(ValueError, match="gateau_ppl_short, gateau_segment_ppl; the data have .*gateau_score"):
+        with pytest.raises(ValueError, match="gateau_token_nll_short; the data have .*rows measured before .*mode='mean'"):
             rank(part)
+        with pytest.raises(ValueError, match="gateau_ppl_short, gateau_segment_ppl; the data have .*gateau_score"):
+            rank(part, mode="mean")
         assert derived(rank(part, method="perplexity"))["gateau_rank"]
     with pytest.raises(ValueError, match="needs the column.s. gateau_ppl_no_context; .*gateau_score"):
         rank(dataset(gateau_ppl_no_context=None), method="ifd_context")
     bare = dataset(gateau_error=None, gateau_key=None, gateau_segment_attention=None)
-    assert derived(rank(bare)) == derived(rank(dataset()))
+    assert derived(rank(bare, mode="mean")) == derived(rank(dataset(), mode="mean"))
 
 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
         ({"method": "best"}, "method='best' is not known; use one of 'gateau', 'without_hmg'"),
-        ({"mode": "letter"}, "mode='letter'.*'robust', 'paper', 'released'"),
+        ({"mode": "letter"}, "mode='letter'.*'robust', 'mean', 'paper', 'released'"),
         ({"hmp": "log"}, "hmp='log'.*'log_difference'"),
         ({"cas": "kendall"}, "cas='kendall'.*'spearman'"),
         ({"combine": "sum"}, "combine='sum'.*'rank'"),
