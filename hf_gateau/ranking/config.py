@@ -38,11 +38,11 @@ RANK_METHODS = ("gateau", *ABLATIONS, *BASELINES)
 RANK_MODES = ("robust", "mean", "paper", "released")
 HMP_VARIANTS = (
     *("softmax", "minmax", "difference", "log_difference", "rank"),
-    *("need", "need_mean", "key_tokens", "longfilter", "none"),
+    *("need", "need_mean", "need_tokens", "key_tokens", "longfilter", "none"),
 )
 CAS_VARIANTS = (
     *("paper", "raw", "pearson", "spearman", "gain", "gain_far", "gain_distance"),
-    *("far_need", "places", "none"),
+    *("far_need", "far_tokens", "places", "none"),
 )
 COMBINE_VARIANTS = ("softmax", "released", "rank")
 PAPER_FRACTION = 0.1

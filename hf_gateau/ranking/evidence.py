@@ -21,6 +21,8 @@ NEED_TOKENS = (*PAIR_TOKENS, NO_CONTEXT)
 FAR_TOKENS = (LONG, NO_CONTEXT, NEAR, FAR)
 # LongPPL's borders of a key token (arXiv 2410.23771), in nats: gained by the long context, and certain with it
 KEY_GAIN, KEY_NLL = 2.0, 2.0
+# What a token's probability must gain to count in 'need_tokens' and 'far_tokens'
+PROBABILITY_GAIN = 0.1
 
 Lists = Mapping[str, np.ndarray]
 
@@ -48,6 +50,19 @@ def need_mean(x: Lists, rows: Rows, tau: float) -> np.ndarray:
     return need(x, rows, tau) / rows.sizes
 
 
+def need_tokens(x: Lists, rows: Rows, tau: float) -> np.ndarray:
+    """Sum of what the whole context adds to each token's probability, above a tenth: about how many tokens of the response only
+    far context lets the model foresee. A token that stays improbable counts for nothing, whatever its odds."""
+    gain = np.exp(-x[LONG]) - np.exp(-np.minimum(x[SHORT], x[NO_CONTEXT]))
+    return rows.sum(np.maximum(gain - PROBABILITY_GAIN, 0.0))
+
+
+def far_tokens(x: Lists, rows: Rows, tau: float) -> np.ndarray:
+    """The same of what a far segment alone adds to what near ones and the instruction give; see `token_far_need`."""
+    gain = np.exp(-np.maximum(x[FAR], x[LONG])) - np.exp(-np.minimum(x[NEAR], x[NO_CONTEXT]))
+    return rows.sum(np.maximum(gain - PROBABILITY_GAIN, 0.0))
+
+
 def key_tokens(x: Lists, rows: Rows, tau: float) -> np.ndarray:
     """How many tokens are LongPPL's key tokens (arXiv 2410.23771): gained by the long context, and certain with it."""
     is_key = (x[SHORT] - x[LONG] > KEY_GAIN) & (x[LONG] < KEY_NLL)
@@ -73,11 +88,13 @@ def places(x: Lists, rows: Rows, tau: float) -> np.ndarray:
 TOKEN_HMP = {
     "need": ListMeasure(NEED_TOKENS, need),
     "need_mean": ListMeasure(NEED_TOKENS, need_mean),
+    "need_tokens": ListMeasure(NEED_TOKENS, need_tokens),
     "key_tokens": ListMeasure(PAIR_TOKENS, key_tokens),
     "longfilter": ListMeasure(PAIR_TOKENS, longfilter),
 }
 # Likewise for CAS; they need the segments
 TOKEN_CAS = {
     "far_need": ListMeasure(FAR_TOKENS, far_need, optional=(NEAR, FAR)),
+    "far_tokens": ListMeasure(FAR_TOKENS, far_tokens, optional=(NEAR, FAR)),
     "places": ListMeasure((*FAR_TOKENS, BEST), places, optional=(NEAR, FAR, BEST)),
 }

@@ -113,6 +113,16 @@ def ref_far_needs(row, tau=0.5):
     return needs
 
 
+def ref_far_tokens(row):
+    gains = []
+    for i, long in enumerate(row["gateau_token_nll_long"]):
+        near = row["gateau_token_nll_near"][i] if row["gateau_token_nll_near"] else math.inf
+        far = row["gateau_token_nll_far"][i] if row["gateau_token_nll_far"] else math.inf
+        before = math.exp(-min(near, row["gateau_token_nll_no_context"][i]))
+        gains.append(max(0.0, math.exp(-max(far, long)) - before - 0.1))
+    return math.fsum(gains)
+
+
 def ref_pairs(row):
     return list(zip(row["gateau_token_nll_short"], row["gateau_token_nll_long"], strict=True))
 
@@ -121,11 +131,16 @@ def ref_pairs(row):
 REF_TOKEN_HMP = {
     "need": lambda row: math.fsum(ref_needs(row)),
     "need_mean": lambda row: statistics.fmean(ref_needs(row)),
+    "need_tokens": lambda row: math.fsum(
+        max(0.0, math.exp(-long) - math.exp(-min(short, without)) - 0.1)
+        for short, without, long in zip(*(row[f"gateau_token_nll_{x}"] for x in ("short", "no_context", "long")), strict=True)
+    ),
     "key_tokens": lambda row: sum(short - long > 2 and long < 2 for short, long in ref_pairs(row)),
     "longfilter": lambda row: statistics.fmean(math.exp(-long) * (short - long) for short, long in ref_pairs(row)),
 }
 REF_TOKEN_CAS = {
     "far_need": lambda row: math.fsum(ref_far_needs(row)),
+    "far_tokens": ref_far_tokens,
     "places": lambda row: len(
         {best for best, x in zip(row["gateau_token_far_segment"], ref_far_needs(row), strict=False) if x > 0}
     ),

@@ -191,11 +191,13 @@ def test_a_telling_far_segment_is_high_in_the_gain_family():
         ({"hmp": "need"}, 2.5),
         ({"hmp": "need", "tau": 0.0}, 3.1),
         ({"hmp": "need_mean"}, 0.625),
+        ({"hmp": "need_tokens"}, math.exp(-1) - math.exp(-4) - 0.1),
         ({"hmp": "key_tokens"}, 2.0),
         ({"hmp": "longfilter"}, (0.1 * math.exp(-0.1) + 4 * math.exp(-1) + 3 * math.exp(-1) - math.exp(-9)) / 4),
         # near 4, without context 4, far 1.2: 2.3; far below what the whole context gives counts as that alone
         ({"cas": "far_need"}, 2.3),
         ({"cas": "far_need", "tau": 0.0}, 2.8 + 0.05),
+        ({"cas": "far_tokens"}, math.exp(-1.2) - math.exp(-4) - 0.1),
         ({"cas": "places"}, 1.0),
         ({"cas": "places", "tau": 0.0}, 2.0),
     ],
