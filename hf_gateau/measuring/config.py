@@ -31,6 +31,14 @@ class MeasureConfig:
             "help": "Measure only so many of a response's first tokens: an approximation. Default: all (Eq. 1)."
         },
     )
+    token_nll: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep what each token of a response tells too (columns gateau_token_..., some 24 bytes a token), which the "
+            "default ranking needs. It costs no time. Rows measured before there were such columns are measured anew; "
+            "'false' takes them as they are, for `--mode mean` and other rankings."
+        },
+    )
     max_length: int = field(
         default=65_536,
         metadata={

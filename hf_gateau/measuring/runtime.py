@@ -61,6 +61,7 @@ class Runtime:
                 for name in APPROXIMATIONS
                 if (value := getattr(config, name)) != getattr(MeasureConfig, name)
             },
+            **({"token_nll": True} if config.token_nll else {}),  # rows from before there was any have no such entry
         }
         self.config_key = config_key(self.description)
         self.layout_key = layout_key(
@@ -137,6 +138,8 @@ class Runtime:
         for places in bunches(samples, self.limits):
             bunch, started = [samples[i] for i in places], time.monotonic()
             found = measure_samples(self.pair, bunch, self.cut, self.limits)
+            if not self.config.token_nll:
+                found = [x.without_tokens() if isinstance(x, Measurement) else x for x in found]
             if self.meter is not None:
                 self.meter.count(bunch, found, time.monotonic() - started)
             measured = list(zip(bunch, found, strict=True))

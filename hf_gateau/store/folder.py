@@ -1,17 +1,21 @@
 """Measurements of many machines: a folder on a disk that they share, in which every process writes files of its own.
 
-    FOLDER/gateau_store.json                     says that the folder is a store
+    FOLDER/gateau_store.json                     says that the folder is a store, and of which version
     FOLDER/<config_key>/configuration.json       what the key stands for
     FOLDER/<config_key>/<host>-<pid>-<x>.jsonl   one line a measured row, flushed to the disk before the next is measured
 
-No file has two writers, so no lock is needed, which shared disks rarely keep. A line that a crash tore is passed over.
+No file has two writers, so no lock is needed, which shared disks rarely keep. A line that a crash tore is passed over. A field
+that lines of older versions lack has its default, so a new field of `Measurement` with one needs nothing here; `VERSION` is
+raised when older versions would misread the folder.
 """
 
+import base64
 import json
 import os
 import shutil
 import socket
 import time
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,9 +23,22 @@ from itertools import groupby
 from pathlib import Path
 from uuid import uuid4
 
-from .sqlite import KEPT, STORE_VARIABLE, Measurement, MeasurementStore, StoreError, Value, resolve_store_path
+from .schema import NewerError
+from .sqlite import (
+    KEPT,
+    STORE_VARIABLE,
+    TOKEN_FIELDS,
+    Measurement,
+    MeasurementStore,
+    StoreError,
+    Value,
+    newer_store,
+    resolve_store_path,
+)
 
 
+VERSION = 1
+FIELDS = Measurement.__dataclass_fields__
 MARKER, CONFIGURATION = "gateau_store.json", "configuration.json"
 
 
@@ -80,7 +97,7 @@ class FolderStore:
 
     def put_all(self, config_key: str, measurements: Mapping[str, Measurement]) -> None:
         """Append measurements, by sample key; they are on the disk when this returns. Measured twice, the first one stays."""
-        self._append(config_key, {key: asdict(found) for key, found in measurements.items()})
+        self._append(config_key, {key: _line(found) for key, found in measurements.items()})
 
     def put_values(self, config_key: str, values: Mapping[str, Value]) -> None:
         """Likewise values, by content key."""
@@ -154,19 +171,31 @@ class FolderStore:
         self.path.mkdir(parents=True, exist_ok=True)
         marker = self.path / MARKER
         if marker.exists():
+            self._check_version(marker)
             return
-        others = sorted(path.name for path in self.path.iterdir() if path.name != MARKER)
+        others = sorted(path.name for path in self.path.iterdir() if not path.name.startswith(f".{MARKER}"))
         # What another process has made since then, it made after the marker: listed now, the folder shows it.
         if others and MARKER not in os.listdir(self.path):
             raise StoreError(
                 f"{self.path} is a folder that holds something else ({', '.join(others[:3])}), no measurement store. Name a "
                 f"new or empty folder, or a file, in {STORE_VARIABLE} or with --store."
             )
+        partial = marker.with_name(f".{MARKER}-{uuid4().hex[:8]}")
+        partial.write_text(json.dumps({"what": "measurements of hf_gateau", "version": VERSION}))
+        os.replace(partial, marker)  # whole at once; another process may have been faster, and wrote the same
+
+    def _check_version(self, marker: Path) -> None:
+        text = marker.read_text()
         try:
-            with marker.open("x") as stream:
-                json.dump({"what": "measurements of hf_gateau", "version": 1}, stream)
-        except FileExistsError:
-            return  # another process was faster
+            version = json.loads(text)["version"] if text else VERSION  # older versions wrote it bit by bit
+            is_newer = version > VERSION
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(
+                f"{marker} does not say of which version the measurement store is ({text[:80]!r}). Write "
+                f'{{"version": {VERSION}}} into it, or name another place in {STORE_VARIABLE}.'
+            ) from error
+        if is_newer:
+            raise StoreError(newer_store(self.path, NewerError(version, VERSION)))
 
     def _own_name(self) -> str:
         """Of the file that no other process writes to, nor this one's parent before a fork."""
@@ -268,9 +297,24 @@ def _parse(line: bytes) -> dict | None:
         return None
 
 
+def _line(measurement: Measurement) -> dict:
+    """A measurement for a line, its evidence of tokens as base64 of its bytes, a quarter of what numbers in digits take."""
+    line = asdict(measurement)
+    for name, kind in TOKEN_FIELDS.items():
+        if kind is not None and line[name] is not None:
+            line[name] = base64.b64encode(array(kind, line[name]).tobytes()).decode()
+    return {name: value for name, value in line.items() if value is not None}
+
+
 def _found(row: dict) -> Measurement | Value:
     """What a line holds: a value, or a measurement."""
-    return row["value"] if "value" in row else Measurement(**{x: row[x] for x in Measurement.__dataclass_fields__})
+    if "value" in row:
+        return row["value"]
+    found = {name: row[name] for name in FIELDS if name in row}
+    for name, kind in TOKEN_FIELDS.items():
+        if kind is not None and name in found:
+            found[name] = array(kind, base64.b64decode(found[name])).tolist()
+    return Measurement(**found)
 
 
 def _is_torn(stream) -> bool:
