@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 LOGITS_PER_CHUNK, LOGITS_PER_CHUNK_GPU = 1 << 24, 1 << 26
 
 
-def perplexity(nll_R: torch.Tensor) -> float:
-    """`exp` of the mean, the outer half of Eq. 1 of arXiv 2410.15633; infinite where float64 ends."""
+def perplexity(nll: float | torch.Tensor) -> float:
+    """`exp` of a mean, or of the mean of tokens' (R,): the outer half of Eq. 1 of arXiv 2410.15633; infinite where float64 ends."""
     try:
-        return math.exp(nll_R.mean())
+        return math.exp(nll.mean() if isinstance(nll, torch.Tensor) else nll)
     except OverflowError:
         return math.inf
 
