@@ -42,9 +42,9 @@ def settings_text(record: dict) -> str:
     """The settings of a ranking that were read, from its record."""
     from ..ranking.formulas import METHODS
 
-    names = ("method", "mode", "hmp", "cas", "combine", "alpha", *METHODS[record["method"]].settings)
+    names = ("method", "mode", "hmp", "cas", "combine", "alpha", "tau", *METHODS[record["method"]].settings)
     names += ("seed",) if record["method"] in ("car", "random") else ()
-    return ", ".join(f"{name}={record[name]}" for name in names if record[name] is not None)
+    return ", ".join(f"{name}={record[name]}" for name in names if record.get(name) is not None)
 
 
 TAKES = ("data", DataArguments, OutputArguments, RankConfig, MethodModelsConfig, RunConfig)

@@ -21,6 +21,13 @@ COLUMN_TEXTS = {
     "gateau_ppl_no_context": "the same under the long model, with the instruction alone",
     "gateau_segment_ppl": "from each segment of the context alone (Eq. 3 before its softmax)",
     "gateau_segment_attention": "mean attention that a token of each segment gets from the response (Eq. 4, likewise)",
+    "gateau_num_far_segments": "how many of the first segments end before what the short sibling sees",
+    "gateau_token_nll_long": "negative log-likelihood of each token of the response under the long model, in nats",
+    "gateau_token_nll_short": "the same under the short sibling",
+    "gateau_token_nll_no_context": "the same under the long model, with the instruction alone",
+    "gateau_token_nll_far": "the lowest from one far segment alone; empty without a far segment",
+    "gateau_token_nll_near": "the lowest from one near segment alone; empty without one",
+    "gateau_token_far_segment": "the far segment that it is lowest for, counted from 0",
     "gateau_num_context_tokens": "tokens of the context",
     "gateau_num_response_tokens": "tokens of the response",
     "gateau_truncated": "whether context was dropped to fit",
@@ -171,7 +178,7 @@ def ranking_rows(ranking: dict[str, Any]) -> list[list[str]]:
     if not ranking:
         return [["ranking", "not recorded"]]
     rows = [["method", inline(ranking.get("method"))]]
-    names = ("what", "mode", "alpha", "hmp", "cas", "combine", *METHOD_SETTINGS)
+    names = ("what", "mode", "alpha", "hmp", "cas", "combine", "tau", *METHOD_SETTINGS)
     rows += [[name, inline(ranking[name])] for name in names if ranking.get(name) is not None]
     unranked = sum((ranking.get("num_unranked") or {}).values())
     rows.append(["rows ranked", f"{ranking.get('num_ranked', 0):,}" + (f", {unranked:,} not" if unranked else "")])

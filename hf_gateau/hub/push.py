@@ -145,7 +145,7 @@ def _as_pushed(ds: Dataset) -> Dataset:
     from datasets import concatenate_datasets
 
     was = ranking_record(ds)
-    names = ("method", "mode", "alpha", "hmp", "cas", "combine", "seed", *METHOD_SETTINGS)
+    names = ("method", "mode", "alpha", "hmp", "cas", "combine", "tau", "seed", *METHOD_SETTINGS)
     settings = {name: was[name] for name in names if was.get(name) is not None}
     numbers, own = compact(ds), [was["reward_column"]] if was.get("reward_column") else []
     own = [name for name in own if name not in numbers.column_names]  # of the user's, to rank by
@@ -182,7 +182,7 @@ def public_measuring(measuring: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _to_train_on(ds: Dataset) -> Dataset:
     """Selected rows as any `SFTTrainer` takes them: turns in `messages`, and no column that it takes for something else."""
-    drop = {name for name in ds.column_names if name in NOT_TO_TRAIN_ON or name.startswith("gateau_segment_")}
+    drop = {name for name in ds.column_names if name in NOT_TO_TRAIN_ON or name.startswith(("gateau_segment_", "gateau_token_"))}
     if "messages" not in ds.column_names:
         drop |= {name for name in CONTENT_COLUMNS if name in ds.column_names}
         ds = ds.map(_with_messages, desc="Messages")

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..ranking.columns import ARROW_TYPES, DERIVED_COLUMNS
 from ..records import column_of, commonest
-from ..rows.batches import COLUMNS, VALUE_COLUMNS
+from ..rows.batches import COLUMNS, LISTS, VALUE_COLUMNS
 from ..rows.conversations import CONTENT_COLUMNS, HASHED_COLUMNS, content_hash
 
 
@@ -94,7 +94,9 @@ def compact_type(name: str) -> pa.DataType:
     import pyarrow as pa
 
     kind = NARROW.get(KINDS[name], KINDS[name]) if name in KINDS else ARROW_TYPES.get(name, "float64")
-    return pa.list_(pa.float32()) if kind.startswith("list") else {"bool": pa.bool_()}.get(kind) or getattr(pa, kind)()
+    if kind in LISTS:
+        return pa.list_({"nlls": pa.float16(), "ints": pa.int32()}.get(kind, pa.float32()))
+    return {"bool": pa.bool_()}.get(kind) or getattr(pa, kind)()
 
 
 def compact(ds: Dataset) -> Dataset:

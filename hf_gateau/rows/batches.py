@@ -24,11 +24,11 @@ COLUMNS = {
     "gateau_segment_ppl": "list",
     "gateau_segment_attention": "list",
     "gateau_num_far_segments": "int64",
-    "gateau_token_nll_long": "list32",
-    "gateau_token_nll_short": "list32",
-    "gateau_token_nll_no_context": "list32",
-    "gateau_token_nll_far": "list32",
-    "gateau_token_nll_near": "list32",
+    "gateau_token_nll_long": "nlls",
+    "gateau_token_nll_short": "nlls",
+    "gateau_token_nll_no_context": "nlls",
+    "gateau_token_nll_far": "nlls",
+    "gateau_token_nll_near": "nlls",
     "gateau_token_far_segment": "ints",
     "gateau_num_context_tokens": "int64",
     "gateau_num_response_tokens": "int64",
@@ -47,7 +47,8 @@ VALUE_COLUMNS = {
     "gateau_embedding_error": "string",
 }
 
-LISTS = {"list": "float64", "list32": "float32", "ints": "int32"}  # types of lists -> of what is in them
+# Types of lists -> of what is in them
+LISTS = {"list": "float64", "list32": "float32", "nlls": "float32", "ints": "int32"}
 
 # All that measuring looks at; other columns of a batch are not even decoded.
 READ_COLUMNS = ("id", *HASHED_COLUMNS, UNREADABLE_REASON)
@@ -122,7 +123,7 @@ class BatchShape:
         import pyarrow as pa
 
         types = {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
-        types |= {"list": pa.list_(pa.float64()), "list32": pa.list_(pa.float32()), "ints": pa.list_(pa.int32())}
+        types |= {"list": pa.list_(pa.float64()), "list32": pa.list_(pa.float32()), "nlls": pa.list_(pa.float32()), "ints": pa.list_(pa.int32())}
         new = {name: pa.array([row[name] for row in rows], types[kind]) for name, kind in columns.items()}
         if self.table is None:
             return _ArrowColumns(new)
