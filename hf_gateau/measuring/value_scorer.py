@@ -17,7 +17,9 @@ from typing import Any, ClassVar
 from ..models.fingerprints import fingerprint_or_name, loaded_commit, model_fingerprint, tokenizer_fingerprint
 from ..models.packing import pack
 from ..rows.batches import REASON, VALUE_COLUMNS, BatchShape
+from ..rows.context_rules import last_paragraph
 from ..rows.conversations import FindContext, SampleError, content_hash, find_context_of, read_conversation
+from ..rows.parts import span_of
 from ..store.folder import FolderStore, open_store
 from ..store.keys import config_key
 from ..store.sqlite import MeasurementStore, Value, resolve_store_path
@@ -83,16 +85,16 @@ class ValueScorer(ABC):
         return find_context_of(self.settings.get("find_context"))
 
     def key_of(self, row: Mapping[str, Any]) -> str:
-        """What the store knows a row by: what it says, and the place of the context where `find_context` tells it."""
+        """What the store knows a row by: what it says, and the place of the context, unless that is all before the last paragraph."""
         key = content_hash(row)
-        if self.find_context is None:
-            return key
         try:
-            found = read_conversation(row, self.find_context)
+            place = span_of(read_conversation(row, self.find_context))
+            if self.find_context is None and place == span_of(read_conversation(row, last_paragraph)):
+                return key
         except SampleError:
             return key
-        place = f"{key} {found.first} {found.start} {found.last} {found.end}"
-        return hashlib.sha256(place.encode()).hexdigest()[:16]
+        said = " ".join(map(str, [key, *place]))
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     def __reduce__(self):
         versions = self.version, LAYOUT_VERSION

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..rows.conversations import last_paragraph, read_turns
+from ..rows.parts import texts_of
 
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -81,11 +81,8 @@ def in_words(name: str, values: list[float]) -> str:
 
 def sample_texts(row: dict[str, Any]) -> tuple[str, str, str]:
     """Context, instruction and response of a row in any of the forms that can be measured; empty where there is none."""
-    if not (turns := read_turns(row)):
-        return tuple(row.get(name) or "" for name in ("context", "instruction", "response"))
-    *earlier, question, answer = ["", *(turn.get("content") or "" for turn in turns)]
-    end = last_paragraph(question)[1]
-    return "\n\n".join([*filter(None, earlier), question[:end]]), question[end:], answer
+    before, context, instruction, response = texts_of(row)
+    return context, instruction or before, response
 
 
 def shortened(text: str, width: int) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from .conversations import Conversation, FindContext, SampleError, last_paragraph, read_conversation
+from .conversations import Conversation, FindContext, SampleError, read_conversation
 from .places import Rendered
 from .rendering import ChatTemplate, encode, render_plain
 
@@ -89,14 +89,14 @@ def build_sample(
             as `### Input / ### Instruction / ### Response`, the paper's form.
         max_length (`int`, *optional*): longest sample in tokens; the context loses tokens from its left until it fits.
         find_context: maps the text of the last user turn to the character span `(start, end)` of its context; what stands
-            before stays in front of it, what follows is the instruction. Default: `last_paragraph`. Where there are several
+            before stays in front of it, what follows is the instruction. Default: the first of `context_rules.RULES` that can tell. Where there are several
             turns, all before the last user turn are context too. Where that turn is alone and has no context, what tools
             answered to it is the context.
 
     Raises:
         SampleError: the row has no usable context, instruction or response; the message says why.
     """
-    conversation = read_conversation(row, find_context or last_paragraph)
+    conversation = read_conversation(row, find_context)
     template = ChatTemplate.of(row, tokenizer)
     if template.source is None:
         sample = _tokenize(*render_plain(conversation), tokenizer, chat=False)

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from hf_gateau.rows.context_rules import last_paragraph
 from hf_gateau.rows.conversations import (
     MARKER,
     SampleError,
     checked_turns,
     content_hash,
-    last_paragraph,
     read_conversation,
 )
 
