@@ -23,7 +23,18 @@ class DataArguments:
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
     limit: int | None = field(default=None, metadata={"help": "Take the first rows only, this many."})
 
+    columns: str | None = field(
+        default=None,
+        metadata={
+            "help": "Your names of columns for ours, such as context=document,instruction=question,response=answer."
+        },
+    )
+
     def __post_init__(self):
+        from ..rows.naming import parse_columns
+
+        if self.columns is not None:
+            parse_columns(self.columns)
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit is a number of rows, got {self.limit}; give 1 or more.")
 

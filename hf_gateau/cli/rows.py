@@ -8,8 +8,11 @@ def load(data: str, rows: DataArguments, streaming: bool = False):
     """The rows that the command line names, with the records beside them."""
     from ..files.reading import load_rows
     from ..files.sidecar import attach_sidecar
+    from ..rows.naming import parse_columns, rename_columns
 
     ds = load_rows(data, split=rows.split, name=rows.name, revision=rows.revision, streaming=streaming)
+    if rows.columns is not None:
+        ds = rename_columns(ds, parse_columns(rows.columns))
     attach_sidecar(ds, data)
     if rows.limit is not None:
         ds = ds.take(rows.limit if streaming else min(rows.limit, len(ds)))

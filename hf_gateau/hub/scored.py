@@ -94,6 +94,8 @@ def compact_type(name: str) -> pa.DataType:
     import pyarrow as pa
 
     kind = NARROW.get(KINDS[name], KINDS[name]) if name in KINDS else ARROW_TYPES.get(name, "float64")
+    if kind == "places":
+        return pa.list_(pa.int32())
     return pa.list_(pa.float32()) if kind.startswith("list") else {"bool": pa.bool_()}.get(kind) or getattr(pa, kind)()
 
 
@@ -144,8 +146,12 @@ def _bytes_of(array: pa.Array) -> Iterator[bytes]:
 
     if pa.types.is_list(array.type):
         sizes = pc.list_value_length(array).fill_null(-1).to_numpy().astype("<i8")
-        values = array.flatten().fill_null(np.nan).to_numpy()
-        values = np.where(np.isnan(values), np.nan, values).astype("<f4")  # one NaN, whatever its bits
+        values = array.flatten()
+        if pa.types.is_integer(array.type.value_type):
+            values = values.fill_null(-1).to_numpy().astype("<i4")
+        else:
+            values = values.fill_null(np.nan).to_numpy()
+            values = np.where(np.isnan(values), np.nan, values).astype("<f4")  # one NaN, whatever its bits
         ends = np.cumsum(np.maximum(sizes, 0))
         for size, end in zip(sizes, ends, strict=True):
             yield size.tobytes() + values[end - max(size, 0) : end].tobytes()

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..models.config import ModelPairConfig
 from ..models.packing import Cut, Limits
-from ..rows.batches import COLUMNS, readable, rows_of
+from ..rows.batches import COLUMNS, LAYOUT_COLUMNS, readable, rows_of
 from ..rows.conversations import SampleError, content_hash, find_context_of
 from ..rows.samples import Sample, build_sample, truncate_response
 from ..settings import function_digest
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # Part of every key: raise it when a change to the measuring code changes a number.
 MEASURING_VERSION = 1
 # Part of no key, since a row's is made of its tokens, but of what `datasets` keeps: raise it when rows become other tokens.
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 APPROXIMATIONS = ("segment_stride", "response_head")  # settings that are part of a key where they are not the paper's
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1_024, 65_536
 ROWS_LAID_OUT = 20  # at a time, where no model runs: each may be 65,536 tokens
@@ -173,7 +173,7 @@ class Runtime:
         return str(error)
 
     def _columns(self, row: Mapping, sample: Sample | str, found: Mapping) -> dict[str, Any]:
-        return self.columns(about(row, sample), found)
+        return self.columns(about(row, sample, self.cut), found)
 
     def columns(self, about: Mapping, found: Mapping[str, Measurement | str]) -> dict[str, Any]:
         """The `COLUMNS` of a row from `about` it and what was measured, or why nothing was, by sample key."""
@@ -193,15 +193,14 @@ ABOUT = {
     "context_key": "string",
     "num_prefix_tokens": "int64",
     "num_tokens": "int64",
-    **{
-        name: COLUMNS[name] for name in ("gateau_num_context_tokens", "gateau_num_response_tokens", "gateau_truncated")
-    },
+    **{name: COLUMNS[name] for name in ("gateau_num_context_tokens", "gateau_num_response_tokens", *LAYOUT_COLUMNS)},
     **{name: COLUMNS[name] for name in ("gateau_error", "gateau_content_hash")},
 }
 
 
-def about(row: Mapping, sample: Sample | str) -> dict[str, Any]:
-    """All of a laid-out row but its tokens: one value for each of `ABOUT`, null where the row cannot be measured."""
+def about(row: Mapping, sample: Sample | str, cut: Cut) -> dict[str, Any]:
+    """All of a laid-out row but its tokens: one value for each of `ABOUT`, null where the row cannot be measured; `cut` says which
+    segments it has."""
     known = dict.fromkeys(ABOUT) | {"gateau_content_hash": content_hash(row)}
     if isinstance(sample, str):
         return known | {"gateau_error": sample}
@@ -213,6 +212,10 @@ def about(row: Mapping, sample: Sample | str) -> dict[str, Any]:
         "gateau_num_context_tokens": len(sample.context),
         "gateau_num_response_tokens": len(sample.response),
         "gateau_truncated": sample.num_truncated > 0,
+        "gateau_num_cut_tokens": sample.num_truncated,
+        "gateau_context_rule": sample.rule,
+        "gateau_context_span": sample.span,
+        "gateau_segment_starts": sample.places(cut(range(0, len(sample.context), cut.length))),
     }
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..models.packing import MOST_TOGETHER
-from ..rows.batches import COLUMNS, BatchShape, column_features, readable, rows_of
+from ..rows.batches import COLUMNS, BatchShape, column_features, feature_of, readable, rows_of
 from ..store.sqlite import StoreError
 from .costs import RowShape
 from .runtime import ABOUT, ROWS_LAID_OUT, about
@@ -28,9 +28,9 @@ KEY_TYPE = "S32"
 
 def survey_rows(ds: Dataset, scorer: GateauScorer) -> Dataset:
     """`ABOUT` every row of a dataset. Loads no model; `datasets` keeps the table as it does with every `map`."""
-    from datasets import Dataset, Features, Value
+    from datasets import Dataset, Features
 
-    features = Features({name: Value(kind) for name, kind in ABOUT.items()})
+    features = Features({name: feature_of(kind) for name, kind in ABOUT.items()})
     if not len(ds):  # of which `map` would leave the types
         return Dataset.from_dict({name: [] for name in ABOUT}, features=features)
     read = readable(ds)
@@ -43,7 +43,7 @@ def _lay_out(batch, scorer: GateauScorer, config_key: str) -> dict[str, list]:
     """`config_key`: for `datasets` to hash, which sees by it in what the rows will be measured; by the scorer what they rest on."""
     runtime = scorer.start()
     rows = rows_of({name: batch[name] for name in batch})
-    found = [about(row, runtime.lay_out(row)) for row in rows]
+    found = [about(row, runtime.lay_out(row), runtime.cut) for row in rows]
     return {name: [one[name] for one in found] for name in ABOUT}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..files.json_records import UNREADABLE_REASON
-from .conversations import HASHED_COLUMNS, TURN_COLUMNS
+from .conversations import HASHED_COLUMNS, MAY_HOLD_TURNS, TURN_COLUMNS
 from .decoding import cell, column_values, plain
 
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset, Features
 
-# Name -> type of every column that measuring adds, in order.
+# Name -> type of every column that measuring adds, in order; "list" is a list of float64, "places" one of int64.
 COLUMNS = {
     "gateau_ppl_short": "float64",
     "gateau_ppl_long": "float64",
@@ -26,10 +26,22 @@ COLUMNS = {
     "gateau_num_context_tokens": "int64",
     "gateau_num_response_tokens": "int64",
     "gateau_truncated": "bool",
+    "gateau_num_cut_tokens": "int64",
+    "gateau_context_rule": "string",
+    "gateau_context_span": "places",
+    "gateau_segment_starts": "places",
     "gateau_error": "string",
     "gateau_key": "string",
     "gateau_content_hash": "string",
 }
+# What the layout alone tells, which no store keeps
+LAYOUT_COLUMNS = (
+    "gateau_truncated",
+    "gateau_num_cut_tokens",
+    "gateau_context_rule",
+    "gateau_context_span",
+    "gateau_segment_starts",
+)
 # Likewise of what other scorers than the pair add, some of them to some data; "list32" is a list of float32.
 VALUE_COLUMNS = {
     "gateau_ppl_response": "float64",
@@ -60,9 +72,17 @@ def rows_of(batch: dict[str, list]) -> list[dict[str, Any]]:
 
 def column_features() -> Features:
     """The types of `COLUMNS`, as `datasets` names them."""
-    from datasets import Features, List, Value
+    from datasets import Features
 
-    return Features({x: List(Value("float64")) if kind == "list" else Value(kind) for x, kind in COLUMNS.items()})
+    return Features({name: feature_of(kind) for name, kind in COLUMNS.items()})
+
+
+def feature_of(kind: str) -> Any:
+    """A type of `COLUMNS`, as `datasets` has it."""
+    from datasets import List, Value
+
+    lists = {"list": "float64", "list32": "float32", "places": "int64"}
+    return List(Value(lists[kind])) if kind in lists else Value(kind)
 
 
 class BatchShape:
@@ -113,7 +133,7 @@ class BatchShape:
         import pyarrow as pa
 
         types = {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
-        types |= {"list": pa.list_(pa.float64()), "list32": pa.list_(pa.float32())}
+        types |= {"list": pa.list_(pa.float64()), "list32": pa.list_(pa.float32()), "places": pa.list_(pa.int64())}
         new = {name: pa.array([row[name] for row in rows], types[kind]) for name, kind in columns.items()}
         if self.table is None:
             return _ArrowColumns(new)
@@ -165,7 +185,7 @@ class _ArrowColumns(dict):
 
 def _looks_like_a_row(batch: Mapping[str, Any]) -> bool:
     """A plain mapping is a row if a column of turns holds turns, or if its values are not lists of one length."""
-    for turns in (plain(batch.get(name)) for name in TURN_COLUMNS):
+    for turns in (plain(batch.get(name)) for name in MAY_HOLD_TURNS):
         if isinstance(turns, list) and turns and all(isinstance(turn, Mapping) for turn in turns):
             return True
     lengths = {len(value) if isinstance(plain(value), list) else None for value in batch.values()}

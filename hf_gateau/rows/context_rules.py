@@ -75,6 +75,7 @@ WITHOUT_MARK = re.compile(
 )
 QUOTED = re.compile(r"\s*[\"“«「『‘]")
 SPEAKER = re.compile(r"[A-Z][\w .'-]{0,40}:\s")  # in a transcript
+SENTENCE = re.compile(r"(?<=[.!?:。！？：])\s*|\n")
 BULLET = re.compile(r"\s*(?:[-*•]|\(?\w[.)])\s")
 
 
@@ -170,6 +171,8 @@ def tail_of(text: str, begin: int, head: str = "") -> int | None:
             found = starts[-2] if len(starts) > 2 and orders(above) and len(above) <= MOST_ASKED else found
     elif len(starts) > 1 and _asks_again(piece, head):
         found = starts[-1]
+        if len(starts) > 2 and QUESTION_HEADING.fullmatch(text[starts[-2] : starts[-1]].strip()):
+            found = starts[-2]
     elif found is None and (heading := _last(ANSWER_HEADING, piece)) and _is_open(piece[heading:]):
         found = starts[-1] + heading  # in the last line of the text itself
     return found if found is None or text[begin:found].strip() else None
@@ -235,8 +238,10 @@ def headings(text: str) -> Span | None:
 
 
 def _leads_up(before: str) -> bool:
-    return any(
-        asks(line) or SETTING.match(line.strip()) for line in [*before.split("\n"), *BORDER.split(before.strip())]
+    """Whether each paragraph asks somewhere, or says what is given."""
+    return all(
+        any(asks(sentence) or SETTING.match(sentence) for sentence in [paragraph, *SENTENCE.split(paragraph)])
+        for paragraph in BORDER.split(before.strip())
     )
 
 

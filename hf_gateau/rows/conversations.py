@@ -142,7 +142,8 @@ def read_turns(row: Mapping[str, Any]) -> list | None:
     if row.get(UNREADABLE_REASON) is not None:
         raise SampleError(row[UNREADABLE_REASON])
     if has_prompt(row):
-        return [turn for part in _parts_of_prompt(row) for turn in part]
+        prompt, completion, _ = read_prompt(row)
+        return [*prompt, *completion]
     if row.get("messages") is not None or row.get("conversations") is None:
         return as_turns(row.get("messages"))
     turns = as_turns(row["conversations"])
@@ -155,33 +156,44 @@ def read_turns(row: Mapping[str, Any]) -> list | None:
     return [_from_sharegpt(turn) for turn in turns]
 
 
-def _parts_of_prompt(row: Mapping[str, Any]) -> tuple[list, list]:
-    """The turns of `prompt` and of `completion`; a string is the user's turn, or the assistant's."""
+def read_prompt(row: Mapping[str, Any]) -> tuple[list[dict], list[dict], bool]:
+    """The turns of a row's `prompt` and `completion`, and whether they are strings: then the user's turn and the assistant's.
+
+    Raises:
+        SampleError: one of them is null or empty, or they are not both strings or both lists of turns.
+    """
     parts = [turns_or_text(row[name]) for name in PROMPT_FORM]
-    if all(isinstance(part, list) for part in parts):
-        return tuple(parts)
+    if any(isinstance(part, list) for part in parts) and not all(isinstance(part, list) for part in parts):
+        raise SampleError("prompt and completion are not both strings, or both lists of turns")
     for name, part in zip(PROMPT_FORM, parts, strict=True):
-        if isinstance(part, list):
-            raise SampleError("prompt and completion are not both strings, or both lists of turns")
-        check_text(part, name)
+        if isinstance(part, list) and not part:
+            raise SampleError(f"{name} has no turns")
+        if not isinstance(part, list):
+            check_text(part, name)
     prompt, completion = parts
-    return [{"role": "user", "content": prompt}], [{"role": "assistant", "content": completion}]
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}], [{"role": "assistant", "content": completion}], True
+    return prompt, completion, False
+
+
+def checked_prompt(row: Mapping[str, Any]) -> tuple[list[dict], list[dict], bool]:
+    """`read_prompt` of a row whose completion is the assistant's, and all of what it says.
+
+    Raises:
+        SampleError: besides, a turn cannot be read, or is in the wrong part.
+    """
+    prompt, completion, is_text = read_prompt(row)
+    _check_turns([*prompt, *completion])
+    if prompt[-1]["role"] == "assistant":
+        raise SampleError("prompt ends with the assistant's turn, and completion goes on with it; make them one turn")
+    if any(turn["role"] != "assistant" for turn in completion):
+        raise SampleError("completion has turns that are not the assistant's; put all but the answer into prompt")
+    return prompt, completion, is_text
 
 
 def _from_prompt(row: Mapping[str, Any], find_context: FindContext | None) -> Conversation:
-    prompt, completion = _parts_of_prompt(row)
-    is_text, messages = isinstance(turns_or_text(row["prompt"]), str), [*prompt, *completion]
-    _check_turns(messages)
-    if not prompt or not completion:
-        raise SampleError(f"{'completion' if prompt else 'prompt'} has no turns")
-    _check_order(messages)
-    if prompt[-1]["role"] == "assistant":
-        raise SampleError(
-            "prompt ends with the assistant's turn, whose rest is no turn of completion; make them one turn"
-        )
-    if any(turn["role"] != "assistant" for turn in completion):
-        raise SampleError("completion has turns that are not the assistant's; put all but the answer into prompt")
-    found = _with_context(messages, row, find_context)
+    prompt, completion, is_text = checked_prompt(row)
+    found = _with_context([*prompt, *completion], row, find_context)
     return replace(found, completion=len(prompt), is_text=is_text)
 
 

@@ -1,12 +1,14 @@
 """What a row says, in its parts, as text to show: the context as it was measured, what stands around it, and the response."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .conversations import COLUMNS_FORM, Conversation, FindContext, SampleError, checked_turns, read_conversation
 
 
 SPAN_COLUMN = "gateau_context_span"
+BETWEEN_TURNS = "\n\n"
 
 
 def span_of(conversation: Conversation) -> list[int]:
@@ -16,13 +18,32 @@ def span_of(conversation: Conversation) -> list[int]:
 
 def text_between(messages: Sequence[Mapping[str, Any]], span: Sequence[int]) -> str:
     """What turns say between two places, a blank line between two turns; turns without text are passed over."""
+    return BETWEEN_TURNS.join(
+        (messages[x.turn]["content"] or "")[x.start : x.end] for x in slices_between(messages, span)
+    )
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Characters `start` to `end` of a turn's content, that stand at `at` in `context_text`."""
+
+    turn: int
+    start: int
+    end: int
+    at: int
+
+
+def slices_between(messages: Sequence[Mapping[str, Any]], span: Sequence[int]) -> list[Slice]:
+    """The pieces of `text_between`."""
     first, start, last, end = span
-    texts = [message.get("content") or "" for message in messages[first : last + 1]]
-    if not texts:
-        return ""
-    texts[-1] = texts[-1][:end]
-    texts[0] = texts[0][start:]
-    return "\n\n".join(text for text in texts if text.strip())
+    slices, at = [], 0
+    for turn in range(first, min(last + 1, len(messages))):
+        content = messages[turn].get("content") or ""
+        low, high = (start if turn == first else 0), (end if turn == last else len(content))
+        if content[low:high].strip():
+            slices.append(Slice(turn, low, high, at))
+            at += high - low + len(BETWEEN_TURNS)
+    return slices
 
 
 def context_text(row: Mapping[str, Any], span: Sequence[int] | None = None) -> str:

@@ -28,6 +28,7 @@ from hf_gateau.files.reading import load_rows
 from hf_gateau.measuring.embeddings import parts_of_row
 from hf_gateau.quickstart import LONG_MODEL, PLANTED, SHORT_MODEL
 from hf_gateau.rows.batches import VALUE_COLUMNS
+from hf_gateau.rows.context_rules import last_paragraph
 from hf_gateau.store.folder import FolderStore
 from hf_gateau.store.sqlite import Measurement, MeasurementStore
 from tests.chats import CHATML, turns
@@ -168,7 +169,7 @@ def asked_first(rows) -> dict:
 
 def test_a_reward_is_of_what_is_left_of_the_context_that_find_context_finds(models, asked_first):
     question, _, last = asked_first["messages"][0]["content"].split("\n\n")
-    blind = scorer_of(RewardScorer, models, max_length=300)
+    blind = scorer_of(RewardScorer, models, max_length=300, find_context=last_paragraph)
     seeing = scorer_of(
         RewardScorer, models, max_length=300, find_context="tests.measuring.test_value_scorers:question_first"
     )
@@ -181,7 +182,7 @@ def test_a_reward_is_of_what_is_left_of_the_context_that_find_context_finds(mode
 @pytest.mark.parametrize("kind", [EmbeddingScorer, RewardScorer])
 def test_another_context_is_another_value_in_the_store(kind, models, asked_first, tmp_path):
     limits = {"max_length": 300} if kind is RewardScorer else {}
-    finds = (None, question_first, "tests.measuring.test_value_scorers:question_first")
+    finds = (last_paragraph, question_first, "tests.measuring.test_value_scorers:question_first")
     store = str(tmp_path / "s.sqlite")
     kept, fresh = (
         [
