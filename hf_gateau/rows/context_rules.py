@@ -43,17 +43,21 @@ TAG = re.compile(rf"^[^\S\n]*<({CONTEXTS})(?:\s[^<>]*)?>", re.I | re.M)
 
 # How a request begins: an order, after words that lead up to it; in Chinese, where no space parts words, those words suffice.
 ORDERS = (
-    "analy[sz]e|answer|calculate|choose|classify|comment|compare|complete|compose|compute|convert|correct|count|create|define|"
-    "describe|determine|discuss|draft|edit|enter|evaluate|explain|extract|fill in|find|fix|generate|give|highlight|identify|illustrate|"
-    "interpret|list|make|mention|name|outline|paraphrase|point out|predict|produce|provide|read|recount|reply|respond|review|"
-    "rephrase|rewrite|select|shorten|show|sort|state|suggest|summari[sz]e|tell|translate|turn|use|verify|write"
+    "add|analy[sz]e|answer|arrange|assign|brainstorm|build|calculate|check|choose|classify|comment|compare|"
+    "compile|complete|compose|compute|continue|convert|correct|count|create|critique|decide|deduce|define|derive|"
+    "describe|design|detect|determine|develop|discuss|draft|edit|elaborate|enter|estimate|evaluate|expand|"
+    "explain|extract|fill in|find|fix|generate|give|guess|highlight|identify|illustrate|improve|infer|insert|interpret|"
+    "invent|judge|list|make|match|mention|name|order|outline|output|paraphrase|perform|point out|predict|pretend|"
+    "produce|propose|provide|rank|rate|react|read|recommend|recount|remove|rename|rephrase|replace|reply|respond|"
+    "review|rewrite|select|separate|shorten|show|simplify|solve|sort|split|state|suggest|summari[sz]e|tag|tell|"
+    "think|translate|try|turn|use|verify|write"
 )
 LEADS = (
     r"(?:(?:now|then|next|finally|please|kindly|also|briefly|carefully|in\s[^,.\n]{1,40},|(?:based\son|according\sto|using|given|from|"
     r"after\sreading|as)\s[^,.\n]{1,120},|(?:can|could|would|will)\syou|i\s(?:want|need|would\slike)\syou\sto|your\stask\sis\sto|you\s"
     r"(?:should|must|need\sto|have\sto))[\s,]+)*"
 )
-ORDER = re.compile(rf"{LEADS}(?:{ORDERS})\b(?!')", re.I)
+ORDER = re.compile(rf"{LEADS}(?:(?:{ORDERS})\b(?!'|:\s*\S)|you (?:are|will be) (?:given|provided|shown)\b)", re.I)
 CHINESE_ORDER = re.compile(
     r"(?:现在|接下来|最后|然后)?[,，]?(?:请|根据|基于|结合|阅读|总结|概括|归纳|回答|翻译|分析|简述|简要|列出|列举|描述|解释|说明一下|指出|比较|提取|给出|撰写|写一|将以|把以|用一)"
 )
@@ -260,6 +264,8 @@ def between(text: str) -> Span | None:
 def question_first(text: str) -> Span | None:
     """The beginning asks, the end does not, and the rest is longer."""
     head = head_of(text)
+    if head is not None and not head.announces and asks(text[head.end :]):
+        return None
     if head is not None and tail_of(text, head.end, "" if not head.announces else text[: head.end]) is None:
         begin = len(text) - len(text.lstrip())
         is_long = len(text[head.end :].strip()) >= head.end - begin

@@ -80,7 +80,8 @@ class Sample:
         places = []
         for at in (self.context_starts[token] for token in tokens):
             start, end, place = next((x for x in self.slices if at < x[1]), self.slices[-1])
-            places.append(place + min(max(at, start), end) - start)
+            is_begin = at <= self.slices[0][0]  # white space that a template may strip included
+            places.append(0 if is_begin else place + min(max(at, start), end) - start)
         return places
 
     @cached_property
