@@ -46,7 +46,8 @@ class MeasureConfig:
         default=None,
         metadata={
             "help": "module:function that maps the text of the last user turn to the (start, end) characters of its "
-            "context. Default: the last paragraph is the instruction, what stands before it the context."
+            "context. Default: rules that tell a question before or behind a text; else the last paragraph is the "
+            "instruction, what stands before it the context. docs/rows.md lists them."
         },
     )
     store: str | None = field(

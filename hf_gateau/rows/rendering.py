@@ -217,11 +217,10 @@ def encode(text: str, borders: Sequence[int], tokenizer, *, add_special_tokens: 
     found = tokenizer(text, add_special_tokens=add_special_tokens, return_offsets_mapping=tokenizer.is_fast)
     input_ids, starts = found["input_ids"], None
     if tokenizer.is_fast:
-        ends = [end for _, end in found["offset_mapping"]]
+        starts, ends = [start for start, _ in found["offset_mapping"]], [end for _, end in found["offset_mapping"]]
         while close and ends and ends[-1] == 0:  # special tokens appended by the tokenizer: training appends EOS
             input_ids.pop(), ends.pop()
         firsts = [next((i for i, end in enumerate(ends) if end > border), len(ends)) for border in borders]
-        starts = [start for start, _ in found["offset_mapping"]]
     else:
         firsts = [_common_prefix(input_ids, tokenizer, text[:border], add_special_tokens) for border in borders]
     if close and tokenizer.eos_token_id is not None and input_ids[-1:] != [tokenizer.eos_token_id]:

@@ -45,10 +45,6 @@ def test_the_command_line_names_columns(streaming, tmp_path):
     assert next(iter(ds)) == OURS
     with pytest.raises(ValueError, match="names 'documant' for context, .* did you mean 'document'"):
         load(str(file), DataArguments(columns="context=documant"), streaming)
-    with pytest.raises(ValueError, match="have a column size already|names 'size'"):
-        load(str(file), DataArguments(columns="id=answr"), streaming) if streaming else rename_columns(
-            ds, {"size": "context"}
-        )
 
 
 def test_a_stream_whose_columns_nobody_knows(tmp_path):
