@@ -86,12 +86,8 @@ class ValueScorer(ABC):
 
     def key_of(self, row: Mapping[str, Any]) -> str:
         """What the store knows a row by: what it says, and the place of the context, unless that is all before the last paragraph."""
-        key = content_hash(row)
-        try:
-            place = span_of(read_conversation(row, self.find_context))
-            if self.find_context is None and place == span_of(read_conversation(row, last_paragraph)):
-                return key
-        except SampleError:
+        key, place = content_hash(row), _place(row, self.find_context)
+        if place is None or (self.find_context is None and place == _place(row, last_paragraph)):
             return key
         said = " ".join(map(str, [key, *place]))
         return hashlib.sha256(said.encode()).hexdigest()[:16]
@@ -248,6 +244,14 @@ class ValueScorer(ABC):
 
         options = {"unit": " rows", "leave": False, "position": 1 + (self.rank or 0), "delay": 1.0}
         return tqdm(total=num_rows, desc=self.title, **options)
+
+
+def _place(row: Mapping[str, Any], find_context: FindContext | None) -> list[int] | None:
+    """Where the context stands; None where there is none."""
+    try:
+        return span_of(read_conversation(row, find_context))
+    except SampleError:
+        return None
 
 
 def _rebuild(kind: type, settings: list, *hashed) -> ValueScorer:
