@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files.finding import is_record, kind_of
 from ..files.reading import load_rows
 from ..files.sidecar import is_pattern
 from ..files.texts import read_user_text
@@ -166,7 +167,7 @@ def _text_files(data: str) -> list[Path]:
         return sorted(x for x in found if x.is_file() and x.suffix == TEXT_SUFFIX)
     if path.is_dir():
         files = sorted(x for x in path.rglob(f"*{TEXT_SUFFIX}") if x.is_file())
-        others = [x.name for suffix in ("jsonl", "parquet") for x in path.rglob(f"*.{suffix}")] if files else []
+        others = [x.name for x in path.rglob("*") if kind_of(x.name) and not is_record(x.name)] if files else []
         if others:
             raise ValueError(
                 f"{data!r} holds {len(files)} text files and {len(others)} others such as {others[0]!r}; say which are "
