@@ -9,6 +9,7 @@ from typing import Any
 # what it takes: positional arguments by name (see `arguments.POSITIONALS`), then dataclasses. A room's own command stands there.
 COMMANDS = {
     "quickstart": "cli.quickstart",
+    "check": "cli.check",
     "score": "cli.score",
     "plan": "cli.plan",
     "rank": "cli.rank",

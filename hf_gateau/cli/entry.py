@@ -13,7 +13,7 @@ INTERRUPTED = 130  # the shell's exit status for Ctrl-C
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `hf-gateau`; returns the exit status: 0, 2 for wrong input, 130 for Ctrl-C."""
+    """Entry point of `hf-gateau`; returns the exit status: 0, or what the command says; 2 for wrong input, 130 for Ctrl-C."""
     from .. import __version__
 
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if command == "sft":  # its arguments are TRL's and accelerate's too
             return command_of(command)[0](arguments[1:])
-        command_of(command)[0](*parse(command, arguments[1:]))
+        return command_of(command)[0](*parse(command, arguments[1:])) or 0
     except KeyboardInterrupt:
         print(
             "\nInterrupted. What was measured or asked so far is kept; the same command goes on from there.",
@@ -44,4 +44,3 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"{PROGRAM} {command}: {error}\n(HF_GATEAU_TRACEBACK=1 shows where.)", file=sys.stderr)
         return 2
-    return 0
