@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datasets import Features
 
 SEPARATORS = (",", ";", "\t", "|")  # of files that are called .csv; the first that parts the first line
+ROWS_A_CHUNK = 200  # in memory at once: each may be a book
 LONGEST_CELL = 1 << 30  # characters; the first row of a file without a header may be a book
 
 
@@ -70,6 +71,7 @@ def reading_options(files: list[str]) -> dict[str, Any]:
         "features": _all_texts(names),
         "sep": separator,
         "encoding": encoding,
+        "chunksize": ROWS_A_CHUNK,
         "keep_default_na": False,  # an answer may be "None" or "NA"
         "na_values": [""],
     }

@@ -65,7 +65,7 @@ def test_sound_rows_are_nothing_to_look_at(tmp_path, capsys):
     assert found["rules"] == {"last paragraph": {"rows": 5, "meaning": "before the last paragraph"}}
     assert "Nothing to mend was found." in found["text"] and "GUESSED from characters" in found["text"]
     one = found["samples"][0]
-    assert (one["context"], one["instruction"]) == (document(0).rstrip(), "When do the boats of page 0 return?")
+    assert (one["context"], one["instruction"]) == (document(0), "When do the boats of page 0 return?")
     assert "| When do the boats of page 0 return?" in found["text"] and "| At six, says page 0." in found["text"]
 
 
