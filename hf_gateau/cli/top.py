@@ -21,15 +21,14 @@ def command(data: str, rows: DataArguments, shown: TopArguments, config: RankCon
     most of its response."""
     from ..ranking.order import rank_order, ranking_record
     from ..records import find_record
-    from ..report.findings import finding, glossary
-    from ..report.provenance import behind
+    from ..report.findings import about, finding, glossary
     from ..report.ranked_rows import read_ranked
     from ..report.sample_text import sample_text
     from ..report.segments import cut_of
 
     ds = load_ranked(data, rows, config)
     print(textwrap.fill(finding(read_ranked(ds, None)), shown.width))
-    for name, value in behind(ds):
+    for name, value in about(ds):
         print(textwrap.fill(f"{name}: {value}", shown.width, subsequent_indent="  "))
     order, cut = rank_order(ds["gateau_rank"]), cut_of(find_record(ds, "measuring"))
     best, worst = order[: shown.num_samples], order[max(shown.num_samples, len(order) - shown.num_samples) :]

@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..records import column_of
+from ..rows.context_rules import RULES
+from ..rows.conversations import OTHER_RULES
+from .provenance import behind
 from .ranked_rows import RankedRows
 from .segments import SCALES
+from .texts import shortened
 
 
 if TYPE_CHECKING:
@@ -99,11 +103,20 @@ def _sum_of(ds: Dataset, name: str) -> int:
     return sum(filter(None, column_of(ds, name))) if name in ds.column_names else 0
 
 
-def context_rules(ds: Dataset) -> list[tuple[str, int]]:
-    """By which rule the context of how many rows was found, the commonest first; empty where no column says."""
+def context_rules(ds: Dataset) -> str | None:
+    """By which rule the context of how many rows was found, the commonest first; None where no column says."""
     if "gateau_context_rule" not in ds.column_names:
-        return []
-    return Counter(x for x in column_of(ds, "gateau_context_rule") if x is not None).most_common()
+        return None
+    meanings = {rule.name: rule.meaning for rule in RULES} | OTHER_RULES
+    counts = Counter(rule for rule in column_of(ds, "gateau_context_rule") if rule is not None)
+    named = {rule: f"{rule} ({meanings[rule]})" if rule in meanings else shortened(rule, 100) for rule in counts}
+    return "; ".join(f"{named[rule]}: {count:,} rows" for rule, count in counts.most_common()) or None
+
+
+def about(ds: Dataset) -> list[tuple[str, str]]:
+    """Data, models, what of the rows was read: names and values."""
+    found = {"cut by max_length": cut_rows(ds), "context found by": context_rules(ds)}
+    return [*behind(ds), *((name, value) for name, value in found.items() if value)]
 
 
 def glossary(record: dict[str, Any] | None) -> dict[str, str]:

@@ -17,8 +17,8 @@ from ..rows.conversations import CONTENT_COLUMNS
 from ..shipped import render
 from .drawing import Figure, to_svg
 from .figures import figures
-from .findings import context_rules, cut_rows, finding, glossary
-from .provenance import behind, how_measured
+from .findings import about, finding, glossary
+from .provenance import how_measured
 from .ranked_rows import read_ranked
 from .sample_text import need_of
 from .segments import (
@@ -105,11 +105,8 @@ def write_report(
 def _summary(ds: Dataset) -> list[tuple[str, str]]:
     """Rows and what became of them, and the models and data behind them."""
     num_ranked = sum(rank is not None for rank in column_of(ds, "gateau_rank"))
-    rows = [*behind(ds), ("rows", f"{len(ds):,}"), ("ranked", f"{num_ranked:,}")]
-    rows += [("not ranked", f"{len(ds) - num_ranked:,}")] if num_ranked < len(ds) else []
-    rows += [("cut by max_length", cut)] if (cut := cut_rows(ds)) else []
-    rules = "; ".join(f"{shortened(rule, REASON_WIDTH)}: {count:,}" for rule, count in context_rules(ds))
-    return rows + ([("rows whose context was found by", rules)] if rules else [])
+    rows = [("rows", f"{len(ds):,}"), ("ranked", f"{num_ranked:,}"), ("not ranked", f"{len(ds) - num_ranked:,}")]
+    return [*rows, *about(ds)]
 
 
 def _settings(record: dict | None, measuring: dict | None) -> list[tuple[str, str]]:

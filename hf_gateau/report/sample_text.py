@@ -7,12 +7,21 @@ import textwrap
 from typing import Any
 
 from ..models.packing import Cut
-from .segments import FULL, SLIGHT, cut_mark, merge_segments, nothing_told, segment_measures, telling_segments, text_read
+from .segments import (
+    FULL,
+    SLIGHT,
+    cut_mark,
+    merge_segments,
+    nothing_told,
+    segment_measures,
+    telling_segments,
+    text_read,
+)
 from .texts import sample_texts, shortened
 
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-NAME_WIDTH, SEGMENT_WIDTH, TEXT_WIDTH = 12, 700, 300  # characters
+NAME_WIDTH, SEGMENT_WIDTH, TEXT_WIDTH, MIN_BLOCKS = 12, 700, 300, 10  # characters
 
 
 def strip(values: list[float], full: float) -> str:
@@ -63,7 +72,7 @@ def _segment_lines(row: dict[str, Any], width: int) -> list[str]:
     """The end of the context is on the right."""
     lines, measures = [], segment_measures(row)
     for name, values in measures.bars.items():
-        blocks = merge_segments(values, max(1, width - 40))
+        blocks = merge_segments(values, max(MIN_BLOCKS, width - 45))
         per_block = -(-len(values) // len(blocks))
         unit = f"{len(values)} segments" + (f", {per_block} to a block" if per_block > 1 else "")
         lines.append(f"{name:<{NAME_WIDTH}}│{strip(blocks, FULL[name])}│{'' if lines else f' {unit}'}")
