@@ -89,7 +89,7 @@ def cut_rows(ds: Dataset) -> str | None:
         if not cut:
             return f"none of {len(lost):,}" if lost else None
         rest = _sum_of(ds, "gateau_num_context_tokens")
-        share = f", {sum(cut) / (sum(cut) + rest):.0%} of all context tokens" if rest else ""
+        share = f", {sum(cut) / (sum(cut) + rest):.1%} of all context tokens" if rest else ""
         each = f"{cut[0]:,}" if cut[0] == cut[-1] else f"{cut[0]:,} to {cut[-1]:,}"
         return f"{len(cut):,} of {len(lost):,}, which lost {each} tokens from the beginning of their context ({sum(cut):,} in all{share})"
     if "gateau_truncated" not in ds.column_names:

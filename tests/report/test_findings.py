@@ -111,7 +111,7 @@ def test_cut_rows_are_counted():
     flags = flags.add_column("gateau_num_context_tokens", [1000] * 20)
     counted = flags.add_column("gateau_num_cut_tokens", [4000, 0, 1000] + [0] * 15 + [None] * 2)
     assert cut_rows(counted) == (
-        "2 of 18, which lost 1,000 to 4,000 tokens from the beginning of their context (5,000 in all, 20% of all context tokens)"
+        "2 of 18, which lost 1,000 to 4,000 tokens from the beginning of their context (5,000 in all, 20.0% of all context tokens)"
     )
     assert cut_rows(flags.add_column("gateau_num_cut_tokens", [0] * 20)) == "none of 20"
     rules = counted.add_column("gateau_context_rule", ["last paragraph"] * 12 + ["mine"] * 7 + [None])
