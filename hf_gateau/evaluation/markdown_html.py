@@ -16,14 +16,21 @@ if TYPE_CHECKING:
 NOT_RENDERED = ("link", "image", "autolink", "reference", "html_block", "html_inline")
 
 
+DEEPEST = (
+    100  # lists in lists and the like: what is nested deeper is shown as it is written, since the parser drops it
+)
+
+
 def markdown_html(text: str) -> Markup:
-    """CommonMark with tables and strikethrough as HTML of paragraphs, lists, tables, code and emphasis; of
-    attributes, the text decides where a column is aligned and where a list's numbers begin. Headings are bold paragraphs: the
-    page's own headings tell where one is."""
+    """CommonMark with tables and strikethrough as HTML of paragraphs, lists, tables, code and emphasis; of attributes, the text
+    decides where a column is aligned and where a list's numbers begin. Headings are bold paragraphs: the page's own headings
+    tell where one is."""
     from markupsafe import Markup
 
-    parser = _parser()
-    tokens = parser.parse(readable(text))
+    parser, text = _parser(), readable(text)
+    tokens = parser.parse(text)
+    if any(token.level >= DEEPEST - 2 for token in tokens):
+        return Markup('<p class="text">{}</p>').format(text)
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
             token.tag = "p"
@@ -37,4 +44,5 @@ def markdown_html(text: str) -> Markup:
 def _parser() -> MarkdownIt:
     from markdown_it import MarkdownIt
 
-    return MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable(list(NOT_RENDERED))
+    settings = {"html": False, "maxNesting": DEEPEST}
+    return MarkdownIt("commonmark", settings).enable(["table", "strikethrough"]).disable(list(NOT_RENDERED))

@@ -82,25 +82,27 @@ def finding(rows: RankedRows) -> str:
 
 
 def cut_rows(ds: Dataset) -> str | None:
-    """How many rows were cut to `max_length`, and how much they lost; None where no column says."""
-    if "gateau_num_cut_tokens" in ds.column_names:
-        lost = [number for number in column_of(ds, "gateau_num_cut_tokens") if number is not None]
-        cut = sorted(number for number in lost if number > 0)
-        if not cut:
-            return f"none of {len(lost):,}" if lost else None
-        rest = _sum_of(ds, "gateau_num_context_tokens")
+    """How many rows were cut to `max_length`, and how much they lost; None where no column says. Rows that were measured
+    before their lost tokens were counted only say whether they were cut."""
+    lost, flags = (_column(ds, f"gateau_{name}") for name in ("num_cut_tokens", "truncated"))
+    known = [number for number in lost if number is not None]
+    unknown = [flag for number, flag in zip(lost, flags, strict=True) if number is None and flag is not None]
+    if not known and not unknown:
+        return None
+    cut = sorted(number for number in known if number > 0)
+    told = [f"{len(cut) + sum(unknown):,} of {len(known) + len(unknown):,}"]
+    if cut:
+        rest = sum(filter(None, _column(ds, "gateau_num_context_tokens")))
         share = f", {sum(cut) / (sum(cut) + rest):.1%} of all context tokens" if rest else ""
         each = f"{cut[0]:,}" if cut[0] == cut[-1] else f"{cut[0]:,} to {cut[-1]:,}"
-        return f"{len(cut):,} of {len(lost):,}, which lost {each} tokens from the beginning of their context ({sum(cut):,} in all{share})"
-    if "gateau_truncated" not in ds.column_names:
-        return None
-    flags = [flag for flag in column_of(ds, "gateau_truncated") if flag is not None]
-    lost = " (these data do not say how much they lost)" if any(flags) else ""
-    return f"{sum(flags):,} of {len(flags):,}{lost}" if flags else None
+        told.append(f"which lost {each} tokens from the beginning of their context ({sum(cut):,} in all{share})")
+    if any(unknown):
+        told.append(f"of {sum(unknown):,} these data do not say how much")
+    return ", ".join(told)
 
 
-def _sum_of(ds: Dataset, name: str) -> int:
-    return sum(filter(None, column_of(ds, name))) if name in ds.column_names else 0
+def _column(ds: Dataset, name: str) -> list:
+    return column_of(ds, name) if name in ds.column_names else [None] * len(ds)
 
 
 def context_rules(ds: Dataset) -> str | None:

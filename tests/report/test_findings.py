@@ -107,13 +107,17 @@ def test_cut_rows_are_counted():
     ds = needing(20, 2).remove_columns("gateau_num_context_tokens")
     assert cut_rows(ds) is None
     flags = ds.add_column("gateau_truncated", [True] * 3 + [False] * 15 + [None] * 2)
-    assert cut_rows(flags) == "3 of 18 (these data do not say how much they lost)"
+    assert cut_rows(flags) == "3 of 18, of 3 these data do not say how much"
     flags = flags.add_column("gateau_num_context_tokens", [1000] * 20)
     counted = flags.add_column("gateau_num_cut_tokens", [4000, 0, 1000] + [0] * 15 + [None] * 2)
     assert cut_rows(counted) == (
         "2 of 18, which lost 1,000 to 4,000 tokens from the beginning of their context (5,000 in all, 20.0% of all context tokens)"
     )
-    assert cut_rows(flags.add_column("gateau_num_cut_tokens", [0] * 20)) == "none of 20"
+    assert cut_rows(flags.add_column("gateau_num_cut_tokens", [0] * 20)) == "0 of 20"
+    mixed = flags.add_column("gateau_num_cut_tokens", [4000, None, 1000] + [None] * 17)
+    assert cut_rows(mixed).startswith("3 of 18, which lost 1,000 to 4,000") and cut_rows(mixed).endswith(
+        ", of 1 these data do not say how much"
+    )
     rules = counted.add_column("gateau_context_rule", ["last paragraph"] * 12 + ["mine"] * 7 + [None])
     assert dict(about(rules))["context found by"] == (
         "last paragraph (before the last paragraph): 12 rows; mine: 7 rows"
