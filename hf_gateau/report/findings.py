@@ -111,7 +111,7 @@ def context_rules(ds: Dataset) -> str | None:
         return None
     meanings = {rule.name: rule.meaning for rule in RULES} | OTHER_RULES
     counts = Counter(rule for rule in column_of(ds, "gateau_context_rule") if rule is not None)
-    named = {rule: f"{rule} ({meanings[rule]})" if rule in meanings else shortened(rule, 100) for rule in counts}
+    named = {rule: f"{rule} ({meanings[rule]})" if rule in meanings else shortened(rule, 300) for rule in counts}
     return "; ".join(f"{named[rule]}: {count:,} rows" for rule, count in counts.most_common()) or None
 
 

@@ -35,7 +35,7 @@ def test_figures_samples_and_summary(written):
     ds = rank(with_texts(gateau_error=["too long"] * 2 + [None] * 28), alpha=0.7)
     text, page = written(ds, title="Mine", num_samples=2)
     assert len(page.all("figure")) == len(page.all("img")) == len(page.all("source")) == 7
-    for name in ("Mine", "log_difference", "gain_far", "0.7", "too long", "28", "Who?", "Ida.", "A long story."):
+    for name in ("Mine", "log_difference", "gain_far", "0.7", "too long", "28", "Who?", "Ida."):
         assert name in page.text
     for place in (1, 2, 27, 28):
         assert f"Rank {place} of 28: {ds['id'][ds['gateau_rank'].index(place)]}" in page.text
@@ -159,12 +159,16 @@ def test_hostile_text_stays_text(written):
         id=[HOSTILE + "\n"] * 30,
         source=[HOSTILE, "other"] * 15,
         gateau_error=[HOSTILE] + [None] * 29,
+        gateau_ppl_no_context=[4.0] * 30,
+        gateau_segment_ppl=[[1 + i / 100] + [4.0] * 7 for i in range(30)],
+        gateau_segment_starts=[[0] + [len(HOSTILE)] * 7] * 30,
+        gateau_context_rule=[HOSTILE] * 30,
     )
     text, page = written(rank(ds), title=HOSTILE, num_samples=1)
     assert not page.all("script") and len(page.all("style")) == 1 and len(page.all("img")) == 7
     assert text.count("<style") == 1 and "<script" not in text and "49" not in re.findall(r"\b\d+\b", page.text)
     assert not any("onerror" in attributes for _, attributes in page.elements)
-    assert page.text.count(HOSTILE) == 2 + 1 + 2 * 4, "title and heading, reason, and id and texts of two samples"
+    assert page.text.count(HOSTILE) == 2 + 1 + 1 + 2 * 4, "title, heading, rule, reason; id and texts of two samples"
     assert shortened(HOSTILE, 24) in page.text, "the source"
 
 
