@@ -42,6 +42,7 @@ setup(
         "peft>=0.18",
         "huggingface-hub>=1.0",
         "jinja2>=3.1",
+        "markdown-it-py>=3",  # transformers' typer brings it
         "matplotlib>=3.8",
         "numpy",
         "pandas",
@@ -59,7 +60,6 @@ setup(
             "hf-gateau[judge,eval,embed]",
             "pytest>=8",
             "pytest-xdist>=3.8",
-            "markdown-it-py>=3",
             "scipy",
             "sentencepiece",
             "gguf>=0.17",

@@ -27,7 +27,7 @@ from ..records import column_of
 from ..report.drawing import Figure, legend_above, save_png
 from ..report.quality import bootstrap_interval
 from ..report.ranked_rows import num_kept_of
-from ..report.sample_text import sample_texts
+from ..report.texts import sample_texts
 from .judging import BRACKETS, fill, judge, rating_requests, shipped_prompt, tell_failures, version_of
 from .results import TaskResult, save_result
 from .tasks import Messages

@@ -45,7 +45,10 @@ class EvalArguments:
     )
     limit: int | None = field(
         default=None,
-        metadata={"help": "Take this many questions of each task or of each of its data sets, to try it out."},
+        metadata={
+            "help": "Take this many questions of each task or of each of its data sets, to try it out; of needles, spread "
+            "evenly over lengths and depths."
+        },
     )
 
     def __post_init__(self):

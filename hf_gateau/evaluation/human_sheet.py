@@ -12,13 +12,19 @@ import random
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..report.texts import readable
+from ..rows.parts import texts_of
 from ..shipped import render
+from .markdown_html import markdown_html
 from .results import write_whole
 from .rows import read_rows
 
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 CHOICES = ("left", "tie", "right")
 COLUMNS = ("sheet", "rater", "id", "choice")  # of the CSV that the page saves
@@ -68,6 +74,25 @@ class Pair:
     reference: str | None
     answers: tuple[str, str]
     left: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A pair as its page shows it: safe HTML of the answers, and the document apart from what is asked about it, which may
+    stand before it, behind it, or both; empty where the question has none."""
+
+    pair: Pair
+    document: str
+    question: str
+    answers: tuple[Markup, Markup]
+
+    @classmethod
+    def of(cls, pair: Pair) -> Shown:
+        turns = [{"role": "user", "content": pair.question}, {"role": "assistant", "content": "."}]
+        before, document, behind, _ = texts_of({"messages": turns})
+        asked = "\n\n".join(filter(None, (before, behind))) if document else pair.question
+        answers = (markdown_html(pair.answers[0]), markdown_html(pair.answers[1]))
+        return cls(pair, readable(document), readable(asked), answers)
 
 
 def command(arguments: HumanSheetArguments) -> None:
@@ -183,7 +208,8 @@ def write_sheet(
             "--output, or delete it."
         )
     page.parent.mkdir(parents=True, exist_ok=True)
-    text = render("human.html", autoescape=True, title=title, sheet=sheet, pairs=pairs, version=__version__)
+    shown = [Shown.of(pair) for pair in pairs]
+    text = render("human.html", autoescape=True, title=title, sheet=sheet, questions=shown, version=__version__)
     order = {pair.id: {"left": pair.left, "group": pair.group} for pair in pairs}
     about = {"sheet": sheet, "title": title, "names": list(names), "left_out": left_out or {}, "order": order}
     write_whole(key, json.dumps(about, indent=2, ensure_ascii=False) + "\n")

@@ -8,6 +8,7 @@ from typing import Any
 from ..markdown import inline, is_repo_id, link, one_line, public_name, table
 from ..ranking.formulas import METHOD_SETTINGS
 from ..ranking.selection import SelectionRecord
+from ..report.provenance import how_measured, sibling
 from ..shipped import render
 from .readme import CITATIONS, TAGS
 from .scored import ScoredRecord
@@ -134,23 +135,8 @@ def measuring_rows(measuring: dict[str, Any] | None) -> list[list[str]]:
     """The models and settings that measured, as rows of a table; see `GateauScorer.describe`."""
     if not measuring:
         return [["models", "not recorded"]]
-    long, short = measuring.get("long") or {}, measuring.get("short") or {}
-    sibling = _model(short) if short.get("model") else "the same model"
-    sibling += f", RoPE base times {short['rope_scale']:g}" if short.get("rope_scale") else ""
-    sibling += f", seeing only the last {short['window']:,} tokens" if short.get("window") else ""
-    sibling += ", as the long pass left them" if short.get("pass") == "reuse" else ""
-    bits = f", loaded in {measuring['bits']} bit" if measuring.get("bits") else ""
-    rows = [["long model", _model(long)], ["short sibling", sibling]]
-    rows += [["arithmetic", inline(f"{measuring['dtype']}{bits}")]] if measuring.get("dtype") else []
-    names = {
-        "segment_length": "segment",
-        "response_head": "of a response, at most",
-        "max_length": "longest sample",
-    }
-    rows += [[title, f"{measuring[name]:,} tokens"] for name, title in names.items() if measuring.get(name)]
-    if measuring.get("segment_stride"):
-        rows.append(["segments measured", f"one of every {measuring['segment_stride']:,}"])
-    return rows + ([["settings' key", inline(measuring["config_key"])]] if measuring.get("config_key") else [])
+    rows = [["long model", _model(measuring.get("long") or {})], ["short sibling", sibling(measuring, _model)]]
+    return rows + how_measured(measuring, inline)
 
 
 def _model(described: dict[str, Any]) -> str:

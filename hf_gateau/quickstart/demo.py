@@ -42,6 +42,7 @@ def run(output: str, *, seed: int | None = None, num_rows: int = 200, fine_tune:
     Returns:
         `{sibling: {ranking: (AUROC, precision in the top 10%)}}`, the printed figures.
     """
+    from ..models.packing import Cut
     from ..report.sample_text import sample_text
 
     started = time.monotonic()
@@ -56,7 +57,7 @@ def run(output: str, *, seed: int | None = None, num_rows: int = 200, fine_tune:
     for title, place in (("The best sample", 1), ("The worst sample", len(ranked))):
         row = ranked[ranks.index(place)]
         print(f"\n{title}, planted as {row['kind']!r}:")
-        print(textwrap.indent(sample_text(row, len(ranked), SHOWN_WIDTH), "  "))
+        print(textwrap.indent(sample_text(row, len(ranked), SHOWN_WIDTH, Cut(SEGMENT_LENGTH)), "  "))
     if fine_tune:
         from . import finetune
 

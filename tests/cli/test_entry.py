@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, load_dataset
@@ -50,7 +51,12 @@ def test_score_rank_top(output, data, rows, pair, tiny_model, tmp_path, capsys):
     assert run("top", ranked, "-n", 2) == 0
     shown = capsys.readouterr().out
     best = expected["id"][expected["gateau_rank"].index(1)]
-    assert f"rank 1 of 12  id {best}" in shown and "rank 12 of 12" in shown and "importance  " in shown
+    assert (
+        f"rank 1 of 12  id {best}" in shown
+        and "rank 12 of 12" in shown
+        and f"long model: {Path(tiny_model).name}" in shown
+        and "gain        │" in shown
+    )
 
 
 def test_top_ranks_what_is_not_ranked(data, pair, tmp_path, capsys):
