@@ -8,6 +8,7 @@ from typing import Any
 from ..markdown import inline, is_repo_id, link, one_line, public_name, table
 from ..ranking.formulas import METHOD_SETTINGS
 from ..ranking.selection import SelectionRecord
+from ..rows.cuts import Cuts
 from ..shipped import render
 from .readme import CITATIONS, TAGS
 from .scored import ScoredRecord
@@ -24,6 +25,7 @@ COLUMN_TEXTS = {
     "gateau_num_context_tokens": "tokens of the context",
     "gateau_num_response_tokens": "tokens of the response",
     "gateau_truncated": "whether context was dropped to fit",
+    "gateau_num_cut_tokens": "how many tokens of it, from the left",
     "gateau_error": "null, or why the row could not be measured",
     "gateau_key": "settings and content by which the measurement is known",
     "gateau_content_hash": "of what the row says: tells whether it has changed since",
@@ -66,7 +68,7 @@ def dataset_card(
         configs_table=_configs_table(record),
         source_table=table(["", ""], source_rows(source)),
         license_text=license_text(licence, "the source", source.get("repo_id") if source else None, "dataset"),
-        measuring_table=table(["", ""], measuring_rows(entry.get("measuring"))),
+        measuring_table=table(["", ""], measuring_rows(entry.get("measuring")) + cut_rows(entry.get("cut"))),
         unmeasured=_reasons("could not be measured", entry["errors"]),
         ranking_table=table(["", ""], ranking_rows(ranking)),
         ranking_warnings="\n".join(f"- Warning: {inline(message)}" for message in ranking.get("warnings", [])),
@@ -147,6 +149,12 @@ def measuring_rows(measuring: dict[str, Any] | None) -> list[list[str]]:
     if measuring.get("segment_stride"):
         rows.append(["segments measured", f"one of every {measuring['segment_stride']:,}"])
     return rows + ([["settings' key", inline(measuring["config_key"])]] if measuring.get("config_key") else [])
+
+
+def cut_rows(cut: dict[str, Any] | None) -> list[list[str]]:
+    """What of the rows was dropped to fit, as rows of a table; see `rows.cuts.Cuts`."""
+    found = Cuts.of_record(cut)
+    return [["context dropped", f"{found.told()}, from the left"]] if found else []
 
 
 def _model(described: dict[str, Any]) -> str:

@@ -2,5 +2,6 @@
 
 Read `decoding` (values out of Arrow, pandas and JSON), `conversations` (checked turns, and where the context stands), `rendering`
 (the chat template's text and tokens), `places` (where in the text each turn stands), `samples`, `labels` (what training puts loss
-on), `cutting` (rows longer than training takes), `batches` (what a scorer is handed and gives back, and the types of its columns).
+on), `cutting` (rows longer than training takes), `batches` (what a scorer is handed and gives back, and the types of its columns),
+`cuts` (what was dropped to fit).
 """

@@ -26,6 +26,7 @@ COLUMNS = {
     "gateau_num_context_tokens": "int64",
     "gateau_num_response_tokens": "int64",
     "gateau_truncated": "bool",
+    "gateau_num_cut_tokens": "int64",
     "gateau_error": "string",
     "gateau_key": "string",
     "gateau_content_hash": "string",
