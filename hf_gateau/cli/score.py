@@ -85,7 +85,12 @@ def command(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArg
         if state.is_main_process:
             attach_record(measured, "measuring", description)
             with told_what_is_kept(scorer, out.output):
-                save_rows(measured, out.output, sidecar_of(measured) | settings | {"cut": summary.cut.to_record()}, out.max_shard_size)
+                save_rows(
+                    measured,
+                    out.output,
+                    sidecar_of(measured) | settings | {"cut": summary.cut.to_record()},
+                    out.max_shard_size,
+                )
     if state.is_main_process:
         print_summary(replace(summary, seconds=time.monotonic() - started, output=out.output), work.json)
     state.destroy_process_group()

@@ -130,19 +130,24 @@ def losses(
 def _lost(lengths: Lengths, pair: ModelPairConfig, measure: MeasureConfig) -> Iterator[tuple]:
     """What is measured -> (which rows have none of it, by which setting, what that means, what to do)."""
     if pair.short_model is None and pair.short_rope_scale is None:
-        yield HMP, (
-            lengths.fit_window(pair.short_window),
-            f"short_window={pair.short_window} holds the whole context",
-            "the short sibling would see what the long model sees, and their HMP would be 0",
-            f"Give a smaller short_window, such as {min(lengths.window(), max(1, pair.short_window // 2))}.",
+        yield (
+            HMP,
+            (
+                lengths.fit_window(pair.short_window),
+                f"short_window={pair.short_window} holds the whole context",
+                "the short sibling would see what the long model sees, and their HMP would be 0",
+                f"Give a smaller short_window, such as {min(lengths.window(), max(1, pair.short_window // 2))}.",
+            ),
         )
     length, stride = measure.segment_length, measure.segment_stride
     said = f"segment_length={length}" + (f" with segment_stride={stride}" if stride > 1 else "")
     shorter = max(1, min(MeasureConfig.segment_length, lengths.window() // 4, length // 2))
-    yield CAS, (
-        lengths.num_segments(length, stride) < 2,
-        f"{said} leaves fewer than 2 segments to measure in the context",
-        "their CAS, which compares segments, would be undefined",
-        f"Give a smaller segment_length, such as {shorter}"
-        + (", or segment_stride=1." if stride > 1 else "."),
+    yield (
+        CAS,
+        (
+            lengths.num_segments(length, stride) < 2,
+            f"{said} leaves fewer than 2 segments to measure in the context",
+            "their CAS, which compares segments, would be undefined",
+            f"Give a smaller segment_length, such as {shorter}" + (", or segment_stride=1." if stride > 1 else "."),
+        ),
     )

@@ -68,7 +68,9 @@ class Cuts:
 
     def told(self) -> str:
         """How many rows lost how much."""
-        lost = "part" if self.tokens is None or self.before is None else f"{self.tokens:,} of the {self.before:,} tokens"
+        lost = (
+            "part" if self.tokens is None or self.before is None else f"{self.tokens:,} of the {self.before:,} tokens"
+        )
         return f"{self.rows:,} of {self.of:,} rows were cut to fit max_length, and lost {lost} of their context"
 
     def line(self) -> str:
