@@ -62,8 +62,8 @@ def command(
     OpenAI-compatible endpoint proposes questions about each and answers one. Replies are kept as they arrive, so a build that
     was stopped goes on where it was when the same command is given again. --dry_run says what it will take. Example:
     hf-gateau build books/ -o long.jsonl --endpoint_model gpt-4.1 --num_rows 1000 --tokenizer Qwen/Qwen3-0.6B"""
-    _check(build, config)
     check_apart(build.output, documents)
+    _check(build, config)
     count_tokens = token_counter(config.tokenizer)
     asked = None if config.dry_run else Endpoint(endpoint)  # refuses before anything is read
     places = {"split": build.split, "name": build.name, "revision": build.revision, "limit": build.limit}

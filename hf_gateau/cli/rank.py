@@ -24,8 +24,8 @@ def command(
     from ..rows.cuts import Cuts
     from ..store.sqlite import resolve_store_path
 
-    check_output(out.output)
     check_apart(out.output, data, resolve_store_path(how.store))
+    check_output(out.output)
     ds = load(data, rows)
     check_types(ds, out.output)
     ranked = in_order(supplied(ds, config, models, how), config)

@@ -60,8 +60,8 @@ def command(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArg
     from .ready import make_ready
 
     keep_freed_memory()
-    check_output(out.output)
     check_apart(out.output, data, resolve_store_path(measure.store))
+    check_output(out.output)
     if work.streaming:
         check_streaming(out.output, work.num_proc, known.scored_dataset)
     scorer = GateauScorer(**pair.given(), **vars(measure))

@@ -14,8 +14,8 @@ def command(data: str, rows: DataArguments, out: OutputArguments, config: Select
     from ..ranking.selection import select_rows, selection_record
     from ..rows.cuts import Cuts
 
-    check_output(out.output)
     check_apart(out.output, data)
+    check_output(out.output)
     ds = load_ranked(data, rows, order)
     check_types(ds, out.output)
     kept = select_rows(ds, config)

@@ -67,9 +67,10 @@ def command(grid: str, how: ExperimentArguments) -> None:
     from .summary import write_summary
 
     file, folder = find_recipe(grid), Path(how.output).expanduser().absolute()
+    check_apart(folder, file, around=True)
     planned = load_grid(file)
     specs = table_specs(planned)
-    check_apart(folder, file, *(source.name for source in planned.data.values()), around=True)
+    check_apart(folder, *(source.name for source in planned.data.values()), around=True)
     check_writable(str(folder), (folder, *folder.parents))
     _check_workers(planned, how)
     _make(planned, folder, how.num_workers)

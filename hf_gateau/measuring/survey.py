@@ -28,7 +28,7 @@ KEY_TYPE = "S32"
 
 def survey_rows(ds: Dataset, scorer: GateauScorer, num_proc: int | None = None) -> Dataset:
     """`ABOUT` every row of a dataset. Loads no model; `datasets` keeps the table as it does with every `map`, by what makes
-    tokens of rows: it serves scorers that differ by their short sibling or by their segments."""
+    tokens of rows: it serves scorers that differ by their short sibling."""
     from datasets import Dataset, Features, Value
     from datasets.fingerprint import Hasher
 
@@ -38,6 +38,7 @@ def survey_rows(ds: Dataset, scorer: GateauScorer, num_proc: int | None = None) 
     read = readable(ds)
     runtime = scorer.start()
     made_by = (*ABOUT, runtime.layout_key, runtime.pair.num_embeddings, runtime.config.on_error)
+    made_by += (runtime.cut.length, runtime.cut.stride)
     options = {"batched": True, "batch_size": ROWS_LAID_OUT, "desc": "Laying out", "num_proc": num_proc}
     options |= {"new_fingerprint": Hasher.hash((read._fingerprint, *made_by))}
     return read.map(partial(_lay_out, scorer=scorer), remove_columns=read.column_names, features=features, **options)
