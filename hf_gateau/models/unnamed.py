@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..files.hub_reading import client_errors
 from .config import ModelPairConfig
 
 
@@ -56,11 +57,10 @@ def _size(name: str) -> str:
 def _weights_on_hub(name: str) -> int:
     """Bytes of the files that are fetched; 0 where the Hub does not tell."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import OfflineModeIsEnabled
 
     try:
         files = HfApi().model_info(name, files_metadata=True, timeout=SECONDS).siblings or []
-    except (OSError, RuntimeError, OfflineModeIsEnabled):  # not there, not allowed, not reached: loading says which
+    except client_errors():  # not there, not allowed, not reached: loading says which
         return 0
     sizes = [sum(file.size or 0 for file in files if file.rfilename.endswith(suffix)) for suffix in WEIGHTS]
     return next(filter(None, sizes), 0)

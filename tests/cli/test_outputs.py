@@ -11,10 +11,20 @@ from tests.measured import measured
 
 # Command -> lines that would write over an input, or be read with it; IN: a file of measured rows, DIR: a folder of such.
 CLASHES = {
-    "score": ["{IN} -o {IN} --limit 3", "{DIR} -o {DIR}", "{DIR}/*.parquet -o {DIR}", "{DIR} -o {DIR}/out", "{OTHER} -o new --store new"],
+    "score": [
+        "{IN} -o {IN} --limit 3",
+        "{DIR} -o {DIR}",
+        "{DIR}/*.parquet -o {DIR}",
+        "{DIR} -o {DIR}/out",
+        "{OTHER} -o new --store new",
+    ],
     "rank": ["{IN} -o {IN}", "{DIR} -o {DIR}/out.parquet", "{DIR}/part.parquet -o {DIR}"],
     "select": ["{IN} -o {IN}", "{DIR} -o {DIR}", "{HARD} -o {IN}", "{LINK} -o {IN}"],
-    "report": ["{DIR} -o {DIR}/page.html", "{IN} -o page.html --figures {IN}", "{DIR} -o page.html --figures {DIR}/figures"],
+    "report": [
+        "{DIR} -o {DIR}/page.html",
+        "{IN} -o page.html --figures {IN}",
+        "{DIR} -o page.html --figures {DIR}/figures",
+    ],
     "build": ["{IN} -o {IN}", "{DIR} -o {DIR}/rows.parquet"],
     "eval": ["{DIR} --tasks needle -o {DIR}"],
     "characteristics": ["{DIR} -o {DIR} --dry_run", "{DIR} -o {DIR}/out --dry_run"],
