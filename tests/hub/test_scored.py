@@ -336,9 +336,12 @@ def test_split_record_counts():
         "num_rows": 4,
         "num_measured": 2,
         "errors": {"too long: é\U0001f600": 1, "": 1},
+        "cut": {"rows": 1, "of": 3, "tokens": 900, "before": 1284},
         "ranking": {"method": "gateau"},
-        "digest": GOLDEN,
+        "digest": rows_digest(scored_dataset()),
     }
+    earlier = split_record(scored_dataset().remove_columns("gateau_num_cut_tokens"), None)
+    assert earlier["digest"] == GOLDEN and earlier["cut"] == {"rows": 1, "of": 3, "tokens": None, "before": None}
     assert split_record(scored_dataset().remove_columns("gateau_error"), None)["num_measured"] == 4
     rows = [dict(row) for row in scored_rows() * 30]
     for i, row in enumerate(rows):
