@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..endpoint.chat_client import EndpointConfig
 from ..endpoint.questions import Endpoint
+from ..files.apart import check_apart
 from ..files.writing import check_output, save_rows
 from ..records import attach_record, commonest
 from .config import BuildConfig, DocumentConfig
@@ -61,6 +62,7 @@ def command(
     OpenAI-compatible endpoint proposes questions about each and answers one. Replies are kept as they arrive, so a build that
     was stopped goes on where it was when the same command is given again. --dry_run says what it will take. Example:
     hf-gateau build books/ -o long.jsonl --endpoint_model gpt-4.1 --num_rows 1000 --tokenizer Qwen/Qwen3-0.6B"""
+    check_apart(build.output, documents)
     _check(build, config)
     count_tokens = token_counter(config.tokenizer)
     asked = None if config.dry_run else Endpoint(endpoint)  # refuses before anything is read

@@ -7,7 +7,8 @@ from ..models.config import ModelPairConfig
 from ..rows.cutting import TRUNCATION_MODES
 from ..settings import check_choice
 from .arguments import DataArguments
-from .rows import load
+from .rows import check_form, load
+from .unnamed import agree_to_unnamed_pair
 
 
 @dataclass
@@ -45,6 +46,10 @@ class PlanArguments:
             "choices": list(TRUNCATION_MODES),
         },
     )
+    yes: bool = field(
+        default=False,
+        metadata={"help": "Fetch the paper's two 7B models without asking, where no long_model is named."},
+    )
     json: bool = field(default=False, metadata={"help": "Print one JSON object with the same numbers instead."})
 
     def __post_init__(self):
@@ -70,8 +75,11 @@ def command(data: str, rows: DataArguments, how: PlanArguments, pair, measure) -
     from ..planning.plan_text import plan_text
 
     keep_freed_memory()  # as `score` does, whose time is to be told
-    settings = {name: value for name, value in vars(how).items() if name != "json"}
-    planned = make_plan(load(data, rows), pair, measure, **settings)
+    settings = {name: value for name, value in vars(how).items() if name not in ("json", "yes")}
+    ds = load(data, rows)
+    check_form(ds)
+    agree_to_unnamed_pair(pair, how.yes)
+    planned = make_plan(ds, ModelPairConfig(**pair.given()), measure, **settings)
     print(json.dumps(planned) if how.json else plan_text(planned))
 
 

@@ -21,6 +21,27 @@ def load(data: str, rows: DataArguments, streaming: bool = False):
     return ds
 
 
+def check_form(ds) -> None:
+    """Refuse rows whose columns no row can be read from, before anything is done with them.
+
+    Raises:
+        ValueError: there is none of the columns that hold a conversation.
+    """
+    from ..files.json_records import UNREADABLE_REASON
+    from ..rows.conversations import CONTENT_COLUMNS, ROW_FORMS
+    from ..settings import did_you_mean
+
+    columns = set(ds.column_names or [UNREADABLE_REASON])  # a stream may not know them yet
+    if UNREADABLE_REASON in columns or any(columns.issuperset(form) for form in ROW_FORMS):
+        return
+    near = [(name, did_you_mean(name, CONTENT_COLUMNS)) for name in ds.column_names if name not in CONTENT_COLUMNS]
+    meant = "".join(f" {name!r}{said}" for name, said in near if said)
+    raise ValueError(
+        f"No row can be read: the data have the column(s) {', '.join(ds.column_names)}.{meant} A row needs `messages`, "
+        "ShareGPT's `conversations`, or `context`, `instruction` and `response`; rename what the data have."
+    )
+
+
 def supplied(ds, config: RankConfig, models: MethodModelsConfig, how: RunConfig):
     """Rows with what `score` measures where the method needs it, and with what the method's own models measure."""
     from ..ranking.formulas import needed_columns
@@ -36,10 +57,18 @@ def supplied(ds, config: RankConfig, models: MethodModelsConfig, how: RunConfig)
 
 
 def in_order(ds, config: RankConfig):
-    """Rows with the columns that `rank` adds."""
-    from ..ranking.order import rank
+    """Rows with the columns that `rank` adds.
 
-    return rank(ds, **config.arguments())
+    Raises:
+        ValueError: no row can be ranked, by a method that ranks any.
+    """
+    from ..ranking.order import none_ranked, rank, ranking_record
+
+    ranked = rank(ds, **config.arguments())
+    record = ranking_record(ranked)
+    if not record["num_ranked"] and config.method != "no_long":
+        raise ValueError(none_ranked(len(ranked), record["num_unranked"]))
+    return ranked
 
 
 def load_ranked(data: str, rows: DataArguments, config: RankConfig):

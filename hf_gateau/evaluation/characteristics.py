@@ -21,6 +21,7 @@ import numpy as np
 
 from ..endpoint.chat_client import EndpointConfig, ReplyError
 from ..endpoint.questions import Endpoint
+from ..files.apart import check_apart
 from ..files.reading import load_rows
 from ..ranking.order import check_ranked, rank_order
 from ..records import column_of
@@ -111,6 +112,7 @@ def command(data: str, arguments: CharacteristicsArguments, endpoint: EndpointCo
     five aspects of each. --dry_run says how many questions that takes, and what they cost. Replies are kept as they arrive, so
     that nothing is paid for twice. Example:
     hf-gateau characteristics ranked.parquet -o characteristics --endpoint_model gpt-4.1"""
+    check_apart(arguments.output, data, around=True)
     judge_of = Endpoint(replace(endpoint, replay=True) if arguments.dry_run else endpoint)  # a dry run needs no key
     ds = load_rows(data, split=arguments.split, name=arguments.name, revision=arguments.revision)
     samples = choose_samples(ds, arguments.share, arguments.fewest_rows, arguments.context_characters)

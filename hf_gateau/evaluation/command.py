@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..endpoint.chat_client import EndpointConfig
+from ..files.apart import check_apart
 from ..markdown import inline, public_name
 from ..redaction import redact
 from .answering import GeneratorConfig
@@ -66,6 +67,7 @@ def command(model: str, arguments: EvalArguments, how: GeneratorConfig, judge: E
     folder = Path(arguments.output).expanduser()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {str(folder)!r} is a file; give a folder, which is made where there is none.")
+    check_apart(folder, model, around=True, inside=True)
     folder.mkdir(parents=True, exist_ok=True)
     results, failed = evaluate(model, folder, arguments.tasks, how, judge, settings, arguments.limit)
     write_summary(folder, model, finished(folder))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..files.apart import check_apart
 from ..report.texts import readable
 from ..rows.parts import texts_of
 from ..shipped import render
@@ -100,6 +101,8 @@ def command(arguments: HumanSheetArguments) -> None:
     no network, keeps what is chosen in the browser, and saves it as CSV for `hf-gateau human-tally`. Example:
     hf-gateau human-sheet --first gateau/longbench_chat/rows.jsonl --second full/longbench_chat/rows.jsonl
     --names gateau full -o sheet.html"""
+    for written in (arguments.output, _key_of(Path(arguments.output))):
+        check_apart(written, arguments.first, arguments.second)
     firsts, seconds = read_rows(arguments.first), read_rows(arguments.second)
     names = (arguments.names[0], arguments.names[1])
     pairs, left_out = pair_answers(firsts, seconds, names, seed=arguments.seed, limit=arguments.limit)
@@ -185,6 +188,11 @@ def _pair(first: dict[str, Any], second: dict[str, Any], names: tuple[str, str],
     )
 
 
+def _key_of(page: Path) -> Path:
+    """Where the key of a page stands."""
+    return page.with_name(page.name.removesuffix(".html") + KEY_SUFFIX)
+
+
 def write_sheet(
     pairs: list[Pair],
     path: str,
@@ -201,7 +209,7 @@ def write_sheet(
     content = json.dumps([asdict(pair) for pair in pairs], sort_keys=True)
     sheet = hashlib.sha256(content.encode()).hexdigest()[:16]
     page = Path(path).expanduser()
-    key = page.with_name(page.name.removesuffix(".html") + KEY_SUFFIX)
+    key = _key_of(page)
     if key.exists() and f'"sheet": "{sheet}"' not in key.read_text("utf-8"):
         raise ValueError(
             f"{key} is the key of another page, without which its raters' votes can never be counted; give another "

@@ -55,6 +55,7 @@ def command(grid: str, how: ExperimentArguments) -> None:
     hf-gateau experiment recipes/reproduce-tiny.yaml -o results --num_workers 2"""
     from pathlib import Path
 
+    from ..files.apart import check_apart
     from ..files.writing import check_writable
     from ..models.device import keep_freed_memory
     from ..scripts.arguments import find_recipe
@@ -66,8 +67,10 @@ def command(grid: str, how: ExperimentArguments) -> None:
     from .summary import write_summary
 
     file, folder = find_recipe(grid), Path(how.output).expanduser().absolute()
+    check_apart(folder, file, around=True)
     planned = load_grid(file)
     specs = table_specs(planned)
+    check_apart(folder, *(source.name for source in planned.data.values()), around=True)
     check_writable(str(folder), (folder, *folder.parents))
     _check_workers(planned, how)
     _make(planned, folder, how.num_workers)

@@ -9,6 +9,7 @@ from ..markdown import inline, is_repo_id, link, one_line, public_name, table
 from ..ranking.formulas import METHOD_SETTINGS
 from ..ranking.selection import SelectionRecord
 from ..report.provenance import how_measured, sibling
+from ..rows.cuts import Cuts
 from ..shipped import render
 from .readme import CITATIONS, TAGS
 from .scored import ScoredRecord
@@ -71,7 +72,7 @@ def dataset_card(
         configs_table=_configs_table(record),
         source_table=table(["", ""], source_rows(source)),
         license_text=license_text(licence, "the source", source.get("repo_id") if source else None, "dataset"),
-        measuring_table=table(["", ""], measuring_rows(entry.get("measuring"))),
+        measuring_table=table(["", ""], measuring_rows(entry.get("measuring")) + cut_rows(entry.get("cut"))),
         unmeasured=_reasons("could not be measured", entry["errors"]),
         ranking_table=table(["", ""], ranking_rows(ranking)),
         ranking_warnings="\n".join(f"- Warning: {inline(message)}" for message in ranking.get("warnings", [])),
@@ -137,6 +138,12 @@ def measuring_rows(measuring: dict[str, Any] | None) -> list[list[str]]:
         return [["models", "not recorded"]]
     rows = [["long model", _model(measuring.get("long") or {})], ["short sibling", sibling(measuring, _model)]]
     return rows + how_measured(measuring, inline)
+
+
+def cut_rows(cut: dict[str, Any] | None) -> list[list[str]]:
+    """What of the rows was dropped to fit, as rows of a table; see `rows.cuts.Cuts`."""
+    found = Cuts.of_record(cut)
+    return [["context dropped", f"{found.told()}, from the left"]] if found else []
 
 
 def _model(described: dict[str, Any]) -> str:

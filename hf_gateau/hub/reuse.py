@@ -51,6 +51,7 @@ def reuse_scores(
         raise ValueError("There are no rows to take measurements for; give one or more.")
     places = known_places(ds, scored)
     if scorer is not None:
+        take_window(scorer, scored)
         _check_scorer(places.count(None), scored, scorer)
         places = _laid_out_alike(ds, scored, places, scorer)
     new = [i for i, place in enumerate(places) if place is None]
@@ -88,6 +89,13 @@ def _with_layout(part: Dataset) -> Dataset:
         feature = Features.from_arrow_schema(pa.schema([(name, compact_type(name))]))[name]
         part = part.add_column(name, [None] * len(part), feature=feature)
     return part
+
+
+def take_window(scorer: GateauScorer, scored: Dataset) -> None:
+    """Give a scorer whose `short_window` is open that of the scored data, with which its numbers are to compare."""
+    window = ((find_record(scored, "measuring") or {}).get("short") or {}).get("window")
+    if scorer.pair_config.window_is_open and window is not None:
+        scorer.configure(short_window=window)
 
 
 def known_places(ds: Dataset, scored: Dataset) -> list[int | None]:

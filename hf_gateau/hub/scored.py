@@ -15,6 +15,7 @@ from ..ranking.columns import ARROW_TYPES, DERIVED_COLUMNS
 from ..records import column_of, commonest
 from ..rows.batches import COLUMNS, VALUE_COLUMNS
 from ..rows.conversations import CONTENT_COLUMNS, HASHED_COLUMNS, content_hash
+from ..rows.cuts import Cuts
 
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class ScoredRecord:
     """What goes with a scored dataset, as plain JSON.
 
     Attributes:
-        splits (`dict`): split -> {"num_rows", "num_measured", "errors" (reason -> rows), "ranking" (see `ranking_record`),
+        splits (`dict`): split -> {"num_rows", "num_measured", "errors" (reason -> rows), "cut" (see `rows.cuts.Cuts`), "ranking" (see `ranking_record`),
             "digest" (see `rows_digest`), "measuring" (the models with their revisions, see `GateauScorer.describe`; None
             where not known), "source" (the data that were scored, see `records.origin_of`)}.
         selections (`dict`): configuration -> split -> {"record" (a `SelectionRecord`), "digest"}.
@@ -190,6 +191,7 @@ def split_record(ds: Dataset, ranking: dict[str, Any] | None) -> dict[str, Any]:
         "num_rows": len(ds),
         "num_measured": num_measured,
         "errors": commonest(errors),
+        "cut": Cuts.of_data(ds).to_record(),
         "ranking": ranking,
         "digest": rows_digest(ds),
     }

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..models.abilities import abilities_of
 from ..records import commonest
+from ..rows.cuts import Cuts
 from ..store.sqlite import Measurement
 from .costs import RowShape, Way, flops, model_shape, row_work
 
@@ -142,6 +143,7 @@ class Summary:
         tokens (`int`): of the rows measured now. seconds (`float`): of everything. measuring_seconds (`float`): of the models.
         tokens_per_second, share_of_matrix_rate (`float`): while the models were measuring; None where they did not.
         output (`str`): where the rows went.
+        cut (`Cuts`): rows that lost context to fit, and how much.
     """
 
     rows: int
@@ -154,6 +156,7 @@ class Summary:
     tokens_per_second: float | None = None
     share_of_matrix_rate: float | None = None
     output: str | None = None
+    cut: Cuts = field(default_factory=Cuts)
 
     @classmethod
     def of(
@@ -164,9 +167,10 @@ class Summary:
         known: Mapping[str, int] | None = None,
         rest: str = "another row",
         seconds: float = 0.0,
+        cut: Cuts | None = None,
     ) -> "Summary":
         """From what was counted, where anything was; `rest` names where the numbers of all other rows come from."""
-        summary = cls(rows, not_measured=commonest(errors), seconds=seconds)
+        summary = cls(rows, not_measured=commonest(errors), seconds=seconds, cut=cut or Cuts())
         if reading is None:
             return summary
         summary.measured, summary.tokens, summary.measuring_seconds = reading.rows, reading.tokens, reading.seconds
@@ -179,7 +183,7 @@ class Summary:
         return summary
 
     def lines(self) -> list[str]:
-        """One line, and one for each reason why rows were not measured."""
+        """One line, one for each reason why rows were not measured, and one for what was cut."""
         parts = [f"{self.measured:,} now"] if self.measured is not None else []
         parts += [f"{count:,} from {name}" for name, count in self.known.items()]
         speed = []
@@ -193,7 +197,8 @@ class Summary:
         num_sound = self.rows - sum(self.not_measured.values())
         line = f"{num_sound} of {self.rows} rows measured in {clock(self.seconds)}" + f" ({what})" * bool(what)
         line += f": {self.output}" if self.output else ""
-        return [line, *(f"  {count} not measured: {reason}" for reason, count in self.not_measured.items())]
+        lost = [f"  {count} not measured: {reason}" for reason, count in self.not_measured.items()]
+        return [line, *lost, *([f"  {self.cut.line()}"] if self.cut else [])]
 
 
 def share(part: float) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..models.config import ModelPairConfig
 from ..models.packing import Cut, Limits
+from ..models.unnamed import unnamed_pair
 from ..rows.batches import COLUMNS, LAYOUT_COLUMNS, readable, rows_of
 from ..rows.conversations import SampleError, content_hash, find_context_of
 from ..rows.samples import Sample, build_sample, truncate_response
@@ -20,6 +21,7 @@ from ..store.folder import open_store
 from ..store.keys import config_key, layout_key
 from ..store.sqlite import MeasureError, Measurement, resolve_store_path
 from .config import MeasureConfig
+from .lengths import Lengths, losses
 from .progress import Meter, View
 
 
@@ -47,6 +49,8 @@ class Runtime:
         self.config, self.rank = config, 0
         find = config.find_context
         self.find_context = find_context_of(find)
+        if (line := unnamed_pair(pair_config)) is not None:
+            logger.warning("%s.", line)
         self.pair = ModelPair(pair_config)
         self.max_length = min(config.max_length, self.pair.max_length)
         default = CPU_BATCH_TOKENS if self.pair.device.type == "cpu" else GPU_BATCH_TOKENS
@@ -74,8 +78,8 @@ class Runtime:
         )
         path = resolve_store_path(config.store)
         self.store = open_store(path) if path is not None else None
-        if self.store is not None:
-            self.store.describe(self.config_key, self.description)
+        self._has_told = False
+        self._is_described = False  # in the store, which is told with the first measurement
         self.length_check = _LengthCheck(self.pair, pair_config)
         self.failed: dict[str, str] = {}  # sample key -> reason, where another process has tried
         self.meter: Meter | None = None  # counts what is measured, where somebody wants to know
@@ -89,7 +93,7 @@ class Runtime:
         with _Progress(len(rows), self.rank) as progress:
             return [
                 self._columns(row, sample, found)
-                for part in ahead(self._laid_out(rows))
+                for part in ahead(map(self._looked_at, self._laid_out(rows)))
                 for row, sample in self._measured(part, found, progress)
             ]
 
@@ -112,6 +116,16 @@ class Runtime:
                 yield part
                 part, num_tokens = [], 0
         yield part
+
+    def _looked_at(self, part: list[tuple[Mapping, Sample | str]]) -> list[tuple[Mapping, Sample | str]]:
+        """The part; says once where the settings leave nothing of all its rows, for `map` never sees all rows of the data."""
+        samples = [(sample, 1) for _, sample in part if isinstance(sample, Sample)]
+        if len(samples) > 1 and not self._has_told:
+            told = list(losses(Lengths.of_samples(samples), self.pair.config, self.config))
+            self._has_told = any(is_all for _, is_all in told)
+            for text in (text for text, is_all in told if is_all):
+                logger.warning("In one batch, %s", text)
+        return part
 
     def _measured(self, part: list[tuple[Mapping, Sample | str]], found: dict, progress: "_Progress | View") -> list:
         """Measure what neither `found` nor the store has; returns the part."""
@@ -142,6 +156,9 @@ class Runtime:
             measured = list(zip(bunch, found, strict=True))
             kept = {sample.key: x for sample, x in measured if isinstance(x, Measurement)}
             if self.store is not None and kept:
+                if not self._is_described:
+                    self.store.describe(self.config_key, self.description)
+                    self._is_described = True
                 self.store.put_all(self.config_key, kept)
             for sample, measurement in measured:
                 if isinstance(measurement, Measurement):

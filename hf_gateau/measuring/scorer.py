@@ -76,7 +76,7 @@ class GateauScorer:
         )
 
     def __reduce__(self):
-        resolved = [sorted(vars(config).items()) for config in self._configs()]
+        resolved = [sorted((x.name, getattr(config, x.name)) for x in fields(config)) for config in self._configs()]
         versions = MEASURING_VERSION, LAYOUT_VERSION
         return _rebuild, (sorted(self._given().items()), resolved, versions, self.refresh())
 

@@ -26,21 +26,25 @@ KEYS_PER_LOOK = 500
 KEY_TYPE = "S32"
 
 
-def survey_rows(ds: Dataset, scorer: GateauScorer) -> Dataset:
-    """`ABOUT` every row of a dataset. Loads no model; `datasets` keeps the table as it does with every `map`."""
+def survey_rows(ds: Dataset, scorer: GateauScorer, num_proc: int | None = None) -> Dataset:
+    """`ABOUT` every row of a dataset. Loads no model; `datasets` keeps the table as it does with every `map`, by what makes
+    tokens of rows: it serves scorers that differ by their short sibling."""
     from datasets import Dataset, Features
+    from datasets.fingerprint import Hasher
 
     features = Features({name: feature_of(kind) for name, kind in ABOUT.items()})
     if not len(ds):  # of which `map` would leave the types
         return Dataset.from_dict({name: [] for name in ABOUT}, features=features)
     read = readable(ds)
-    lay_out = partial(_lay_out, scorer=scorer, config_key=scorer.start().config_key)
-    options = {"batched": True, "batch_size": ROWS_LAID_OUT, "desc": "Laying out"}
-    return read.map(lay_out, remove_columns=read.column_names, features=features, **options)
+    runtime = scorer.start()
+    made_by = (*ABOUT, runtime.layout_key, runtime.pair.num_embeddings, runtime.config.on_error)
+    made_by += (runtime.cut.length, runtime.cut.stride)
+    options = {"batched": True, "batch_size": ROWS_LAID_OUT, "desc": "Laying out", "num_proc": num_proc}
+    options |= {"new_fingerprint": Hasher.hash((read._fingerprint, *made_by))}
+    return read.map(partial(_lay_out, scorer=scorer), remove_columns=read.column_names, features=features, **options)
 
 
-def _lay_out(batch, scorer: GateauScorer, config_key: str) -> dict[str, list]:
-    """`config_key`: for `datasets` to hash, which sees by it in what the rows will be measured; by the scorer what they rest on."""
+def _lay_out(batch, scorer: GateauScorer) -> dict[str, list]:
     runtime = scorer.start()
     rows = rows_of({name: batch[name] for name in batch})
     found = [about(row, runtime.lay_out(row), runtime.cut) for row in rows]

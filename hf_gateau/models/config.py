@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..settings import check_choice
@@ -29,7 +29,8 @@ class ModelPairConfig:
 
     Three kinds of sibling: another checkpoint (`short_model`), the long model with another RoPE base (`short_model=None`,
     `short_rope_scale`), or the long model seeing only the end of the context (`short_model=None`, `short_window`). With
-    neither model named the paper's pair is taken; with only `long_model` named, a window of 4,096 tokens.
+    neither model named the paper's pair is taken; with only `long_model` named, a window, which `window_is_open` says was
+    chosen by nobody: 4,096 tokens, unless who has all rows chooses one by their lengths (`measuring.lengths`).
 
     Raises:
         ValueError: a field is out of range or two fields contradict each other.
@@ -47,7 +48,9 @@ class ModelPairConfig:
         default=None,
         metadata={
             "help": "The short sibling sees only the last this many tokens of context and instruction (and the "
-            "prompt's opening tokens). Needs no second checkpoint; recommended where none exists."
+            "prompt's opening tokens). Needs no second checkpoint; recommended where none exists. Default, where nothing "
+            "else sets the siblings apart: by the rows, a power of two that is at most a quarter of their median context, and "
+            "4,096 at most; 4,096 in `Dataset.map`, which sees no more than a batch."
         },
     )
     short_rope_scale: float | None = field(
@@ -107,13 +110,15 @@ class ModelPairConfig:
     def __post_init__(self):
         if self.long_model is None and self.short_model is not None:
             raise ValueError(f"short_model={self.short_model!r} came without its sibling; name the long_model too.")
+        if self.long_model is None:
+            self._long_is_default = True
         if self.long_model is None and self.short_window is None and self.short_rope_scale is None:
             self.long_model, self.short_model = PAPER_LONG_MODEL, PAPER_SHORT_MODEL
             self.short_rope_scale = PAPER_SHORT_ROPE_SCALE
         elif self.long_model is None:
             self.long_model = PAPER_LONG_MODEL
         if self.short_model is None and self.short_window is None and self.short_rope_scale is None:
-            self.short_window = DEFAULT_SHORT_WINDOW
+            self.short_window, self._window_is_open = DEFAULT_SHORT_WINDOW, True
         if self.short_window is not None and self.short_window < 1:
             raise ValueError(f"short_window is a number of tokens, got {self.short_window}; give 1 or more.")
         if self.short_rope_scale is not None and not self.short_rope_scale > 0:
@@ -147,3 +152,18 @@ class ModelPairConfig:
                 "another model; leave out short_model and short_rope_scale, or take short_pass='own'."
             )
         check_choice("dtype", self.dtype, DTYPES)
+
+    @property
+    def long_is_default(self) -> bool:
+        """Whether nobody has named a model."""
+        return vars(self).get("_long_is_default", False)
+
+    @property
+    def window_is_open(self) -> bool:
+        """Whether `short_window` is the default, in which the rows have a say."""
+        return vars(self).get("_window_is_open", False)
+
+    def given(self) -> dict[str, Any]:
+        """The fields to make the same configuration of: all, without a window that is open."""
+        found = {x.name: getattr(self, x.name) for x in fields(self)}
+        return {name: value for name, value in found.items() if not (name == "short_window" and self.window_is_open)}

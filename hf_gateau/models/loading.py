@@ -39,8 +39,17 @@ def check_local(name: str) -> None:
 
 
 def load_config(name: str, revision: str | None, trust_remote_code: bool):
-    """The configuration of a model's decoder; no weights."""
-    config = AutoConfig.from_pretrained(*load_location(name), **load_options(name, revision, trust_remote_code))
+    """The configuration of a model's decoder; no weights.
+
+    Raises:
+        OSError: there is none, or the Hub cannot be reached; the message names the model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(*load_location(name), **load_options(name, revision, trust_remote_code))
+    except OSError as error:
+        if name in str(error):
+            raise
+        raise OSError(f"The model {name!r} cannot be loaded: {error}") from error
     return config.get_text_config(decoder=True)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..measuring.progress import clock
+from ..rows.cuts import Cuts
 
 
 GIB = 1 << 30
@@ -56,6 +57,11 @@ def _rows(plan: dict[str, Any]) -> Iterator[str]:
         f"  {about}{rows['to_measure']:,} to measure: {tokens['length']:,} tokens ({tokens['context']:,} context, "
         f"{tokens['response']:,} response), {plan['segments']:,} segments; longest row {tokens['longest']:,}"
     )
+    if cut := Cuts.of_record(rows["cut"]):
+        yield f"  {about}{cut.line()}; the longest row has {tokens['longest_uncut']:,} tokens"
+    if plan["short_window_chosen"]:
+        window = plan["short_window"]
+        yield f"  short_window {window:,}, chosen by the rows' median context; --short_window {window} keeps it for other rows"
     if plan["store"] is None:
         yield "  the store is off: what is measured is not kept, should the run be stopped"
     else:

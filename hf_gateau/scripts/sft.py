@@ -270,8 +270,9 @@ def _measuring(ds, selector: GateauSelector) -> tuple[str, bool]:
     other = f"{', '.join(values)} of {len(ds):,} rows, where the store has it not" if values else ""
     if not missing or "gateau_rank" in columns:
         return other or "nothing: the columns are there", not values
-    names = {**selector.given(ModelPairConfig), **selector.given(MeasureConfig)}
-    counts = GateauScorer(**names).count(ds)
+    scorer = GateauScorer(**{**selector.given(ModelPairConfig), **selector.given(MeasureConfig)})
+    selector.fit(ds, scorer)
+    counts = scorer.count(ds)
     text = "{pending:,} rows to measure, {kept:,} in the store, {unusable:,} that cannot be measured".format(**counts)
     return text + (f"; and {other}" if other else ""), counts["pending"] == 0 and not values
 

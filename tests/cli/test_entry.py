@@ -208,8 +208,10 @@ def test_json_has_the_figures_of_the_last_lines(data, rows, pair, tmp_path, caps
     assert "14 rows; long model" in printed.err and "7/7 rows (and 5 in the store, 1 not measurable)" in printed.err
     assert run(*command) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("13 of 14 rows measured in 0:00:0") and "(0 now, 13 from the store)" in lines[1]
-    assert lines[2] == "  1 not measured: messages is null"
+    assert lines[1].startswith("  13 of 13 rows were cut to fit max_length"), "before anything is measured"
+    assert lines[2].startswith("13 of 14 rows measured in 0:00:0") and "(0 now, 13 from the store)" in lines[2]
+    assert lines[3] == "  1 not measured: messages is null"
+    assert told["cut"]["rows"] == 13 and lines[4] == lines[1], "and after"
 
 
 def test_json_of_a_stream(data, pair, tmp_path, capsys):

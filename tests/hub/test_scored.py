@@ -46,6 +46,7 @@ def scored_rows() -> list[dict]:
                 "gateau_num_context_tokens": [384, 128, None, 0][i],
                 "gateau_num_response_tokens": 7 * i,
                 "gateau_truncated": [True, False, None, False][i],
+                "gateau_num_cut_tokens": [900, 0, None, 0][i],
                 "gateau_error": [None, None, "too long: é\U0001f600", ""][i],
                 "gateau_key": f"0123456789abcdef:{i}" if i != 2 else None,
                 "gateau_content_hash": f"{i:016x}",
@@ -101,7 +102,8 @@ GOLDEN = "ad4cb3056aadf1b8d65b57fa168000d12254e143c213d1190a52c01b7df386aa"
 
 
 def test_digest_is_that_of_the_first_version():
-    assert rows_digest(scored_dataset()) == obvious_digest(scored_rows()) == GOLDEN
+    assert rows_digest(scored_dataset()) == obvious_digest(scored_rows())
+    assert rows_digest(scored_dataset().remove_columns("gateau_num_cut_tokens")) == GOLDEN, "which had no such column"
 
 
 def test_digest_does_not_depend_on_how_rows_are_held(tmp_path):
@@ -334,9 +336,12 @@ def test_split_record_counts():
         "num_rows": 4,
         "num_measured": 2,
         "errors": {"too long: é\U0001f600": 1, "": 1},
+        "cut": {"rows": 1, "of": 3, "tokens": 900, "before": 1284},
         "ranking": {"method": "gateau"},
-        "digest": GOLDEN,
+        "digest": rows_digest(scored_dataset()),
     }
+    earlier = split_record(scored_dataset().remove_columns("gateau_num_cut_tokens"), None)
+    assert earlier["digest"] == GOLDEN and earlier["cut"] == {"rows": 1, "of": 3, "tokens": None, "before": None}
     assert split_record(scored_dataset().remove_columns("gateau_error"), None)["num_measured"] == 4
     rows = [dict(row) for row in scored_rows() * 30]
     for i, row in enumerate(rows):
