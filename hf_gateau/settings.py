@@ -41,9 +41,30 @@ def json_object(name: str, text: str | None, example: str) -> dict[str, Any]:
 
 
 def did_you_mean(name: object, known: Iterable[str], otherwise: str = "") -> str:
-    """The end of a message about an unknown name: the nearest known one, if there is one near."""
+    """The end of a message about an unknown name: the nearest known one, if there is one near; flags as one gives them."""
     near = difflib.get_close_matches(str(name), list(known), 1)
-    return f"; did you mean {near[0]!r}?" if near else otherwise
+    if not near:
+        return otherwise
+    return f"; did you mean {near[0] if near[0].startswith('-') else repr(near[0])}?"
+
+
+# What YAML and JSON call their values
+TYPE_NAMES = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def a_type(value: object) -> str:
+    """What a value is, with its article, for messages: "an integer", "a list"."""
+    kind = type(value)
+    article = "an" if kind.__name__[0].lower() in "aeiou" else "a"
+    return TYPE_NAMES.get(kind) or f"{article} {kind.__name__}"
 
 
 def set_fields(config: Any) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from typing import Any
 
 from ..files.texts import read_user_text
 from ..ranking.config import MixConfig, RankConfig, SelectConfig
-from ..settings import did_you_mean
+from ..settings import a_type, did_you_mean
 from ..training.config import TrainConfig
 
 
@@ -235,7 +235,7 @@ def _check_keys(found: Any, known: tuple[str, ...], where: str, needed: tuple[st
 
 def _mapping(found: Any, where: str) -> dict:
     if not isinstance(found, dict):
-        what = "empty" if found is None else f"a {type(found).__name__}"
+        what = "empty" if found is None else f"{a_type(found)}"
         raise ValueError(f"{where} is {what}; give `name: value` lines.")
     return found
 

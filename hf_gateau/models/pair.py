@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from ..rows.conversations import SampleError
 from ..rows.samples import Sample
+from ..settings import a_type
 from .abilities import abilities_of, is_known
 from .attention import ATTENTION_NAME, attention_layers, decoder_of, eager_attention_forward
 from .config import ModelPairConfig
@@ -360,7 +361,7 @@ def check_measurable(name: str, model) -> None:
     """
     decoder = decoder_of(model)
     if decoder is model:
-        raise ValueError(f"{name!r} is a {type(model).__name__} without a language-model head; use a causal LM.")
+        raise ValueError(f"{name!r} is {a_type(model)} without a language-model head; use a causal LM.")
     attention = attention_layers(decoder)
     if not attention:
         raise ValueError(f"{name!r} has no attention layer on transformers' attention interface; use another model.")
@@ -369,5 +370,5 @@ def check_measurable(name: str, model) -> None:
         raise ValueError(f"{name!r} looks at tokens that come later, so it gives no likelihoods; use a causal model.")
     if (refusal := abilities_of(model.config).refusal) is not None:
         raise ValueError(
-            f"{name!r} is a {type(model).__name__}, which cannot be measured: {refusal}; use another model."
+            f"{name!r} is {a_type(model)}, which cannot be measured: {refusal}; use another model."
         )

@@ -15,7 +15,7 @@ from ..measuring.config import MeasureConfig
 from ..models.config import ModelPairConfig
 from ..quickstart import LONG_MODEL, PLANTED, SHORT_MODEL
 from ..ranking.config import MethodModelsConfig, MixConfig, RankConfig, SelectConfig
-from ..settings import did_you_mean
+from ..settings import a_type, did_you_mean
 from ..shipped import shipped_folder
 from ..training.arguments import GateauSFTConfig
 from ..training.config import TrainConfig
@@ -133,7 +133,7 @@ class RecipeParser(TrlParser):
     def set_defaults_with_config(self, **kwargs):
         settings = kwargs.pop("gateau", None) or {}
         if not isinstance(settings, dict):
-            self.error(f"`gateau:` is a {type(settings).__name__}; it holds settings, one a line, as `fraction: 0.1`")
+            self.error(f"`gateau:` is {a_type(settings)}; it holds settings, one a line, as `fraction: 0.1`")
         known = {x.name for config in (*CONFIGS, TrainConfig) for x in fields(config)}
         for name in settings.keys() - known:
             self.error(f"`gateau:` has no key {name!r}" + did_you_mean(name, known))
