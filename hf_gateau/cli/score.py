@@ -38,10 +38,15 @@ class ScoreArguments:
 
 
 def command(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArguments, known, pair, measure) -> None:
-    """Measure every row with the pair of models. What is measured is kept at once, so a run that was stopped goes on
-    where it was when the same command is given again. Example:
-    hf-gateau score train.jsonl -o measured.parquet --long_model Qwen/Qwen3-0.6B --short_window 4096
-    On several machines: accelerate launch ... -m hf_gateau.cli score ... --store FOLDER/"""
+    """Measure every row with the pair of models. What is measured is kept at once, so a run that was stopped goes on where it
+    was when the same command is given again.
+
+    Examples:
+        hf-gateau score train.jsonl -o measured.parquet \\
+            --long_model Qwen/Qwen3-0.6B --short_window 4096
+        # on several machines, through a folder that they share
+        accelerate launch -m hf_gateau.cli score train.jsonl -o measured --store kept/
+    """
     from ..files.sidecar import sidecar_of
     from ..files.writing import check_output, check_types, save_rows
     from ..measuring.scorer import GateauScorer

@@ -17,7 +17,12 @@ class TopArguments:
 
 
 def command(data: str, rows: DataArguments, shown: TopArguments, config: RankConfig) -> None:
-    """Show the best and the worst samples, with their segments' importance and the attention paid to them."""
+    """Show the best and the worst samples in the terminal. With their segments' importance and the attention paid to them.
+    Rows that are not ranked yet are ranked first.
+
+    Example:
+        hf-gateau top ranked.parquet -n 5
+    """
     from ..ranking.order import rank_order
     from ..report.sample_text import sample_text
 

@@ -49,6 +49,18 @@ class EndpointConfig:
         ValueError: a field is out of range.
     """
 
+    RARELY_GIVEN = (
+        "endpoint_key_variable",
+        "request_timeout",
+        "request_retries",
+        "reply_attempts",
+        "replies",
+        "replay",
+        "endpoint_parameters",
+        "input_price",
+        "output_price",
+    )
+
     endpoint_model: str | None = field(
         default=None, metadata={"help": "Name of the model that the endpoint is to answer with, such as gpt-4.1."}
     )

@@ -52,6 +52,8 @@ class HarnessConfig:
         ValueError: a field is out of range.
     """
 
+    RARELY_GIVEN = ("include_path",)
+
     longbench_sets: list[str] = field(
         default_factory=lambda: [name for names in LONGBENCH.values() for name in names],
         metadata={

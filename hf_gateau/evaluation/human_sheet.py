@@ -72,9 +72,13 @@ class Pair:
 
 def command(arguments: HumanSheetArguments) -> None:
     """Put two models' answers on a page for people to compare. The answers stand side by side in random order; the page needs
-    no network, keeps what is chosen in the browser, and saves it as CSV for `hf-gateau human-tally`. Example:
-    hf-gateau human-sheet --first gateau/longbench_chat/rows.jsonl --second full/longbench_chat/rows.jsonl
-    --names gateau full -o sheet.html"""
+    no network, keeps what is chosen in the browser, and saves it as CSV for `hf-gateau human-tally`.
+
+    Example:
+        hf-gateau human-sheet --first gateau/longbench_chat/rows.jsonl \\
+            --second full/longbench_chat/rows.jsonl \\
+            --names gateau full -o sheet.html
+    """
     firsts, seconds = read_rows(arguments.first), read_rows(arguments.second)
     names = (arguments.names[0], arguments.names[1])
     pairs, left_out = pair_answers(firsts, seconds, names, seed=arguments.seed, limit=arguments.limit)

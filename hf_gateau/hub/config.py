@@ -15,6 +15,8 @@ class ScoredConfig:
         ValueError: a setting without the dataset that it belongs to.
     """
 
+    RARELY_GIVEN = ("scored_revision", "scored_split")
+
     scored_dataset: str | None = field(
         default=None,
         metadata={

@@ -18,6 +18,8 @@ class MeasureConfig:
         ValueError: a field is out of range.
     """
 
+    RARELY_GIVEN = ("segment_stride", "response_head", "on_error", "batch_tokens")
+
     segment_length: int = field(default=128, metadata={"help": "L, the tokens in a segment of the context (Eq. 3)."})
     segment_stride: int = field(
         default=1,
@@ -61,6 +63,7 @@ class MeasureConfig:
         default="skip",
         metadata={
             "help": "What a row that cannot be measured does: 'skip' keeps it with the reason in gateau_error, 'raise' stops.",
+            "choices": list(ON_ERROR),
         },
     )
 

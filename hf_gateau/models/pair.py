@@ -369,6 +369,4 @@ def check_measurable(name: str, model) -> None:
     if not any(module.is_causal for module in attention):
         raise ValueError(f"{name!r} looks at tokens that come later, so it gives no likelihoods; use a causal model.")
     if (refusal := abilities_of(model.config).refusal) is not None:
-        raise ValueError(
-            f"{name!r} is {a_type(model)}, which cannot be measured: {refusal}; use another model."
-        )
+        raise ValueError(f"{name!r} is {a_type(model)}, which cannot be measured: {refusal}; use another model.")

@@ -138,9 +138,7 @@ def _template_kwargs(row: Mapping[str, Any], tokenizer) -> dict[str, Any]:
     if kwargs is None:
         return {}
     if not isinstance(kwargs, Mapping):
-        raise SampleError(
-            f"chat_template_kwargs is {a_type(kwargs)}, not a mapping of the template's variables"
-        )
+        raise SampleError(f"chat_template_kwargs is {a_type(kwargs)}, not a mapping of the template's variables")
     own = inspect.signature(tokenizer.apply_chat_template).parameters
     own = {name for name in own if own[name].kind != inspect.Parameter.VAR_KEYWORD} - {*ROW_DECIDES}
     if wrong := sorted(own & kwargs.keys()):

@@ -11,6 +11,7 @@ from ..settings import a_type
 
 
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
@@ -56,9 +57,16 @@ def fitting(name: str, value: Any, hint: Any) -> Any:
     for kind in (bool, int, float, str):
         if kind in kinds and (found := _as(kind, value)) is not None:
             return found
+    quotes = "; put it in quotes if it is text" * (str in kinds and isinstance(value, bool))
+    raise ValueError(f"{name} takes {takes_text(hint)}, got {_said(value)}{quotes}.")
+
+
+def takes_text(hint: Any) -> str:
+    """What a setting of a type takes, in words."""
+    kinds = _alternatives(hint)
     known = [words for kind, words in WORDS.items() if kind in kinds]
-    known += ["a list"] * (listed is not None or list in kinds)
-    raise ValueError(f"{name} takes {' or '.join(known)}, got {_said(value)}.")
+    known += ["a list"] * any(kind is list or get_origin(kind) is list for kind in kinds)
+    return " or ".join(known) or "another value"
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
@@ -66,16 +74,20 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def _as(kind: type, value: Any) -> Any:
-    """A value as one of a plain type, or None; texts of numbers are read as on the command line, by its parser."""
-    if isinstance(value, str):
-        return value
+    """A value as one of a plain type, or None where it is none."""
+    if kind is str:  # a name or a revision may look like a number
+        return str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else None
     if kind is bool:
-        return value if isinstance(value, bool) else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return BOOLEANS.get(value.lower()) if isinstance(value, str) else value if isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
-    if kind is int:
-        return int(value) if value == value and abs(value) != float("inf") and value == int(value) else None
-    return value if kind is float else str(value)  # a name or a revision that looks like a number
+    try:
+        number = float(value)  # YAML takes 1e-5 for a text
+        if kind is float:
+            return number if isinstance(value, str) else value
+        return int(value) if isinstance(value, str) or number == int(number) else None
+    except (ValueError, OverflowError):  # no number; no end
+        return None
 
 
 def _said(value: Any) -> str:
