@@ -8,6 +8,7 @@ import importlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import MISSING, fields
 from types import CodeType
 from typing import Any
 
@@ -70,6 +71,24 @@ def a_type(value: object) -> str:
 def set_fields(config: Any) -> dict[str, Any]:
     """The fields of a configuration that are not None."""
     return {name: value for name, value in vars(config).items() if value is not None}
+
+
+def call_text(instance: Any, given: dict[str, Any], defaults: dict[str, Any] | None = None) -> str:
+    """An object as one would write it: its class, and the settings that differ from their defaults."""
+    defaults = defaults or {}
+    settings = [(name, value) for name, value in given.items() if name not in defaults or value != defaults[name]]
+    texts = [f"{name}={getattr(value, '__name__', None) or repr(value)}" for name, value in settings]
+    return f"{type(instance).__name__}({', '.join(texts)})"
+
+
+def defaults_of(*configs: type) -> dict[str, Any]:
+    """The defaults of dataclasses of settings, by name."""
+    return {x.name: x.default for config in configs for x in fields(config) if x.default is not MISSING}
+
+
+def short_repr(config: Any) -> str:
+    """The `__repr__` of a dataclass of settings: those that differ from their defaults."""
+    return call_text(config, {x.name: getattr(config, x.name) for x in fields(config)}, defaults_of(type(config)))
 
 
 def import_function(name: str, said: str) -> Callable:

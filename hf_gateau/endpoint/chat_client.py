@@ -156,7 +156,7 @@ class ChatClient:
             from openai import OpenAI, Timeout
         except ImportError as error:
             raise ImportError(
-                "Asking an endpoint needs the `openai` client; install it with `pip install hf-gateau[judge]`."
+                'Asking an endpoint needs the `openai` client; install it with `pip install "hf-gateau[judge]"`.'
             ) from error
         self.config, self._parameters = config, config.parameters()
         url = config.endpoint_url or os.environ.get("OPENAI_BASE_URL")

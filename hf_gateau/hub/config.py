@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..settings import check_belongings
+from ..settings import check_belongings, short_repr
 
 
 @dataclass
@@ -30,6 +30,8 @@ class ScoredConfig:
     scored_split: str | None = field(
         default=None, metadata={"help": "Split of scored_dataset. Default: train, or the only one."}
     )
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         check_belongings(self, "scored_dataset", "it")

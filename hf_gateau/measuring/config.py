@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..settings import check_choice
+from ..settings import check_choice, short_repr
 
 
 ON_ERROR = ("skip", "raise")
@@ -66,6 +66,8 @@ class MeasureConfig:
             "choices": list(ON_ERROR),
         },
     )
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         if self.segment_length < 1:

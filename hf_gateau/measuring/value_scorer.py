@@ -7,6 +7,7 @@ each value in the store at once, by what the row says (`key_of`) and what measur
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import math
 from abc import ABC, abstractmethod
@@ -18,6 +19,7 @@ from ..models.fingerprints import fingerprint_or_name, loaded_commit, model_fing
 from ..models.packing import pack
 from ..rows.batches import REASON, VALUE_COLUMNS, BatchShape
 from ..rows.conversations import FindContext, SampleError, content_hash, find_context_of, read_conversation
+from ..settings import call_text
 from ..store.folder import FolderStore, open_store
 from ..store.keys import config_key
 from ..store.sqlite import MeasurementStore, Value, resolve_store_path
@@ -52,6 +54,10 @@ class ValueScorer(ABC):
             raise ValueError(
                 f"{type(self).__name__} needs a model, got {settings['model']!r}; give a folder or a Hub id."
             )
+
+    def __repr__(self) -> str:
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        return call_text(self, self.settings, {x.name: x.default for x in parameters if x.default is not x.empty})
 
     # What a subclass says
 

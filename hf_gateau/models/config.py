@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..settings import check_choice
+from ..settings import check_choice, short_repr
 
 
 PAPER_LONG_MODEL, PAPER_SHORT_MODEL = "THUDM/LongAlign-7B-64k-base", "meta-llama/Llama-2-7b-hf"
@@ -122,6 +122,8 @@ class ModelPairConfig:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that a model repository brings along. Off unless you trust it."}
     )
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         if self.long_model is None and self.short_model is not None:

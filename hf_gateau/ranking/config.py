@@ -11,7 +11,7 @@ from typing import Any
 
 from ..measuring.config import MeasureConfig
 from ..models.config import DTYPES, ModelPairConfig
-from ..settings import check_belongings, check_choice
+from ..settings import check_belongings, check_choice, short_repr
 
 
 # GATEAU without one of its parts -> the part, and what stands in its place
@@ -120,6 +120,8 @@ class RankConfig:
         },
     )
 
+    __repr__ = short_repr
+
     def __post_init__(self):
         check_choice("method", self.method, RANK_METHODS)
         check_choice("mode", self.mode, RANK_MODES)
@@ -207,6 +209,8 @@ class MethodModelsConfig:
         },
     )
 
+    __repr__ = short_repr
+
     def __post_init__(self):
         for model in ("reward_model", "embedding_model", "response_model"):
             if (
@@ -236,6 +240,8 @@ class RunConfig:
     batch_tokens: int | None = _like(MeasureConfig, "batch_tokens")
     find_context: str | None = _like(MeasureConfig, "find_context")
     store: str | None = _like(MeasureConfig, "store")
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         check_choice("dtype", self.dtype, DTYPES)
@@ -283,6 +289,8 @@ class SelectConfig:
             "up. Default: the share that is kept of all rows, which makes every stratum's share equal."
         },
     )
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         limits = {name: getattr(self, name) for name in ("fraction", "top_k", "min_score", "max_tokens")}
@@ -353,6 +361,8 @@ class MixConfig:
         default=None,
         metadata={"help": "Take short rows from the first on until they hold this share of all training tokens."},
     )
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         check_belongings(self, "short_data", "the data")

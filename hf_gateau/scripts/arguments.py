@@ -51,14 +51,23 @@ def _prefixed() -> type:
 GateauArguments = _prefixed()
 KINDS = (ScriptArguments, GateauSFTConfig, ModelConfig, DatasetMixtureConfig, GateauArguments)
 # What most trainings set of TRL's arguments; `--help` shows these
-DATA = ("dataset_name", "dataset_train_split", "model_name_or_path")
+DATA = ("dataset_name", "model_name_or_path")
 TRAINING = (
     *("output_dir", "max_length", "packing", "learning_rate", "num_train_epochs", "max_steps", "use_peft"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "save_steps", "resume_from_checkpoint"),
     *("push_to_hub", "hub_model_id"),
 )
 # The plugin's arguments that a training, other than the commands that they come from, can mostly leave alone
-LEFT_ALONE = ("strata", "rank_seed", "dtype", "device", "reward_model", "embedding_model", "response_model")
+LEFT_ALONE = (
+    "strata",
+    "short_token_share",
+    "rank_seed",
+    "dtype",
+    "device",
+    "reward_model",
+    "embedding_model",
+    "response_model",
+)
 
 
 def config_of(arguments: Any, config: type) -> Any:

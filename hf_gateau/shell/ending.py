@@ -28,6 +28,10 @@ def run_command(program: str, work: Callable[[], int | None]) -> int:
             status = work() or 0
             sys.stdout.flush()
         return status
+    except SystemExit as ended:  # of the parser, which has said why; or of --help
+        if not isinstance(ended.code, int) or ended.code == 0:
+            raise
+        return ended.code
     except KeyboardInterrupt:
         return interrupted()
     except Exception as error:  # the shell is where every error arrives

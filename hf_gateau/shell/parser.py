@@ -85,8 +85,11 @@ class ShellParser(TrlParser):
         return help_text(*words, actions, self._groups, shows_all, self.has_terse_help)
 
     def error(self, message: str):
+        self.refuse(self._in_shell_words(message))
+
+    def refuse(self, message: str):
         """End with a line and status 2; the usage is for --help."""
-        self.exit(2, f"{self.prog}: {self._in_shell_words(message)}\n")
+        self.exit(2, f"{self.prog}: {message}\n")
 
     def _in_shell_words(self, message: str) -> str:
         """A message of argparse's without what is Python's, and with the first of the names that mean the same."""

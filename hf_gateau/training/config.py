@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..settings import check_choice
+from ..settings import check_choice, short_repr
 
 
 LOSS_WEIGHTINGS = ("sequence", "token")
@@ -43,6 +43,8 @@ class TrainConfig:
             "assistant_only_loss and completion_only_loss."
         },
     )
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         check_choice("loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS)
