@@ -73,12 +73,12 @@ def set_fields(config: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(config).items() if value is not None}
 
 
-def call_text(instance: Any, given: dict[str, Any], defaults: dict[str, Any] | None = None) -> str:
-    """An object as one would write it: its class, and the settings that differ from their defaults."""
+def call_text(name: str, given: dict[str, Any], defaults: dict[str, Any] | None = None) -> str:
+    """An object as one would write it: the class's name, and the settings that differ from their defaults."""
     defaults = defaults or {}
-    settings = [(name, value) for name, value in given.items() if name not in defaults or value != defaults[name]]
-    texts = [f"{name}={getattr(value, '__name__', None) or repr(value)}" for name, value in settings]
-    return f"{type(instance).__name__}({', '.join(texts)})"
+    settings = [(key, value) for key, value in given.items() if key not in defaults or value != defaults[key]]
+    texts = [f"{key}={getattr(value, '__name__', None) or repr(value)}" for key, value in settings]
+    return f"{name}({', '.join(texts)})"
 
 
 def defaults_of(*configs: type) -> dict[str, Any]:
@@ -88,7 +88,9 @@ def defaults_of(*configs: type) -> dict[str, Any]:
 
 def short_repr(config: Any) -> str:
     """The `__repr__` of a dataclass of settings: those that differ from their defaults."""
-    return call_text(config, {x.name: getattr(config, x.name) for x in fields(config)}, defaults_of(type(config)))
+    return call_text(
+        type(config).__name__, {x.name: getattr(config, x.name) for x in fields(config)}, defaults_of(type(config))
+    )
 
 
 def import_function(name: str, said: str) -> Callable:

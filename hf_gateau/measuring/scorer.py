@@ -66,7 +66,7 @@ class GateauScorer:
         return self
 
     def __repr__(self) -> str:
-        return call_text(self, self._settings, defaults_of(ModelPairConfig, MeasureConfig))
+        return call_text("GateauScorer", self._given(), defaults_of(ModelPairConfig, MeasureConfig))
 
     def _given(self) -> dict[str, Any]:
         return {**(_settings_from_environment() if self.reads_environment else {}), **self._settings}

@@ -57,7 +57,9 @@ class ValueScorer(ABC):
 
     def __repr__(self) -> str:
         parameters = inspect.signature(type(self).__init__).parameters.values()
-        return call_text(self, self.settings, {x.name: x.default for x in parameters if x.default is not x.empty})
+        return call_text(
+            type(self).__name__, self.settings, {x.name: x.default for x in parameters if x.default is not x.empty}
+        )
 
     # What a subclass says
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ def run_command(program: str, work: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         return interrupted()
     except Exception as error:  # the shell is where every error arrives
-        if _reader_is_gone():
+        if _reader_is_gone(error):
             return BROKEN_PIPE
         if os.environ.get(TRACEBACK):
             raise
@@ -92,14 +93,16 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _reader_is_gone() -> bool:
+def _reader_is_gone(error: Exception) -> bool:
+    """Whether it was stdout that broke, and not a pipe or a connection of the command's own."""
+    if not isinstance(error, BrokenPipeError):
+        return False
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        return any(found & (select.POLLERR | select.POLLHUP) for _, found in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no poll on Windows; a stdout that is no file
         return True
-    except (OSError, ValueError):  # a full disk; closed
-        pass
-    return False
 
 
 def _drop_broken_stdout() -> None:

@@ -86,7 +86,7 @@ class GateauSelector(TrainerCallback, ExportableState):
         self.num_left_out = 0
 
     def __repr__(self) -> str:
-        return call_text(self, self.settings)
+        return call_text(type(self).__name__, self.settings)
 
     def given(self, config: type) -> dict[str, Any]:
         """The settings that are fields of one of the dataclasses."""
