@@ -17,6 +17,7 @@ from .config import ModelPairConfig
 from .device import resolve_device, resolve_dtype
 from .fingerprints import loaded_commit, pair_fingerprints, tokenizer_source
 from .loading import (
+    check_installed,
     check_local,
     load_adapter_config,
     load_config,
@@ -246,6 +247,8 @@ class ModelPair:
         options = {"config": model_config, "dtype": getattr(torch, self.dtype), "attn_implementation": ATTENTION_NAME}
         if self.config.load_in_8bit or self.config.load_in_4bit:
             from transformers import BitsAndBytesConfig
+
+            check_installed("bitsandbytes", "quant", "Loading in 4 or 8 bit")
 
             options["quantization_config"] = BitsAndBytesConfig(
                 load_in_8bit=self.config.load_in_8bit,
