@@ -5,7 +5,7 @@ import os
 import sys
 
 from ..settings import did_you_mean
-from ..shell.ending import WRONG_INPUT, run_command
+from ..shell.ending import WRONG_INPUT, log_handler, run_command
 from .arguments import PROGRAM
 from .commands import COMMANDS, command_of
 from .parser import parse, usage
@@ -34,7 +34,7 @@ def _run(command: str, arguments: list[str]) -> int:
         os.environ.setdefault("TQDM_MININTERVAL", "60")
     # Huge pages for torch's buffers on a CPU, some 5% of the time; read when torch is imported.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.basicConfig(handlers=[log_handler()], format="%(levelname)s: %(message)s", level=logging.WARNING)
     if command == "sft":  # its arguments are TRL's and accelerate's too
         return command_of(command)[0](arguments)
     command_of(command)[0](*parse(command, arguments))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import select
 import sys
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 TRACEBACK = "HF_GATEAU_TRACEBACK"  # in the environment: errors as Python tells them
 # Exit statuses. What a shell reports of a process that SIGINT or SIGPIPE has ended is 128 and the signal's number.
 WRONG_INPUT, UNEXPECTED, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
+PRINT_THEIR_OWN = ("datasets", "huggingface_hub")
 EXPECTED = (ValueError, OSError, RuntimeError, ImportError)  # raised with a message that says what to do
 
 
@@ -66,6 +68,13 @@ def interrupted() -> int:
     kept = "What was measured or asked so far is kept; the same command goes on from there."
     print(f"{ended_line}Interrupted. {kept}", file=sys.stderr)
     return INTERRUPTED
+
+
+def log_handler() -> logging.Handler:
+    """What prints log messages to stderr, each once: some libraries print their own, and pass them on as well."""
+    handler = logging.StreamHandler()
+    handler.addFilter(lambda record: record.name.partition(".")[0] not in PRINT_THEIR_OWN)
+    return handler
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """How a command ends: one line and a status, whatever happens, and quietly where nobody reads."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import warnings
 import pytest
 
 from hf_gateau.cli import main
-from hf_gateau.shell.ending import run_command
+from hf_gateau.shell.ending import log_handler, run_command
 
 
 TRACEBACK = "Traceback (most recent call last)"
@@ -77,6 +78,24 @@ def printing(work: str, shell: str, **environment) -> subprocess.CompletedProces
     line = shell.format(command)
     env = {**os.environ, **environment}
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True, errors="replace", env=env, timeout=60)
+
+
+@pytest.mark.quick
+def test_what_libraries_print_themselves_is_printed_once(capsys):
+    import datasets  # noqa: F401
+    import huggingface_hub  # noqa: F401
+    import transformers  # noqa: F401
+    import trl  # noqa: F401
+
+    handler = log_handler()
+    for name in ("datasets", "huggingface_hub", "transformers", "trl", "hf_gateau"):
+        library = logging.getLogger(name)
+        printed = bool(library.handlers) + (library.propagate and bool(handler.filter(record(f"{name}.part"))))
+        assert printed == 1, name
+
+
+def record(name: str) -> logging.LogRecord:
+    return logging.LogRecord(name, logging.WARNING, "file.py", 1, "said", (), None)
 
 
 def test_reader_that_goes_away_ends_it_quietly():
