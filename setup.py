@@ -48,6 +48,11 @@ setup(
         "pandas",
         "pyarrow",
         "filelock",
+        "multiprocess",
+        "packaging",
+        "pyyaml",
+        "tokenizers",
+        "tqdm",
     ],
     extras_require={
         "gguf": ["gguf>=0.17"],
@@ -55,7 +60,7 @@ setup(
         "ray": ["ray[data]>=2.51"],
         "judge": ["openai>=1.60"],
         "eval": ["lm-eval[longbench,ruler]>=0.4.13", "jieba>=0.42", "rouge>=1.0.1"],
-        "embed": ["sentence-transformers>=5.0", "scikit-learn>=1.4"],
+        "embed": ["sentence-transformers>=5.0", "scikit-learn>=1.4", "threadpoolctl"],
         "test": [
             "hf-gateau[judge,eval,embed]",
             "pytest>=8",

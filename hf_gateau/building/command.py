@@ -34,6 +34,8 @@ RECORD = "building"
 class BuildArguments:
     """Which documents, and where the rows go."""
 
+    RARELY_GIVEN = ("max_shard_size", "name", "revision")
+
     output: str | None = field(
         default=None,
         metadata={
@@ -58,10 +60,14 @@ class BuildArguments:
 def command(
     documents: str, build: BuildArguments, what: DocumentConfig, config: BuildConfig, endpoint: EndpointConfig
 ) -> None:
-    """Make long instruction samples of documents, as LongAlign did: contexts are cut from them, and a model behind an
-    OpenAI-compatible endpoint proposes questions about each and answers one. Replies are kept as they arrive, so a build that
-    was stopped goes on where it was when the same command is given again. --dry_run says what it will take. Example:
-    hf-gateau build books/ -o long.jsonl --endpoint_model gpt-4.1 --num_rows 1000 --tokenizer Qwen/Qwen3-0.6B"""
+    """Make long instruction samples of documents. As LongAlign did: contexts are cut from them, and a model behind an
+    OpenAI-compatible endpoint proposes questions about each and answers one. Replies are kept as they arrive, so a build that was
+    stopped goes on where it was when the same command is given again. --dry_run says what it will take.
+
+    Example:
+        hf-gateau build books/ -o long.jsonl --endpoint_model gpt-4.1 \\
+            --num_rows 1000 --tokenizer Qwen/Qwen3-0.6B
+    """
     check_apart(build.output, documents)
     _check(build, config)
     count_tokens = token_counter(config.tokenizer)

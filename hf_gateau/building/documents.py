@@ -16,6 +16,7 @@ from ..files.reading import load_rows
 from ..files.sidecar import is_pattern
 from ..files.texts import read_user_text
 from ..rows.conversations import MARKER
+from ..settings import a_type
 from .config import DocumentConfig
 
 
@@ -105,7 +106,7 @@ class Documents:
 def _problem(text: Any) -> str | None:
     """Why a text cannot be used; None where it can."""
     if not isinstance(text, str):
-        return f"the text is a {type(text).__name__}, not a string"
+        return f"the text is {a_type(text)}, not a string"
     if not any(character.isalnum() for character in text):
         return "the text is empty"
     if MARKER in text:

@@ -6,7 +6,18 @@ subcommands `quickstart`, `check`, `score`, `plan`, `rank`, `select`, `push`, `p
 `commands` (all of them, other rooms' too), `parser`, `entry`.
 """
 
-from .entry import main
-
-
 __all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `hf-gateau`; returns the exit status: 0, 2 for wrong input, 1 for an error that nobody expected, 130 for
+    Ctrl-C, 141 where the reader of the output has gone away.
+    """
+    try:  # from here on Ctrl-C is heard; all that takes time is imported below
+        from .entry import run
+
+        return run(arguments)
+    except KeyboardInterrupt:
+        from ..shell.ending import interrupted
+
+        return interrupted()

@@ -18,6 +18,8 @@ POSITIONALS = {
 class DataArguments:
     """Which rows."""
 
+    RARELY_GIVEN = ("revision",)
+
     split: str | None = field(default=None, metadata={"help": "Split to take. Default: train, or the only one."})
     name: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
@@ -42,6 +44,8 @@ class DataArguments:
 @dataclass
 class OutputArguments:
     """Where to."""
+
+    RARELY_GIVEN = ("max_shard_size",)
 
     output: str = field(
         metadata={

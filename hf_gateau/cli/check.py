@@ -45,13 +45,15 @@ class CheckArguments:
 
 
 def command(data: str, rows: DataArguments, how: CheckArguments, pair, measure) -> int:
-    """Say what the rows are, before any model loads: columns and form, how each row is split into context, instruction and
-    response, lengths, what cannot be measured or trained on, and what is there twice. Takes the arguments of `score`; where
-    --long_model or --tokenizer is named, the tokenizer is loaded and tokens are counted. Exit status: 0 if all is well; 1 if
-    something is to be looked at (rows that cannot be measured or trained on, repeat another, or are cut; a column that is the
-    same in all rows; most rows too short for the window or the segments); 2 if no row can be measured, or nothing can be
-    read. Example:
-    hf-gateau check train.jsonl --long_model Qwen/Qwen3-0.6B --short_window 4096"""
+    """Say what the rows are, before any model loads. Columns and form, how each row is split into context, instruction and
+    response, lengths, what cannot be measured or trained on, and what is there twice. Where --long_model or --tokenizer is named,
+    the tokenizer is loaded and tokens are counted. Exit status: 0 if all is well; 1 if something is to be looked at (rows that
+    cannot be measured or trained on, repeat another, or are cut; a column that is the same in all rows; most rows too short for
+    the window or the segments); 2 if no row can be measured, or nothing can be read.
+
+    Example:
+        hf-gateau check train.jsonl --long_model Qwen/Qwen3-0.6B --short_window 4096
+    """
     import json
 
     from ..planning.check import check_rows

@@ -15,6 +15,8 @@ from .unnamed import agree_to_unnamed_pair
 class PlanArguments:
     """How to plan."""
 
+    RARELY_GIVEN = ("train_max_length", "truncation_mode")
+
     sample_rows: int = field(
         default=300,
         metadata={
@@ -64,10 +66,14 @@ class PlanArguments:
 
 
 def command(data: str, rows: DataArguments, how: PlanArguments, pair, measure) -> None:
-    """Say what `score` will take, before it is run: rows and tokens, time of each part, memory, money, and what would be
-    cheaper. Lays rows out as tokens, leaves out those that the store has, measures a few on this device, and reckons the
-    others from the floating-point operations that they need; nothing that it measures is kept. Example:
-    hf-gateau plan train.jsonl --long_model Qwen/Qwen3-0.6B --short_window 4096 --price_per_hour 2.5 --num_devices 8"""
+    """Say what `score` will take, before it is run. Rows and tokens, time of each part, memory, money, and what would be
+    cheaper: lays rows out as tokens, leaves out those that the store has, measures a few on this device, and reckons the others
+    from the floating-point operations that they need. Nothing that it measures is kept.
+
+    Example:
+        hf-gateau plan train.jsonl --long_model Qwen/Qwen3-0.6B \\
+            --short_window 4096 --price_per_hour 2.5 --num_devices 8
+    """
     import json
 
     from ..models.device import keep_freed_memory

@@ -30,8 +30,11 @@ class PushArguments:
 
 def command(data: str, repo_id: str, rows: DataArguments, what: PushArguments, config: RankConfig) -> None:
     """Push measured rows to the Hub. All of them and the best of them, with a card that says how they were scored. Rows that
-    are not ranked yet are ranked first. A push that was cut off changes nothing; give it again. Example:
-    hf-gateau push ranked.parquet me/LongAlign-10k-gateau"""
+    are not ranked yet are ranked first. A push that was cut off changes nothing; give it again.
+
+    Example:
+        hf-gateau push ranked.parquet me/LongAlign-10k-gateau
+    """
     from ..hub.push import push_scored
     from ..rows.cuts import Cuts
 

@@ -14,9 +14,13 @@ def command(
     how: RunConfig,
 ) -> None:
     """Put measured rows in order, by GATEAU or another method. No model runs, so any mode or alpha takes seconds; but methods
-    'ifd' and 'car' measure columns that they need and the rows lack, into the store. Examples:
-    hf-gateau rank measured.parquet -o ranked.parquet --alpha 0.7
-    hf-gateau rank measured.parquet -o by_car.parquet --method car --reward_model MODEL --embedding_model MODEL"""
+    'ifd' and 'car' measure columns that they need and the rows lack, into the store.
+
+    Examples:
+        hf-gateau rank measured.parquet -o ranked.parquet --alpha 0.7
+        hf-gateau rank measured.parquet -o by_car.parquet --method car \\
+            --reward_model MODEL --embedding_model MODEL
+    """
     from ..files.apart import check_apart
     from ..files.sidecar import sidecar_of
     from ..files.writing import check_output, check_types, save_rows

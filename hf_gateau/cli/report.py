@@ -29,9 +29,11 @@ class ReportArguments:
 
 
 def command(data: str, rows: DataArguments, page: ReportArguments, config: RankConfig) -> None:
-    """Write figures, the best and the worst samples as one page that needs no network. Rows that are not ranked yet are
-    ranked first. Example:
-    hf-gateau report ranked.parquet -o report.html"""
+    """Write figures and samples as one page that needs no network. Rows that are not ranked yet are ranked first.
+
+    Example:
+        hf-gateau report ranked.parquet -o report.html
+    """
     from ..files.apart import check_apart
     from ..report.figures import write_figures
     from ..report.page import write_report

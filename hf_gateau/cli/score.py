@@ -44,15 +44,21 @@ class ScoreArguments:
 
 
 def command(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArguments, known, pair, measure) -> None:
-    """Measure every row with the pair of models. What is measured is kept at once, so a run that was stopped goes on
-    where it was when the same command is given again. Example:
-    hf-gateau score train.jsonl -o measured.parquet --long_model Qwen/Qwen3-0.6B --short_window 4096
-    On several machines: accelerate launch ... -m hf_gateau.cli score ... --store FOLDER/"""
+    """Measure every row with the pair of models. What is measured is kept at once, so a run that was stopped goes on where it
+    was when the same command is given again.
+
+    Examples:
+        hf-gateau score train.jsonl -o measured.parquet \\
+            --long_model Qwen/Qwen3-0.6B --short_window 4096
+        # on several machines, through a folder that they share
+        accelerate launch -m hf_gateau.cli score train.jsonl -o measured --store kept/
+    """
     from ..files.apart import check_apart
     from ..files.sidecar import sidecar_of
     from ..files.writing import check_output, check_types, save_rows
     from ..measuring.scorer import GateauScorer
     from ..models.device import keep_freed_memory
+    from ..planning.check_text import preview
     from ..records import attach_record
     from ..store.sqlite import resolve_store_path
     from .measured import check_streaming, measured_rows, plan_line, score_stream
@@ -74,6 +80,8 @@ def command(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArg
     description = scorer.describe()  # finds the models, and checks that they fit together, before any row
     if state.is_main_process:
         lines = [plan_line(ds, description, scorer), *ready.lines()]
+        lines += ["How rows are split, the first of each kind (`hf-gateau check` says more):"]
+        lines += [f"  {line}" for line in preview(ds, find_context=scorer.start().find_context)]
         print(*lines, sep="\n", flush=True, file=sys.stderr if work.json else sys.stdout)
     started, settings = time.monotonic(), {"settings": asdict(scorer.pair_config) | asdict(scorer.measure_config)}
     if work.streaming:

@@ -6,8 +6,12 @@ from .rows import load_ranked
 
 
 def command(data: str, rows: DataArguments, out: OutputArguments, config: SelectConfig, order: RankConfig) -> None:
-    """Write the best rows, and beside them how they were chosen. Rows that are not ranked yet are ranked first. Example:
-    hf-gateau select measured.parquet -o top10.parquet --fraction 0.1"""
+    """Write the best rows, and beside them how they were chosen. Rows that are not ranked yet are ranked first.
+
+    Examples:
+        hf-gateau select ranked.parquet -o top10.parquet --fraction 0.1
+        hf-gateau select ranked.parquet -o best.parquet --top_k 1000 --strata length
+    """
     from ..files.apart import check_apart
     from ..files.sidecar import sidecar_of
     from ..files.writing import check_output, check_types, save_rows

@@ -17,8 +17,12 @@ class TopArguments:
 
 
 def command(data: str, rows: DataArguments, shown: TopArguments, config: RankConfig) -> None:
-    """Show what the best rows need, then the best and the worst samples, each with the text of the segments that tell
-    most of its response."""
+    """Show what the best rows need, then the best and the worst samples. Each with the text of the segments that tell most of its
+    response. Rows that are not ranked yet are ranked first.
+
+    Example:
+        hf-gateau top ranked.parquet -n 5
+    """
     from ..ranking.order import rank_order, ranking_record
     from ..records import find_record
     from ..report.findings import about, finding, glossary

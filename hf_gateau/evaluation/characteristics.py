@@ -53,6 +53,8 @@ class CharacteristicsArguments:
         ValueError: a field is out of range.
     """
 
+    RARELY_GIVEN = ("fewest_rows", "context_characters", "ratings", "temperature", "name", "revision")
+
     output: str | None = field(
         default=None,
         metadata={"help": "Folder for the figures and judgements. Not needed with --dry_run.", "aliases": ["-o"]},
@@ -108,10 +110,14 @@ class RankedSample:
 
 
 def command(data: str, arguments: CharacteristicsArguments, endpoint: EndpointConfig) -> None:
-    """See what sets the best samples of a ranking apart from the worst: a judge behind an OpenAI-compatible endpoint rates
-    five aspects of each. --dry_run says how many questions that takes, and what they cost. Replies are kept as they arrive, so
-    that nothing is paid for twice. Example:
-    hf-gateau characteristics ranked.parquet -o characteristics --endpoint_model gpt-4.1"""
+    """See what sets the best samples apart from the worst. A judge behind an OpenAI-compatible endpoint rates five aspects of
+    each. --dry_run says how many questions that takes, and what they cost. Replies are kept as they arrive, so that nothing is
+    paid for twice.
+
+    Example:
+        hf-gateau characteristics ranked.parquet -o characteristics \\
+            --endpoint_model gpt-4.1
+    """
     check_apart(arguments.output, data, around=True)
     judge_of = Endpoint(replace(endpoint, replay=True) if arguments.dry_run else endpoint)  # a dry run needs no key
     ds = load_rows(data, split=arguments.split, name=arguments.name, revision=arguments.revision)

@@ -60,10 +60,14 @@ class EvalArguments:
 
 
 def command(model: str, arguments: EvalArguments, how: GeneratorConfig, judge: EndpointConfig, *settings: Any) -> None:
-    """Evaluate a model on LongBench, RULER and needles in haystacks, and by judges of its answers. Every answer is kept at
-    once, so a run that was stopped goes on where it was when the same command is given again. Example:
-    hf-gateau eval Qwen/Qwen3-0.6B --tasks needle,longbench -o results/qwen3
-    Without network or GPU: hf-gateau eval MODEL --tasks needle --needle_lengths 500 1000 2000 -o results"""
+    """Evaluate a model on long-context tasks. LongBench, RULER, needles in haystacks, and judges of its answers. Every answer
+    is kept at once, so a run that was stopped goes on where it was when the same command is given again.
+
+    Examples:
+        hf-gateau eval Qwen/Qwen3-0.6B --tasks needle,longbench -o results/qwen3
+        # without network or GPU
+        hf-gateau eval MODEL --tasks needle --needle_lengths 500 1000 2000 -o results
+    """
     folder = Path(arguments.output).expanduser()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {str(folder)!r} is a file; give a folder, which is made where there is none.")

@@ -98,9 +98,13 @@ class Shown:
 
 def command(arguments: HumanSheetArguments) -> None:
     """Put two models' answers on a page for people to compare. The answers stand side by side in random order; the page needs
-    no network, keeps what is chosen in the browser, and saves it as CSV for `hf-gateau human-tally`. Example:
-    hf-gateau human-sheet --first gateau/longbench_chat/rows.jsonl --second full/longbench_chat/rows.jsonl
-    --names gateau full -o sheet.html"""
+    no network, keeps what is chosen in the browser, and saves it as CSV for `hf-gateau human-tally`.
+
+    Example:
+        hf-gateau human-sheet --first gateau/longbench_chat/rows.jsonl \\
+            --second full/longbench_chat/rows.jsonl \\
+            --names gateau full -o sheet.html
+    """
     for written in (arguments.output, _key_of(Path(arguments.output))):
         check_apart(written, arguments.first, arguments.second)
     firsts, seconds = read_rows(arguments.first), read_rows(arguments.second)

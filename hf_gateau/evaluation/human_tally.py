@@ -44,8 +44,11 @@ class HumanTallyArguments:
 
 def command(arguments: HumanTallyArguments) -> None:
     """Count what people chose on a page of `human-sheet`. A question goes to the choice of most raters. Shows how often the
-    first model wins, ties and loses, with 95% intervals over questions, and how far raters agree. Example:
-    hf-gateau human-tally --key sheet.key.json --votes ann.csv ben.csv eve.csv"""
+    first model wins, ties and loses, with 95% intervals over questions, and how far raters agree.
+
+    Example:
+        hf-gateau human-tally --key sheet.key.json --votes ann.csv ben.csv eve.csv
+    """
     check_apart(arguments.output, arguments.key, *arguments.votes, around=True)
     key = read_key(arguments.key)
     result = tally(key, read_votes(key, arguments.votes))

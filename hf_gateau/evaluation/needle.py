@@ -50,6 +50,16 @@ class NeedleConfig:
         FileNotFoundError: there is no such haystack.
     """
 
+    RARELY_GIVEN = (
+        "needle_repeats",
+        "needle_seed",
+        "needle",
+        "needle_question",
+        "needle_words",
+        "needle_prompt",
+        "needle_answer_tokens",
+    )
+
     needle_lengths: list[int] | None = field(
         default=None,
         metadata={

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 class ExperimentArguments:
     """How a grid is run."""
 
+    RARELY_GIVEN = ("flops_per_second",)
+
     output: str = field(
         metadata={
             "help": "Folder of the experiment: cells/, tables, figures, README.md. The same command goes on there.",
@@ -50,9 +52,12 @@ TAKES = ("grid", ExperimentArguments)
 
 
 def command(grid: str, how: ExperimentArguments) -> None:
-    """Compare ways to select. Methods x fractions x settings x seeds: selects, trains, evaluates, and writes tables with
-    confidence intervals. What is finished is kept; the same command goes on where it was stopped. Example:
-    hf-gateau experiment recipes/reproduce-tiny.yaml -o results --num_workers 2"""
+    """Compare ways to select, by training with each. Methods x fractions x settings x seeds: selects, trains, evaluates, and
+    writes tables with confidence intervals. What is finished is kept; the same command goes on where it was stopped.
+
+    Example:
+        hf-gateau experiment reproduce-tiny -o results --num_workers 2
+    """
     from pathlib import Path
 
     from ..files.apart import check_apart

@@ -127,16 +127,17 @@ def _select_config(name: str, value: Any) -> SelectConfig:
 def _check_pushable(ds: Dataset, split: str) -> None:
     if "gateau_rank" not in ds.column_names:
         raise ValueError(
-            f"The rows of split {split!r} are not ranked. Push rank(ds): its order is what is selected by."
+            f"The rows of split {split!r} are not ranked. Rank them first, with `hf-gateau rank` or rank(ds): the order is what is selected by."
         )
     if ranking_record(ds) is None:
         raise ValueError(
-            f"The rows of split {split!r} are ranked, but nothing says how. Push rank(ds), with the settings you want."
+            f"The rows of split {split!r} are ranked, but nothing says how. Rank them again, with `hf-gateau rank` or rank(ds), and the settings you want."
         )
     if changed := changed_rows(ds):
         raise ValueError(
             f"{len(changed)} rows of split {split!r} have changed since they were measured (row {changed[0]} is the first). "
-            "Measure them again, ds.map(gateau_score, batched=True): what is unchanged is not measured twice."
+            "Measure them again, with `hf-gateau score` or ds.map(gateau_score, batched=True): what is unchanged is not measured "
+            "twice."
         )
 
 

@@ -89,7 +89,7 @@ class EmbeddingScorer(ValueScorer):
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise RuntimeError(
-                "Sentence embeddings need sentence-transformers; install it with `pip install hf-gateau[embed]`."
+                'Sentence embeddings need sentence-transformers; install it with `pip install "hf-gateau[embed]"`.'
             ) from error
         model = SentenceTransformer(
             self.settings["model"],

@@ -14,7 +14,7 @@ from ..models.config import ModelPairConfig
 from ..models.fingerprints import pair_fingerprints
 from ..rows.batches import BatchShape
 from ..rows.samples import Sample
-from ..settings import did_you_mean
+from ..settings import call_text, defaults_of, did_you_mean
 from ..store.sqlite import resolve_store_path
 from .config import MeasureConfig
 from .runtime import LAYOUT_VERSION, MEASURING_VERSION, Runtime, rests_on
@@ -64,6 +64,9 @@ class GateauScorer:
         self._runtime, self._variants, self._rests_on = None, {}, None
         self.pair_config, self.measure_config = self._configs()
         return self
+
+    def __repr__(self) -> str:
+        return call_text("GateauScorer", self._given(), defaults_of(ModelPairConfig, MeasureConfig))
 
     def _given(self) -> dict[str, Any]:
         return {**(_settings_from_environment() if self.reads_environment else {}), **self._settings}

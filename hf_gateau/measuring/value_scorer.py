@@ -7,6 +7,7 @@ each value in the store at once, by what the row says (`key_of`) and what measur
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import math
 from abc import ABC, abstractmethod
@@ -20,6 +21,7 @@ from ..rows.batches import REASON, VALUE_COLUMNS, BatchShape
 from ..rows.context_rules import last_paragraph
 from ..rows.conversations import FindContext, SampleError, content_hash, find_context_of, read_conversation
 from ..rows.parts import span_of
+from ..settings import call_text
 from ..store.folder import FolderStore, open_store
 from ..store.keys import config_key
 from ..store.sqlite import MeasurementStore, Value, resolve_store_path
@@ -54,6 +56,12 @@ class ValueScorer(ABC):
             raise ValueError(
                 f"{type(self).__name__} needs a model, got {settings['model']!r}; give a folder or a Hub id."
             )
+
+    def __repr__(self) -> str:
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        return call_text(
+            type(self).__name__, self.settings, {x.name: x.default for x in parameters if x.default is not x.empty}
+        )
 
     # What a subclass says
 

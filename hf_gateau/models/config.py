@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ..settings import check_choice
+from ..settings import check_choice, short_repr
 
 
 PAPER_LONG_MODEL, PAPER_SHORT_MODEL = "THUDM/LongAlign-7B-64k-base", "meta-llama/Llama-2-7b-hf"
@@ -36,6 +36,23 @@ class ModelPairConfig:
         ValueError: a field is out of range or two fields contradict each other.
     """
 
+    RARELY_GIVEN = (
+        "short_pass",
+        "long_revision",
+        "short_revision",
+        "long_adapter",
+        "short_adapter",
+        "long_adapter_revision",
+        "short_adapter_revision",
+        "tokenizer",
+        "load_in_8bit",
+        "load_in_4bit",
+        "device_map",
+        "attn_implementation",
+        "trust_remote_code",
+        "short_rope_scale",
+    )
+
     long_model: str | None = field(
         default=None,
         metadata={"help": "Long-window model: Hub id, folder, or .gguf file. Default: the paper's, LLaMA-2-7B-64k."},
@@ -62,6 +79,7 @@ class ModelPairConfig:
         metadata={
             "help": "How a windowed sibling reads: 'own', in a pass of its own, or 'reuse', an approximation without one: the "
             "window's keys and values come from the long model's pass, where they have seen what stands before it.",
+            "choices": list(SHORT_PASSES),
         },
     )
     long_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the long model."})
@@ -81,6 +99,7 @@ class ModelPairConfig:
         default="auto",
         metadata={
             "help": "Dtype of the weights: 'auto' (the checkpoint's; float32 on a CPU), 'float32', 'bfloat16' or 'float16'.",
+            "choices": list(DTYPES),
         },
     )
     load_in_8bit: bool = field(default=False, metadata={"help": "Load both models in 8 bit through bitsandbytes."})
@@ -106,6 +125,8 @@ class ModelPairConfig:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that a model repository brings along. Off unless you trust it."}
     )
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         if self.long_model is None and self.short_model is not None:

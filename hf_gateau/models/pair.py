@@ -10,12 +10,14 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from ..rows.conversations import SampleError
 from ..rows.samples import Sample
+from ..settings import a_type
 from .abilities import abilities_of, is_known
 from .attention import ATTENTION_NAME, attention_layers, decoder_of, eager_attention_forward
 from .config import ModelPairConfig
 from .device import resolve_device, resolve_dtype
 from .fingerprints import loaded_commit, pair_fingerprints, tokenizer_source
 from .loading import (
+    check_installed,
     check_local,
     load_adapter_config,
     load_config,
@@ -246,6 +248,8 @@ class ModelPair:
         if self.config.load_in_8bit or self.config.load_in_4bit:
             from transformers import BitsAndBytesConfig
 
+            check_installed("bitsandbytes", "quant", "Loading in 4 or 8 bit")
+
             options["quantization_config"] = BitsAndBytesConfig(
                 load_in_8bit=self.config.load_in_8bit,
                 load_in_4bit=self.config.load_in_4bit,
@@ -360,7 +364,7 @@ def check_measurable(name: str, model) -> None:
     """
     decoder = decoder_of(model)
     if decoder is model:
-        raise ValueError(f"{name!r} is a {type(model).__name__} without a language-model head; use a causal LM.")
+        raise ValueError(f"{name!r} is {a_type(model)} without a language-model head; use a causal LM.")
     attention = attention_layers(decoder)
     if not attention:
         raise ValueError(f"{name!r} has no attention layer on transformers' attention interface; use another model.")
@@ -368,6 +372,4 @@ def check_measurable(name: str, model) -> None:
     if not any(module.is_causal for module in attention):
         raise ValueError(f"{name!r} looks at tokens that come later, so it gives no likelihoods; use a causal model.")
     if (refusal := abilities_of(model.config).refusal) is not None:
-        raise ValueError(
-            f"{name!r} is a {type(model).__name__}, which cannot be measured: {refusal}; use another model."
-        )
+        raise ValueError(f"{name!r} is {a_type(model)}, which cannot be measured: {refusal}; use another model.")

@@ -8,7 +8,8 @@ from math import ceil
 from typing import Any
 
 from ..measuring.config import MeasureConfig
-from ..models.config import DEFAULT_SHORT_WINDOW, PAPER_LONG_MODEL, ModelPairConfig
+from ..measuring.lengths import default_window
+from ..models.config import ModelPairConfig
 from ..records import PLACE
 from ..rows.batches import readable
 from ..rows.conversations import FindContext, SampleError
@@ -47,6 +48,7 @@ class Limits:
         tokenizer (`str`, *optional*): what is named; None: nothing is, and lengths are guessed.
         max_length (`int`): of measuring.
         short_window (`int`, *optional*): of a sibling that differs by it alone; None for another sibling.
+        window_is_open (`bool`): the lengths choose `short_window`, as they do for `score`.
         segment_length (`int`): of measuring.
         train_max_length (`int`), truncation_mode (`str`): of training.
     """
@@ -54,6 +56,7 @@ class Limits:
     tokenizer: str | None
     max_length: int
     short_window: int | None
+    window_is_open: bool
     segment_length: int
     train_max_length: int
     truncation_mode: str
@@ -64,7 +67,7 @@ class Limits:
     ) -> "Limits":
         """As the settings have them; `max_length` is the model's own window at most."""
         named, max_length = named_tokenizer(pair), measure.max_length
-        if pair.long_model != PAPER_LONG_MODEL:
+        if not pair.long_is_default:
             from ..models.loading import check_local, load_config
             from ..models.rope import context_window
 
@@ -72,13 +75,14 @@ class Limits:
             config = load_config(pair.long_model, pair.long_revision, pair.trust_remote_code)
             max_length = min(max_length, context_window(config))
         window = pair.short_window if pair.short_model is None and pair.short_rope_scale is None else None
-        window = window or (DEFAULT_SHORT_WINDOW if named is None else None)
-        return cls(named, max_length, window, measure.segment_length, train_max_length or max_length, truncation_mode)
+        is_open = pair.window_is_open or (pair.long_is_default and window is None)
+        lengths = (measure.segment_length, train_max_length or max_length)
+        return cls(named, max_length, window, is_open, *lengths, truncation_mode)
 
 
 def named_tokenizer(pair: ModelPairConfig) -> str | None:
     """The tokenizer or model that is named; None where the default is left, which nobody wants to fetch for this."""
-    return pair.tokenizer or (None if pair.long_model == PAPER_LONG_MODEL else pair.long_model)
+    return pair.tokenizer or (None if pair.long_is_default else pair.long_model)
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,9 @@ def length_figures(lengths: list[Length], limits: Limits) -> dict[str, Any]:
     """The `limits`; the number of `rows` behind the figures; quantiles of each part; and the rows that are `cut` (and what `share` of
     all context they lose), `in_window` (seen whole by the short sibling), with `few_segments`, and `cut_in_training`."""
     cut = [x for x in lengths if x.cut]
+    if limits.window_is_open and lengths:
+        median = _quantiles([(x.context - x.cut, x.weight) for x in lengths])["median"]
+        limits = replace(limits, short_window=default_window(median))
     window, segment = limits.short_window, limits.segment_length
 
     def rows_with(is_so: Callable[[Length], bool]) -> int:

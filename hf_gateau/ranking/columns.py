@@ -130,10 +130,10 @@ def read_columns(data: Dataset | pd.DataFrame, config: RankConfig) -> dict[str, 
         how = list(dict.fromkeys(HOW_TO_MEASURE[name] for name in missing if name in HOW_TO_MEASURE))
         if any(name not in HOW_TO_MEASURE for name in missing):
             how.append(
-                "measure with `ds.map(gateau_score, batched=True)`, or take a method, hmp or cas that does without"
+                "measure with `hf-gateau score` or ds.map(gateau_score, batched=True), or take a method, hmp or cas that does without"
             )
         raise ValueError(
-            f"rank(method={config.method!r}) needs the column(s) {', '.join(missing)}; the data have {have}: "
+            f"Method {config.method!r} needs the column(s) {', '.join(missing)}; the data have {have}: "
             f"{'; '.join(how)}."
         )
     reasons = [REASON.format(name) for name in needed]

@@ -238,7 +238,7 @@ def check_ranked(ds: Dataset) -> None:
     """
     if "gateau_rank" not in ds.column_names:
         raise ValueError(
-            f"The rows are not ranked: no column gateau_rank among {ds.column_names}. Call rank(ds) first."
+            f"The rows are not ranked: no column gateau_rank among {ds.column_names}. Rank them first, with `hf-gateau rank` or rank(ds)."
         )
 
 

@@ -306,7 +306,8 @@ def _checked_hashes(ds: Dataset, kept: list[int]) -> list[str]:
         if changed:
             raise ValueError(
                 f"{len(changed)} of the {len(kept)} kept rows have changed since they were measured (row {changed[0]} is "
-                "the first). Measure them again, ds.map(gateau_score, batched=True): what is unchanged is not measured twice."
+                "the first). Measure them again, with `hf-gateau score` or ds.map(gateau_score, batched=True): what is unchanged is "
+                "not measured twice."
             )
     return hashes
 

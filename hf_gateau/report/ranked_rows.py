@@ -103,7 +103,9 @@ def read_ranked(ds: Dataset, source_column: str | None) -> RankedRows:
     source, labels = _find_source(ds, source_column)
     frame = (frame if source is None else frame.assign(**{SOURCE: labels}))[ranked].reset_index(drop=True)
     if frame["gateau_rank"].duplicated().any():
-        raise ValueError("Rows share a rank: parts were ranked apart and put together. Call rank(ds) on the whole.")
+        raise ValueError(
+            "Rows share a rank: parts were ranked apart and put together. Rank the whole, with `hf-gateau rank` or rank(ds)."
+        )
     return RankedRows(frame, int((~ranked).sum()), ranking_record(ds), source)
 
 

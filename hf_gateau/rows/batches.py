@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..files.json_records import UNREADABLE_REASON
+from ..settings import a_type
 from .conversations import HASHED_COLUMNS, MAY_HOLD_TURNS, TURN_COLUMNS
 from .decoding import cell, column_values, plain
 
@@ -120,7 +121,7 @@ class BatchShape:
             num_rows = batch.pa_table.num_rows if self.is_lazy else len(next(iter(batch.values()), ()))
         else:
             raise TypeError(
-                f"A batch is a {type(batch).__name__}; give a mapping of columns, an Arrow table or a data frame of pandas: "
+                f"A batch is {a_type(batch)}; give a mapping of columns, an Arrow table or a data frame of pandas: "
                 "ds.with_format(None), or batch_format='pyarrow'."
             )
         self.rows = [{name: values[i] for name, values in columns.items()} for i in range(num_rows)]

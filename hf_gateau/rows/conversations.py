@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..files.json_records import UNREADABLE_REASON
-from ..settings import did_you_mean, import_function
+from ..settings import a_type, did_you_mean, import_function
 from .context_rules import find_by_rules
 from .decoding import as_turns, from_json
 
@@ -312,7 +312,7 @@ def check_text(text: Any, name: str) -> None:
     if text is None:
         raise SampleError(f"{name} is null")
     if not isinstance(text, str):
-        raise SampleError(f"{name} is a {type(text).__name__}, not a string")
+        raise SampleError(f"{name} is {a_type(text)}, not a string")
     if not text.strip():
         raise SampleError(f"{name} is empty")
     if not any(character.isprintable() and not character.isspace() for character in text):
@@ -334,12 +334,12 @@ def _check_order(messages: list[Mapping]) -> None:
 
 def _check_turns(messages: Any) -> None:
     if not isinstance(messages, list):
-        raise SampleError(f"messages is a {type(messages).__name__}, not a list of turns")
+        raise SampleError(f"messages is {a_type(messages)}, not a list of turns")
     if len(messages) < 2:
         raise SampleError(f"messages has {len(messages)} turn(s); a user and an assistant turn are needed")
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
-            raise SampleError(f"turn {i} is a {type(message).__name__}, not a mapping with role and content")
+            raise SampleError(f"turn {i} is {a_type(message)}, not a mapping with role and content")
         _check_turn(message, i)
 
 

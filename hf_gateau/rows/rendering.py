@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ..settings import a_type
 from .conversations import Conversation, SampleError, says_something
 from .decoding import from_json
 
@@ -171,9 +172,7 @@ def _template_kwargs(row: Mapping[str, Any], tokenizer) -> dict[str, Any]:
     if kwargs is None:
         return {}
     if not isinstance(kwargs, Mapping):
-        raise SampleError(
-            f"chat_template_kwargs is a {type(kwargs).__name__}, not a mapping of the template's variables"
-        )
+        raise SampleError(f"chat_template_kwargs is {a_type(kwargs)}, not a mapping of the template's variables")
     own = inspect.signature(tokenizer.apply_chat_template).parameters
     own = {name for name in own if own[name].kind != inspect.Parameter.VAR_KEYWORD} - {*ROW_DECIDES}
     if wrong := sorted(own & kwargs.keys()):

@@ -29,7 +29,7 @@ from ..ranking.order import rank
 from ..ranking.selection import SelectionRecord, select_rows, selection_record
 from ..ranking.supply import measure_missing, missing_values
 from ..redaction import clear_secrets, redact
-from ..settings import did_you_mean
+from ..settings import call_text, did_you_mean
 from ..store.folder import known_measuring
 from .layout import RowLayout, lays_out, told_reasons
 from .model_card import write_model_card
@@ -86,6 +86,9 @@ class GateauSelector(TrainerCallback, ExportableState):
         self._trainer, self._has_warned = None, False
         self.left_out: Counter = Counter()  # reason -> rows, since `trainable` until `select`
         self.num_left_out = 0
+
+    def __repr__(self) -> str:
+        return call_text(type(self).__name__, self.settings)
 
     def given(self, config: type) -> dict[str, Any]:
         """The settings that are fields of one of the dataclasses."""

@@ -12,6 +12,7 @@ from trl import SFTTrainer
 
 from ..redaction import clear_secrets
 from ..rows.conversations import MAY_HOLD_TURNS
+from ..settings import a_type
 from .arguments import GateauSFTConfig
 from .fused_head import WeightedHead
 from .layout import LOST, RowLayout, lays_out, told_reasons
@@ -52,7 +53,7 @@ class GateauSFTTrainer(SFTTrainer):
     def __init__(self, model, args: GateauSFTConfig | None = None, *, callbacks=None, **kwargs):
         args = GateauSFTConfig() if args is None else args
         if not isinstance(args, GateauSFTConfig):
-            raise TypeError(f"args is a {type(args).__name__}; GateauSFTTrainer takes a GateauSFTConfig.")
+            raise TypeError(f"args is {a_type(args)}; GateauSFTTrainer takes a GateauSFTConfig.")
         self.selectors = [callback for callback in callbacks or () if isinstance(callback, GateauSelector)]
         if any(selector.record is None for selector in self.selectors):
             raise ValueError(

@@ -115,7 +115,7 @@ def test_malformed_lines_end_no_run(data, rows, pair, tmp_path, capsys):
         in out
     )
     assert f"1 not measured: unreadable: it is an array, not an object (line {bad + 1} of rows.jsonl)" in out
-    assert "1 not measured: messages is a int, not a list" in out and "1 not measured: messages is null" in out
+    assert "1 not measured: messages is an integer, not a list" in out and "1 not measured: messages is null" in out
     ds = load_rows(str(tmp_path / "m.parquet"))
     assert ds["id"][: len(rows)] == [row["id"] for row in rows]
     assert all(ds["gateau_error"][len(rows) :]) and not any(ds["gateau_error"][: len(rows)])

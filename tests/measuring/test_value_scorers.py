@@ -255,7 +255,7 @@ def test_embeddings_are_of_instruction_and_response(models, rows):
 
 def test_without_sentence_transformers_it_says_what_to_install(models, rows, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(RuntimeError, match=r"pip install hf-gateau\[embed\]"):
+    with pytest.raises(RuntimeError, match=r'pip install "hf-gateau\[embed\]"'):
         scorer_of(EmbeddingScorer, models).measure_rows(rows)
 
 
