@@ -57,7 +57,7 @@ def measured_rows(ds: Dataset, scorer: GateauScorer, num_proc: int, ready: Ready
     measured = reuse_scores(ds, ready.before, scorer, measure=measure)
     new = told[0] if told else Summary(0, measured=0)
     found = {"the scored dataset": len(ds) - new.rows} if len(ds) > new.rows else {}
-    return measured, replace(new, rows=len(ds), known=new.known | found, cut=Cuts.of_data(measured))
+    return measured, replace(new, rows=len(ds), known=new.known | found, cut=Cuts.of_data(measured).to_record())
 
 
 def check_streaming(output: str, num_proc: int | None, scored_dataset: str | None) -> None:

@@ -96,7 +96,7 @@ def command(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArg
                 save_rows(
                     measured,
                     out.output,
-                    sidecar_of(measured) | settings | {"cut": summary.cut.to_record()},
+                    sidecar_of(measured) | settings | {"cut": summary.cut},
                     out.max_shard_size,
                 )
     if state.is_main_process:

@@ -143,7 +143,7 @@ class Summary:
         tokens (`int`): of the rows measured now. seconds (`float`): of everything. measuring_seconds (`float`): of the models.
         tokens_per_second, share_of_matrix_rate (`float`): while the models were measuring; None where they did not.
         output (`str`): where the rows went.
-        cut (`Cuts`): rows that lost context to fit, and how much.
+        cut (`dict`): rows that lost context to fit, and how much; see `rows.cuts.Cuts`.
     """
 
     rows: int
@@ -156,7 +156,7 @@ class Summary:
     tokens_per_second: float | None = None
     share_of_matrix_rate: float | None = None
     output: str | None = None
-    cut: Cuts = field(default_factory=Cuts)
+    cut: dict[str, int | None] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -170,7 +170,8 @@ class Summary:
         cut: Cuts | None = None,
     ) -> "Summary":
         """From what was counted, where anything was; `rest` names where the numbers of all other rows come from."""
-        summary = cls(rows, not_measured=commonest(errors), seconds=seconds, cut=cut or Cuts())
+        cut = Cuts() if cut is None else cut
+        summary = cls(rows, not_measured=commonest(errors), seconds=seconds, cut=cut.to_record())
         if reading is None:
             return summary
         summary.measured, summary.tokens, summary.measuring_seconds = reading.rows, reading.tokens, reading.seconds
@@ -198,7 +199,8 @@ class Summary:
         line = f"{num_sound} of {self.rows} rows measured in {clock(self.seconds)}" + f" ({what})" * bool(what)
         line += f": {self.output}" if self.output else ""
         lost = [f"  {count} not measured: {reason}" for reason, count in self.not_measured.items()]
-        return [line, *lost, *([f"  {self.cut.line()}"] if self.cut else [])]
+        cut = Cuts.of_record(self.cut)
+        return [line, *lost, *([f"  {cut.line()}"] if cut else [])]
 
 
 def share(part: float) -> str:
