@@ -276,11 +276,9 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
     parser.refuse = refuse
     arguments = ["--tasks", name, "--output", ".", *task_flags(options)]
     try:
-        rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)[-1]
+        parser.parse_args_and_config(arguments)
     except (ValueError, TypeError) as error:
         refuse(str(error).removeprefix(f"task {name!r}: "))
-    if rest:
-        refuse(f"`hf-gateau eval` does not take {' '.join(rest)}")
 
 
 def task_flags(options: dict[str, Any]) -> list[str]:
