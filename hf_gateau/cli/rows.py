@@ -28,18 +28,11 @@ def check_form(ds) -> None:
         ValueError: there is none of the columns that hold a conversation.
     """
     from ..files.json_records import UNREADABLE_REASON
-    from ..rows.conversations import CONTENT_COLUMNS, ROW_FORMS
-    from ..settings import did_you_mean
+    from ..rows.conversations import missing_form
 
-    columns = set(ds.column_names or [UNREADABLE_REASON])  # a stream may not know them yet
-    if UNREADABLE_REASON in columns or any(columns.issuperset(form) for form in ROW_FORMS):
-        return
-    near = [(name, did_you_mean(name, CONTENT_COLUMNS)) for name in ds.column_names if name not in CONTENT_COLUMNS]
-    meant = "".join(f" {name!r}{said}" for name, said in near if said)
-    raise ValueError(
-        f"No row can be read: the data have the column(s) {', '.join(ds.column_names)}.{meant} A row needs `messages`, "
-        "ShareGPT's `conversations`, or `context`, `instruction` and `response`; rename what the data have."
-    )
+    columns = ds.column_names  # a stream may not know them yet
+    if columns and UNREADABLE_REASON not in columns and (reason := missing_form(columns)) is not None:
+        raise ValueError(f"No row can be read: {reason}")
 
 
 def supplied(ds, config: RankConfig, models: MethodModelsConfig, how: RunConfig):

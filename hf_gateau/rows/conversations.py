@@ -264,12 +264,13 @@ def missing_form(columns: Iterable[str], is_row: bool = False) -> str | None:
     named = {near[name]: name for name in missing[form] if near[name]}
     meant = f"did you mean {', '.join(named.values())} by {', '.join(named)}?" if named else ""
     names = ", ".join(missing[form])
+    lacks = f"no {names}" if len(form) == 1 else f"neither messages nor the column(s) {names}"
     if is_row:
-        return f"the row has neither messages nor the column(s) {names}" + (f"; {meant}" if meant else "")
+        return f"the row has {lacks}" + (f"; {meant}" if meant else "")
     shown = ", ".join(map(str, found[:MOST_NAMED])) + (", ..." if len(found) > MOST_NAMED else "")
     pairs = ",".join(f"{name}={near[name] or 'COLUMN'}" for name in missing[form])
     return (
-        f"the rows have neither messages nor the column(s) {names}; they have {shown or 'no columns'}"
+        f"the rows have {lacks}; they have {shown or 'no columns'}"
         + (f": {meant}" if meant else "")
         + f". A row has one of these forms: {'; '.join(map(', '.join, ROW_FORMS))}. Name your columns: --columns {pairs}"
     )

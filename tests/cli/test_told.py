@@ -113,7 +113,7 @@ def test_columns_of_no_form(command, pair, tmp_path, capsys, no_model):
     command, *more = command.split()
     assert run(command, tmp_path / "rows.jsonl", *output, *more, *pair) == 2
     error = capsys.readouterr().err
-    assert "the data have the column(s) mesages, source" in error and "did you mean 'messages'?" in error
+    assert "the rows have no messages; they have mesages, source: did you mean messages by mesages?" in error
 
 
 @pytest.mark.parametrize("command", ["rank", "select", "top", "report"])
