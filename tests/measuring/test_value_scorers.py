@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -422,6 +423,31 @@ def test_a_killed_run_goes_on_where_it_was(models, rows, tmp_path, monkeypatch):
         assert got["gateau_reward"] == pytest.approx(want["gateau_reward"], rel=1e-4, abs=1e-5)
     [after] = MeasurementStore(store).configurations()
     assert after["num_rows"] == after["num_measured"] == 12
+
+
+def test_rows_that_another_process_measures_are_waited_for_and_taken_over_when_it_lets_go(models, rows, tmp_path):
+    store = str(tmp_path / "s.sqlite")
+    scorer = scorer_of(RewardScorer, models, store=store)
+    expected = scorer_of(RewardScorer, models).measure_rows(rows)
+    keys = [scorer.key_of(row) for row in rows]
+    others, other = MeasurementStore(store), "another.host.1-1-0000"
+    value = {keys[0]: 7.0}  # which it measures meanwhile; of the second row it lets go
+    assert others.claim(scorer.config_key, keys[:2], other, 600.0) == {}
+
+    def end():
+        ended = MeasurementStore(store)
+        ended.put_values(scorer.config_key, value)
+        ended.release(scorer.config_key, other)
+
+    timer = threading.Timer(1.0, end)
+    timer.start()
+    found = [row["gateau_reward"] for row in scorer.measure_rows(rows)]
+    timer.join()
+    assert found[0] == 7.0 and found[1:] == pytest.approx(
+        [x["gateau_reward"] for x in expected[1:]], rel=1e-4, abs=1e-5
+    )
+    [configuration] = others.configurations()
+    assert configuration["num_rows"] == configuration["num_measured"] == len(rows)
 
 
 def test_the_same_weights_elsewhere_are_the_same_key_and_others_are_not(models, tmp_path, tokenizer):
