@@ -3,7 +3,9 @@
 import logging
 import os
 import sys
+from contextlib import nullcontext
 
+from ..models.notices import announced
 from .arguments import PROGRAM
 from .commands import COMMANDS, command_of
 from .parser import parse, usage
@@ -29,6 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
     # Huge pages for torch's buffers on a CPU, some 5% of the time; read when torch is imported.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    # Libraries take seconds to import: who looks on is told so.
+    is_slow = sys.stderr.isatty() and "torch" not in sys.modules and not {"-h", "--help"} & set(arguments)
+    with announced(f"Starting {PROGRAM} {command}", after=1.0) if is_slow else nullcontext():
+        return _run(command, arguments)
+
+
+def _run(command: str, arguments: list[str]) -> int:
     try:
         if command == "sft":  # its arguments are TRL's and accelerate's too
             return command_of(command)[0](arguments[1:])

@@ -22,6 +22,7 @@ from ..store.claims import Claims
 from ..store.folder import FolderStore, open_store
 from ..store.keys import config_key
 from ..store.sqlite import MeasurementStore, Value, resolve_store_path
+from .progress import keep_bars_over_forks
 from .runtime import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, LAYOUT_VERSION, TOKENS_LAID_OUT, rests_on
 
 
@@ -96,6 +97,7 @@ class ValueScorer(ABC):
         return hashlib.sha256(place.encode()).hexdigest()[:16]
 
     def __reduce__(self):
+        keep_bars_over_forks()
         versions = self.version, LAYOUT_VERSION
         return _rebuild, (type(self), sorted(self.settings.items()), versions, self.refresh())
 
