@@ -3,7 +3,9 @@
 import logging
 import os
 import sys
+from contextlib import nullcontext
 
+from ..models.notices import announced
 from ..settings import did_you_mean
 from ..shell.ending import WRONG_INPUT, log_handler, run_command
 from .arguments import PROGRAM
@@ -35,6 +37,11 @@ def _run(command: str, arguments: list[str]) -> int:
     # Huge pages for torch's buffers on a CPU, some 5% of the time; read when torch is imported.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     logging.basicConfig(handlers=[log_handler()], format="%(levelname)s: %(message)s", level=logging.WARNING)
-    if command == "sft":  # its arguments are TRL's and accelerate's too
-        return command_of(command)[0](arguments)
-    return command_of(command)[0](*parse(command, arguments)) or 0
+    # Libraries take seconds to import: who looks on is told so.
+    is_slow = (
+        sys.stderr.isatty() and "torch" not in sys.modules and not {"-h", "--help", "--help_all"} & set(arguments)
+    )
+    with announced(f"Starting {PROGRAM} {command}", after=1.0) if is_slow else nullcontext():
+        if command == "sft":  # its arguments are TRL's and accelerate's too
+            return command_of(command)[0](arguments)
+        return command_of(command)[0](*parse(command, arguments)) or 0

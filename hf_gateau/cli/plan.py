@@ -27,8 +27,8 @@ class PlanArguments:
     pilot_seconds: float = field(
         default=60.0,
         metadata={
-            "help": "About how long a few rows may be measured. Longer rows than fit into it are extrapolated; one row is "
-            "measured in any case."
+            "help": "About how long a few rows may be measured, or pieces of them where whole rows take too long. What is "
+            "longer is extrapolated."
         },
     )
     price_per_hour: float | None = field(

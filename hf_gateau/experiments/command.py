@@ -63,6 +63,7 @@ def command(grid: str, how: ExperimentArguments) -> None:
     from ..files.apart import check_apart
     from ..files.writing import check_writable
     from ..models.device import keep_freed_memory
+    from ..models.notices import announced
     from ..scripts.arguments import find_recipe
     from .cells import plan_jobs
     from .estimates import dry_run_text
@@ -73,13 +74,15 @@ def command(grid: str, how: ExperimentArguments) -> None:
 
     file, folder = find_recipe(grid), Path(how.output).expanduser().absolute()
     check_apart(folder, file, around=True)
-    planned = load_grid(file)
-    specs = table_specs(planned)
+    with announced("Reading the grid, its data and models", after=1.0):
+        planned = load_grid(file)
+        specs = table_specs(planned)
     check_apart(folder, *(source.name for source in planned.data.values()), around=True)
     check_writable(str(folder), (folder, *folder.parents))
     _check_workers(planned, how)
     _make(planned, folder, how.num_workers)
-    jobs = plan_jobs(planned, folder)
+    with announced("Planning the trainings", after=1.0):
+        jobs = plan_jobs(planned, folder)
     if how.dry_run:
         return print(dry_run_text(planned, jobs, how.flops_per_second, how.num_workers))
     pending = [job for job in jobs if not is_finished(job)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..models.config import DTYPES
 from ..models.fingerprints import fingerprint_or_name, sentence_model_fingerprint
+from ..models.notices import announced
 from ..rows.conversations import (
     FindContext,
     SampleError,
@@ -91,13 +92,14 @@ class EmbeddingScorer(ValueScorer):
             raise RuntimeError(
                 'Sentence embeddings need sentence-transformers; install it with `pip install "hf-gateau[embed]"`.'
             ) from error
-        model = SentenceTransformer(
-            self.settings["model"],
-            revision=self.settings["revision"],
-            device=str(self.device),
-            trust_remote_code=self.settings["trust_remote_code"],
-            model_kwargs={"dtype": self.dtype},
-        )
+        with announced(f"Loading {self.settings['model']}"):
+            model = SentenceTransformer(
+                self.settings["model"],
+                revision=self.settings["revision"],
+                device=str(self.device),
+                trust_remote_code=self.settings["trust_remote_code"],
+                model_kwargs={"dtype": self.dtype},
+            )
         self.note_loaded()
         self.check_unchanged()
         return model

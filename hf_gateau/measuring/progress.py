@@ -5,6 +5,7 @@ device does in products of large matrices. What rows on one context share is cou
 operations that are left, for a row of twice the tokens takes more than twice the time.
 """
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -196,11 +197,24 @@ class Summary:
             ]
         what = "; ".join(", ".join(part) for part in (parts, speed) if part)
         num_sound = self.rows - sum(self.not_measured.values())
-        line = f"{num_sound} of {self.rows} rows measured in {clock(self.seconds)}" + f" ({what})" * bool(what)
+        if self.measured == 0 and self.known:
+            line = f"{num_sound} of {self.rows} rows taken from {' and '.join(self.known)}, none measured"
+        else:
+            line = f"{num_sound} of {self.rows} rows measured in {clock(self.seconds)}" + f" ({what})" * bool(what)
         line += f": {self.output}" if self.output else ""
         lost = [f"  {count} not measured: {reason}" for reason, count in self.not_measured.items()]
         cut = Cuts.of_record(self.cut)
         return [line, *lost, *([f"  {cut.line()}"] if cut else [])]
+
+
+@lru_cache
+def keep_bars_over_forks() -> None:
+    """No process is forked while another thread, such as tqdm's own that watches bars, holds tqdm's lock: the forked one would wait
+    for that thread, which it does not have, for ever at its first bar."""
+    from tqdm.std import TqdmDefaultWriteLock
+
+    if (lock := TqdmDefaultWriteLock.th_lock) is not None:
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
 
 def share(part: float) -> str:

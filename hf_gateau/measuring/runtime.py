@@ -17,8 +17,10 @@ from ..rows.batches import COLUMNS, LAYOUT_COLUMNS, readable, rows_of
 from ..rows.conversations import SampleError, content_hash, find_context_of
 from ..rows.samples import Sample, build_sample, truncate_response
 from ..settings import function_digest
+from ..store.claims import Claims
 from ..store.folder import open_store
 from ..store.keys import config_key, layout_key
+from ..store.owners import shown
 from ..store.sqlite import MeasureError, Measurement, resolve_store_path
 from .config import MeasureConfig
 from .lengths import Lengths, losses
@@ -80,8 +82,10 @@ class Runtime:
         self.store = open_store(path) if path is not None else None
         self._has_told = False
         self._is_described = False  # in the store, which is told with the first measurement
+        self.claims = Claims(self.store, self.config_key) if self.store is not None else None
         self.length_check = _LengthCheck(self.pair, pair_config)
         self.failed: dict[str, str] = {}  # sample key -> reason, where another process has tried
+        self.met_others = False
         self.meter: Meter | None = None  # counts what is measured, where somebody wants to know
 
     def measure_rows(self, rows: list[Mapping]) -> list[dict[str, Any]]:
@@ -97,14 +101,16 @@ class Runtime:
                 for row, sample in self._measured(part, found, progress)
             ]
 
-    def measure_into_store(self, parts: Iterable[Iterable[Mapping]], view: View) -> dict[str, str]:
-        """Measure rows that can be laid out, so many in memory as a part has; returns why some failed, by key."""
+    def measure_into_store(self, parts: Iterable[Iterable[Mapping]], view: View) -> tuple[dict[str, str], set[str]]:
+        """Measure rows that can be laid out, so many in memory as a part has; returns why some failed, by key, and the keys of those
+        that other processes are measuring."""
         failed: dict[str, str] = {}
+        busy: set[str] = set()
         for part in ahead([(row, self.lay_out(row)) for row in rows] for rows in parts):
             found: dict[str, Measurement | str] = {}
-            self._measured(part, found, view)
+            busy |= {sample.key for sample in self._measure_part(part, found, view)}
             failed |= {key: measured for key, measured in found.items() if isinstance(measured, str)}
-        return failed
+        return failed, busy
 
     def _laid_out(self, rows: Iterable[Mapping]) -> Iterator[list[tuple[Mapping, Sample | str]]]:
         """Rows with their token spans, as many at a time as may be in memory."""
@@ -129,6 +135,17 @@ class Runtime:
 
     def _measured(self, part: list[tuple[Mapping, Sample | str]], found: dict, progress: "_Progress | View") -> list:
         """Measure what neither `found` nor the store has; returns the part."""
+        left = self._measure_part(part, found, progress)
+        rows = {sample.key: (row, sample) for row, sample in part if isinstance(sample, Sample)} if left else {}
+        while left:
+            self.claims.wait(sample.key for sample in left)
+            left = self._measure_part([rows[sample.key] for sample in left], found, progress)
+        return part
+
+    def _measure_part(
+        self, part: list[tuple[Mapping, Sample | str]], found: dict, progress: "_Progress | View"
+    ) -> list[Sample]:
+        """Measure what neither `found` nor the store has, nor others are at; returns what they are."""
         rows = {sample.key: (row, sample) for row, sample in part if isinstance(sample, Sample)}
         if self.store is not None:
             found |= self.store.get(self.config_key, rows.keys() - found.keys())
@@ -140,30 +157,58 @@ class Runtime:
                 measured = self._failed(rows[sample.key][0], measured)
             found[sample.key] = measured
             progress.advance(sample.response_end)
-        return part
+        return [sample for sample in pending if sample.key not in found]
 
     def measure(self, samples: list[Sample]) -> Iterator[tuple[Sample, Measurement | MeasureError]]:
-        """Measure samples into the store, in an order that saves work."""
-        from .passes import bunches, measure_samples
+        """Measure samples into the store, in an order that saves work; those that another process is measuring are left out."""
+        from .passes import bunches
 
         if self.meter is not None and samples:
             self.meter.start()
         for places in bunches(samples, self.limits):
-            bunch, started = [samples[i] for i in places], time.monotonic()
-            found = measure_samples(self.pair, bunch, self.cut, self.limits)
-            if self.meter is not None:
-                self.meter.count(bunch, found, time.monotonic() - started)
-            measured = list(zip(bunch, found, strict=True))
-            kept = {sample.key: x for sample, x in measured if isinstance(x, Measurement)}
-            if self.store is not None and kept:
-                if not self._is_described:
-                    self.store.describe(self.config_key, self.description)
-                    self._is_described = True
-                self.store.put_all(self.config_key, kept)
-            for sample, measurement in measured:
-                if isinstance(measurement, Measurement):
-                    self.length_check.see(sample, measurement)
+            bunch = [samples[i] for i in places]
+            if self.claims is None:
+                yield from self._measure_bunch(bunch)
+                continue
+            busy = self.claims.take(sample.key for sample in bunch)
+            try:
+                self._tell_of_others()
+                kept = self.store.get(self.config_key, [sample.key for sample in bunch])  # measured a moment ago
+                yield from ((sample, kept[sample.key]) for sample in bunch if sample.key in kept)
+                mine = [sample for sample in bunch if sample.key not in busy and sample.key not in kept]
+                measured = self._measure_bunch(mine) if mine else []
+            finally:
+                self.claims.release()
             yield from measured
+
+    def _measure_bunch(self, bunch: list[Sample]) -> list[tuple[Sample, Measurement | MeasureError]]:
+        """Measure samples that share passes into the store."""
+        from .passes import measure_samples
+
+        started = time.monotonic()
+        found = measure_samples(self.pair, bunch, self.cut, self.limits)
+        if self.meter is not None:
+            self.meter.count(bunch, found, time.monotonic() - started)
+        measured = list(zip(bunch, found, strict=True))
+        kept = {sample.key: x for sample, x in measured if isinstance(x, Measurement)}
+        if self.store is not None and kept:
+            if not self._is_described:
+                self.store.describe(self.config_key, self.description)
+                self._is_described = True
+            self.store.put_all(self.config_key, kept)
+        for sample, measurement in measured:
+            if isinstance(measurement, Measurement):
+                self.length_check.see(sample, measurement)
+        return measured
+
+    def _tell_of_others(self) -> None:
+        """Once, that others measure with the same settings into the same store."""
+        if self.claims.others and not self.met_others:
+            self.met_others = True
+            logger.warning(
+                "%s is measuring with the same models and settings into %s: rows are shared, none is measured twice.",
+                " and ".join(sorted(map(shown, self.claims.others))).capitalize(), self.store.path,
+            )  # fmt: skip
 
     def survey(self, ds) -> Iterator[tuple[Sample | str, bool]]:
         """See `GateauScorer.survey`."""

@@ -17,6 +17,7 @@ from ..rows.samples import Sample
 from ..settings import call_text, defaults_of, did_you_mean
 from ..store.sqlite import resolve_store_path
 from .config import MeasureConfig
+from .progress import keep_bars_over_forks
 from .runtime import LAYOUT_VERSION, MEASURING_VERSION, Runtime, rests_on
 
 
@@ -79,6 +80,7 @@ class GateauScorer:
         )
 
     def __reduce__(self):
+        keep_bars_over_forks()  # before `datasets` forks workers, it pickles what they do
         resolved = [sorted((x.name, getattr(config, x.name)) for x in fields(config)) for config in self._configs()]
         versions = MEASURING_VERSION, LAYOUT_VERSION
         return _rebuild, (sorted(self._given().items()), resolved, versions, self.refresh())

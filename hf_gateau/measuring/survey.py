@@ -156,11 +156,13 @@ class Work:
         columns = (x[rows].tolist() for x in spans)
         return [RowShape(*lengths) for lengths in zip(*columns, strict=True)]
 
-    def parts(self, bunches: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
-        """The places of some bunches' rows, as many bunches at a time as hold so many tokens; one in any case."""
+    def parts(self, bunches: Sequence[int], most_tokens: int, only: np.ndarray | None = None) -> Iterator[list[int]]:
+        """The places of some bunches' rows, as many bunches at a time as hold so many tokens; one in any case. `only`: whether each
+        row is to be among them."""
         part, num_tokens = [], 0
         for bunch in bunches:
-            rows = slice(self.starts[bunch], self.ends[bunch])
+            rows = np.arange(self.starts[bunch], self.ends[bunch])
+            rows = rows if only is None else rows[only[rows]]
             size = int(self.tokens[rows].sum())
             if part and num_tokens + size > most_tokens:
                 yield part

@@ -140,7 +140,7 @@ def _measure_by_survey(
     table, kept = _survey(ds, scorer, team, part)
     work = Work.of(table, kept)
     share = balanced_shares(work.weights.tolist(), team.size)[team.rank]
-    failed = _measure_share(ds, work, share, runtime, team, _also(table, kept))
+    failed, num_others = _measure_share(ds, work, share, runtime, team, _also(table, kept))
     runtime.failed = {key: reason for part in team.exchange(failed) for key, reason in part.items()}
     if team.size > 1:
         _wait_for(runtime, {key.decode() for key in work.keys.tolist()} - runtime.failed.keys())
@@ -148,7 +148,8 @@ def _measure_by_survey(
         if is_turn:
             measured = measured_rows(ds, table, scorer)
         team.exchange(None)
-    return {"the store": int(kept.sum())}, measured
+    others = {"other processes": sum(team.exchange(num_others))}
+    return {"the store": int(kept.sum())} | others, measured
 
 
 def main_process_first(scorer: Any, work: Callable[[], Any]) -> Any:
@@ -307,19 +308,26 @@ def _also(table: Dataset, kept: np.ndarray) -> str:
 
 def _measure_share(
     ds: Dataset, work: Work, share: list[int], runtime: Runtime, team: _Team, also: str
-) -> dict[str, str]:
-    """Measure some bunches of rows into the store; returns the reasons of those that failed, by key."""
+) -> tuple[dict[str, str], int]:
+    """Measure some bunches of rows into the store; returns the reasons of those that failed, by key, and how many rows processes of
+    other commands have measured meanwhile."""
     rows = work.rows(share)
     if not len(rows):
-        return {}
+        return {}, 0
     runtime.meter.start()
     by_work = rows[np.argsort(work.tokens[rows], kind="stable")]
     flops = runtime.meter.costs.total(work.shapes(by_work))
     name = "Measuring" if team.size == 1 else f"Measuring, process {team.rank + 1} of {team.size}"
-    read = readable(ds)
+    read, failed, before, left = readable(ds), {}, runtime.meter.rows, None
     with View(runtime.meter, work.tokens[rows], flops, name, also, shown=team.is_main) as view:
-        parts = (rows_of(read[places]) for places in work.parts(share, runtime.limits.batch_tokens))
-        return runtime.measure_into_store(parts, view)
+        while True:
+            parts = (rows_of(read[places]) for places in work.parts(share, runtime.limits.batch_tokens, left))
+            reasons, busy = runtime.measure_into_store(parts, view)
+            failed |= reasons
+            if not busy:
+                return failed, len(rows) - len(failed) - (runtime.meter.rows - before)
+            runtime.claims.wait(busy)
+            left = np.isin(work.keys, np.array(list(busy), work.keys.dtype))
 
 
 def _wait_for(runtime, keys: set[str]) -> None:

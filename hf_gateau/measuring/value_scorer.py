@@ -11,7 +11,7 @@ import inspect
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -22,9 +22,11 @@ from ..rows.context_rules import last_paragraph
 from ..rows.conversations import FindContext, SampleError, content_hash, find_context_of, read_conversation
 from ..rows.parts import span_of
 from ..settings import call_text
+from ..store.claims import Claims
 from ..store.folder import FolderStore, open_store
 from ..store.keys import config_key
 from ..store.sqlite import MeasurementStore, Value, resolve_store_path
+from .progress import keep_bars_over_forks
 from .runtime import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, LAYOUT_VERSION, TOKENS_LAID_OUT, rests_on
 
 
@@ -101,6 +103,7 @@ class ValueScorer(ABC):
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     def __reduce__(self):
+        keep_bars_over_forks()
         versions = self.version, LAYOUT_VERSION
         return _rebuild, (type(self), sorted(self.settings.items()), versions, self.refresh())
 
@@ -165,6 +168,11 @@ class ValueScorer(ABC):
         return store
 
     @cached_property
+    def claims(self) -> Claims | None:
+        """What this process is measuring, for others that measure the same."""
+        return Claims(self.store, self.config_key) if self.store is not None else None
+
+    @cached_property
     def batch_tokens(self) -> int:
         """Most tokens in one batch; lowered for good where they turn out not to fit into memory."""
         default = CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS
@@ -186,16 +194,26 @@ class ValueScorer(ABC):
         return shape.pack(self.measure_rows(shape.rows), columns)
 
     def measure_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """One value a row, or why there is none; what the store has is not measured again."""
+        """One value a row, or why there is none; what the store has is not measured again, nor what others are measuring."""
         keys = [self.key_of(row) for row in rows]
-        found: dict[str, Value | str] = self.store.get_values(self.config_key, keys) if self.store is not None else {}
-        pending = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
-        with self._bar(len(pending)) as bar:
-            for part in self._laid_out(pending, found):
-                for measured in self._measured(part):
-                    found |= measured
-                    bar.update(len(measured))
+        by_key, found = dict(zip(keys, rows, strict=True)), {}
+        left = self._missing(by_key, found)
+        with self._bar(len(left)) as bar:
+            while left:
+                for part in self._laid_out({key: by_key[key] for key in left}, found):
+                    for measured in self._measured(part):
+                        found |= measured
+                        bar.update(len(measured))
+                if left := [key for key in left if key not in found]:
+                    self.claims.wait(left)
+                    left = self._missing(left, found)
         return [self._columns(found[key]) for key in keys]
+
+    def _missing(self, keys: Iterable[str], found: dict[str, Value | str]) -> list[str]:
+        """The keys that the store has no value for; those that it has go to `found`."""
+        if self.store is not None:
+            found |= self.store.get_values(self.config_key, keys)
+        return [key for key in keys if key not in found]
 
     def _columns(self, found: Value | str) -> dict[str, Any]:
         value, reason = (None, found) if isinstance(found, str) else (found, None)
@@ -217,16 +235,29 @@ class ValueScorer(ABC):
         yield part
 
     def _measured(self, part: dict[str, Any]) -> Iterator[dict[str, Value | str]]:
-        """Values by content key, batch by batch; each batch is in the store before the next is measured."""
+        """Values by content key, batch by batch; each batch is in the store before the next is measured. Those that another process
+        is measuring are left out."""
         keys = list(part)
         for places in pack([self.num_tokens(item) for item in part.values()], self.batch_tokens):
             batch = [keys[i] for i in places]
-            values = [_checked(value) for value in self._within_memory([part[key] for key in batch])]
-            found = dict(zip(batch, values, strict=True))
-            sound = {key: value for key, value in found.items() if not isinstance(value, str)}
-            if self.store is not None and sound:
-                self.store.put_values(self.config_key, sound)
+            if self.claims is None:
+                yield self._measured_batch(batch, part)
+                continue
+            busy, found = self.claims.take(batch), {}
+            try:
+                pending = [key for key in self._missing(batch, found) if key not in busy]
+                found |= self._measured_batch(pending, part) if pending else {}
+            finally:
+                self.claims.release()
             yield found
+
+    def _measured_batch(self, batch: list[str], part: dict[str, Any]) -> dict[str, Value | str]:
+        values = [_checked(value) for value in self._within_memory([part[key] for key in batch])]
+        found = dict(zip(batch, values, strict=True))
+        sound = {key: value for key, value in found.items() if not isinstance(value, str)}
+        if self.store is not None and sound:
+            self.store.put_values(self.config_key, sound)
+        return found
 
     def _within_memory(self, items: list[Any]) -> list[Value | str]:
         """`measure`; where memory runs out, in halves."""

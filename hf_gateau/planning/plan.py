@@ -280,11 +280,13 @@ def _describe_rows(runtime, counted: Counted, way: Way) -> dict[str, Any]:
 def _run_pilot(runtime, counted: Counted, job: Job, seconds: float) -> Pilot:
     from datasets.utils import tqdm
 
-    rows = []
-    for (sample, _), (shape, _) in zip(counted.pending, job.rows, strict=True):
-        rows.append(PilotRow(sample, row_work(job.long, job.short, shape, job.way), pass_tokens(shape, job.way)))
+    def row_of(sample: Sample) -> PilotRow:
+        shape = RowShape.of(sample)
+        return PilotRow(sample, row_work(job.long, job.short, shape, job.way), pass_tokens(shape, job.way))
+
     with tqdm(desc="Pilot", unit=" rows", leave=False) as bar:
-        return Pilot(runtime, rows, seconds, lambda row: bar.update(1))
+        samples = [sample for sample, _ in counted.pending]
+        return Pilot(runtime, samples, row_of, seconds, lambda row: bar.update(1))
 
 
 def _predict(pilot: Pilot, counted: Counted, job: Job, loading: dict, num_devices: int, price: float | None) -> dict:

@@ -85,7 +85,7 @@ def _times(plan: dict[str, Any]) -> Iterator[str]:
     pilot, rates = plan["pilot"], plan["rates"]
     lengths = f"{min(pilot['tokens']):,} to {max(pilot['tokens']):,} tokens"
     yield (
-        f"Pilot of {len(pilot['tokens'])} rows of {lengths}, each {pilot['rounds']} times: {duration(pilot['seconds'])} on "
+        f"Pilot of {len(pilot['tokens'])} rows or pieces of rows, of {lengths}, each {pilot['rounds']} times: {duration(pilot['seconds'])} on "
         f"{pilot['device']} in {pilot['dtype']}, which multiplies matrices at "
         f"{pilot['matrix_flops_per_second'] / 1e12:.3g} TFLOP/s"
     )

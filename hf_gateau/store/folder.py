@@ -1,28 +1,43 @@
 """Measurements of many machines: a folder on a disk that they share, in which every process writes files of its own.
 
-    FOLDER/gateau_store.json                     says that the folder is a store
+    FOLDER/gateau_store.json                     says that the folder is a store, and of which version
     FOLDER/<config_key>/configuration.json       what the key stands for
     FOLDER/<config_key>/<host>-<pid>-<x>.jsonl   one line a measured row, flushed to the disk before the next is measured
+    FOLDER/<config_key>/<host>-<pid>-<x>.claims  the rows that the process is measuring; its time tells whether it still does
 
-No file has two writers, so no lock is needed, which shared disks rarely keep. A line that a crash tore is passed over.
+No file has two writers, so no lock is needed, which shared disks rarely keep. A line that a crash tore is passed over. A field
+that lines of older versions lack has its default, so a new field of `Measurement` with one needs nothing here; `VERSION` is
+raised when older versions would misread the folder.
 """
 
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from uuid import uuid4
 
-from .sqlite import KEPT, STORE_VARIABLE, Measurement, MeasurementStore, StoreError, Value, resolve_store_path
+from .owners import has_ended, new_name
+from .schema import NewerError
+from .sqlite import (
+    KEPT,
+    STORE_VARIABLE,
+    Measurement,
+    MeasurementStore,
+    StoreError,
+    Value,
+    newer_store,
+    resolve_store_path,
+)
 
 
-MARKER, CONFIGURATION = "gateau_store.json", "configuration.json"
+VERSION = 1
+FIELDS = Measurement.__dataclass_fields__
+MARKER, CONFIGURATION, CLAIMS = "gateau_store.json", "configuration.json", ".claims"
 
 
 @dataclass
@@ -58,7 +73,7 @@ class FolderStore:
         self._known: dict[str, _Known] = {}
         self._name, self._process = None, None
         with self._explained():
-            self._claim()
+            self._mark()
 
     def get(self, config_key: str, sample_keys: Iterable[str]) -> dict[str, Measurement]:
         """The measurements there are, by sample key; reads only what was written since the last call."""
@@ -103,6 +118,45 @@ class FolderStore:
                 os.fsync(stream.fileno())
             if is_new:
                 _flush_folder(folder)
+
+    def claim(self, config_key: str, keys: Iterable[str], owner: str, seconds: float) -> dict[str, str]:
+        """See `MeasurementStore.claim`. Disks that show files late may let two processes measure one row; one row counts."""
+        keys = set(keys)
+        with self._explained():
+            path = self.path / config_key / f"{owner}{CLAIMS}"
+            others = self._claimed(config_key, owner, seconds)
+            _write_claims(path, keys - others.keys())
+            # Who claimed meanwhile sees this claim too, or is seen here; the first by name keeps the row.
+            others |= {k: name for k, name in self._claimed(config_key, owner, seconds).items() if name < owner}
+            _write_claims(path, keys - others.keys())
+        return {key: others[key] for key in keys & others.keys()}
+
+    def claimed(self, config_key: str, owner: str, seconds: float) -> dict[str, str]:
+        """See `MeasurementStore.claimed`."""
+        with self._explained():
+            return self._claimed(config_key, owner, seconds)
+
+    def _claimed(self, config_key: str, owner: str, seconds: float) -> dict[str, str]:
+        """A machine's clock may be wrong, so the disk's is asked: by it claims of more than some seconds ago are void."""
+        folder, found = self.path / config_key, {}
+        others = [path for path in folder.glob(f"*{CLAIMS}") if path.stem != owner and not has_ended(path.stem)]
+        if others:
+            now = _time_of_disk(folder / f".{owner}.now")
+            for path in others:
+                with suppress(OSError, ValueError):  # gone by now, or being replaced
+                    if now - path.stat().st_mtime <= seconds:
+                        found |= dict.fromkeys(json.loads(path.read_text()), path.stem)
+        return found
+
+    def renew(self, config_key: str, owner: str, seconds: float) -> None:
+        """See `MeasurementStore.renew`."""
+        with self._explained(), suppress(FileNotFoundError):
+            os.utime(self.path / config_key / f"{owner}{CLAIMS}")
+
+    def release(self, config_key: str, owner: str) -> None:
+        """See `MeasurementStore.release`."""
+        with self._explained():
+            (self.path / config_key / f"{owner}{CLAIMS}").unlink(missing_ok=True)
 
     def describe(self, config_key: str, description: dict) -> None:
         """Keep what a configuration key stands for."""
@@ -149,30 +203,41 @@ class FolderStore:
         with self._explained():
             return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
 
-    def _claim(self) -> None:
+    def _mark(self) -> None:
         """Mark the folder as a store; refuse one that holds something else."""
         self.path.mkdir(parents=True, exist_ok=True)
         marker = self.path / MARKER
         if marker.exists():
+            self._check_version(marker)
             return
-        others = sorted(path.name for path in self.path.iterdir() if path.name != MARKER)
+        others = sorted(path.name for path in self.path.iterdir() if not path.name.startswith(f".{MARKER}"))
         # What another process has made since then, it made after the marker: listed now, the folder shows it.
         if others and MARKER not in os.listdir(self.path):
             raise StoreError(
                 f"{self.path} is a folder that holds something else ({', '.join(others[:3])}), no measurement store. Name a "
                 f"new or empty folder, or a file, in {STORE_VARIABLE} or with --store."
             )
+        partial = marker.with_name(f".{MARKER}-{uuid4().hex[:8]}")
+        partial.write_text(json.dumps({"what": "measurements of hf_gateau", "version": VERSION}))
+        os.replace(partial, marker)  # whole at once; another process may have been faster, and wrote the same
+
+    def _check_version(self, marker: Path) -> None:
+        text = marker.read_text()
         try:
-            with marker.open("x") as stream:
-                json.dump({"what": "measurements of hf_gateau", "version": 1}, stream)
-        except FileExistsError:
-            return  # another process was faster
+            version = json.loads(text)["version"] if text else VERSION  # older versions wrote it bit by bit
+            is_newer = version > VERSION
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(
+                f"{marker} does not say of which version the measurement store is ({text[:80]!r}). Write "
+                f'{{"version": {VERSION}}} into it, or name another place in {STORE_VARIABLE}.'
+            ) from error
+        if is_newer:
+            raise StoreError(newer_store(self.path, NewerError(version, VERSION)))
 
     def _own_name(self) -> str:
         """Of the file that no other process writes to, nor this one's parent before a fork."""
         if self._process != os.getpid():
-            host = "".join(c if c.isalnum() or c in "-." else "-" for c in socket.gethostname())
-            self._name, self._process = f"{host}-{os.getpid()}-{uuid4().hex[:8]}.jsonl", os.getpid()
+            self._name, self._process = f"{new_name()}.jsonl", os.getpid()
         return self._name
 
     def _refresh(self, config_key: str) -> _Known:
@@ -270,7 +335,23 @@ def _parse(line: bytes) -> dict | None:
 
 def _found(row: dict) -> Measurement | Value:
     """What a line holds: a value, or a measurement."""
-    return row["value"] if "value" in row else Measurement(**{x: row[x] for x in Measurement.__dataclass_fields__})
+    return row["value"] if "value" in row else Measurement(**{x: row[x] for x in FIELDS if x in row})
+
+
+def _write_claims(path: Path, keys: Iterable[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(json.dumps(sorted(keys)))
+    os.replace(partial, path)
+
+
+def _time_of_disk(probe: Path) -> float:
+    """What time it is (seconds since 1970) by the clock that a disk dates files with."""
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _is_torn(stream) -> bool:

@@ -1,7 +1,7 @@
 """Measurements that survive a crash: one SQLite file, one row per sample and measuring configuration.
 
 Measured rows are committed, and flushed to the disk, before the next are measured. Many processes of one machine may
-write to the file at once (SQLite's write-ahead log); for several machines there is `folder_store`. Nothing here ever
+write to the file at once (SQLite's write-ahead log); for several machines there is `folder`. Nothing here ever
 deletes a row but `prune`, which is asked to.
 """
 
@@ -12,37 +12,35 @@ import time
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
+
+from .owners import has_ended
+from .schema import NewerError, SchemaError, is_current, migrate, transaction
 
 
 STORE_VARIABLE = "HF_GATEAU_STORE"
 OFF = ("off", "false", "no", "0")
 BUSY_TIMEOUT = 120.0  # seconds to wait for another process's commit
 KEYS_PER_QUERY = 500
+BROKEN = ("malformed", "not a database", "no column", "no such")  # in what SQLite says of a file
 KEPT = "What was measured before is kept; run again to go on from there"
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS configurations (config_key TEXT PRIMARY KEY, description TEXT NOT NULL, created REAL NOT NULL)
-WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS measurements (
-    config_key TEXT NOT NULL, sample_key TEXT NOT NULL,
-    ppl_short REAL NOT NULL, ppl_long REAL NOT NULL, ppl_no_context REAL NOT NULL,
-    segment_ppl BLOB NOT NULL, segment_attention BLOB NOT NULL,
-    times_measured INTEGER NOT NULL DEFAULT 1, created REAL NOT NULL,
-    PRIMARY KEY (config_key, sample_key)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS row_values (
-    config_key TEXT NOT NULL, content_key TEXT NOT NULL, value NOT NULL,
-    times_measured INTEGER NOT NULL DEFAULT 1, created REAL NOT NULL,
-    PRIMARY KEY (config_key, content_key)) WITHOUT ROWID;
-"""
-TABLES = ("measurements", "row_values")
+TABLES = {
+    "measurements": "sample_key",
+    "row_values": "content_key",
+}  # -> what tells their rows apart in a configuration
+LISTS = {
+    "segment_ppl": "d",
+    "segment_attention": "d",
+}  # columns of `measurements` -> `array` type code: d or f, of 64 or 32 bits
 Value = float | list[float]  # of a row in `row_values`: a list is kept in float32
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The raw numbers of one sample, everything that needed a model.
+    """The raw numbers of one sample, everything that needed a model; each is a column of `measurements`.
 
     Attributes:
         ppl_short, ppl_long, ppl_no_context (`float`): Eq. 1 under the short sibling, under the long model, and under
@@ -64,6 +62,11 @@ class MeasureError(RuntimeError):
 
 class StoreError(RuntimeError):
     """The store cannot be read or written. What was committed before stays in the file."""
+
+
+def newer_store(path: Path, reason: NewerError) -> str:
+    """What is said of a store that a newer version made."""
+    return f"The measurement store {path} {reason}. Install that one, or name another place in {STORE_VARIABLE}."
 
 
 def default_store_path() -> Path | None:
@@ -114,9 +117,9 @@ class MeasurementStore:
 
     def get(self, config_key: str, sample_keys: Iterable[str]) -> dict[str, Measurement]:
         """The measurements there are, by sample key."""
-        columns = "sample_key, ppl_short, ppl_long, ppl_no_context, segment_ppl, segment_attention"
-        rows = self._rows(columns, "measurements", config_key, sample_keys)
-        return {key: Measurement(*ppl, _floats(a), _floats(b)) for key, *ppl, a, b in rows}
+        names = [field.name for field in fields(Measurement)]
+        rows = self._rows(names, "measurements", config_key, sample_keys)
+        return {key: Measurement(*map(_unpacked, values, map(LISTS.get, names))) for key, *values in rows}
 
     def put(self, config_key: str, sample_key: str, measurement: Measurement) -> None:
         """`put_all` of one."""
@@ -124,46 +127,84 @@ class MeasurementStore:
 
     def put_all(self, config_key: str, measurements: Mapping[str, Measurement]) -> None:
         """Commit measurements, by sample key; they are on the disk when this returns. Measured twice, the first one stays."""
-        rows = ([key, *map(_value, vars(found).values())] for key, found in measurements.items())
-        self._insert("measurements", config_key, rows)
+        names = [field.name for field in fields(Measurement)]
+        packed = ({x: _packed(getattr(found, x), LISTS.get(x)) for x in names} for found in measurements.values())
+        self._insert("measurements", config_key, dict(zip(measurements, packed, strict=True)))
 
     def get_values(self, config_key: str, content_keys: Iterable[str]) -> dict[str, Value]:
         """The values there are of what another scorer than the pair measured, by content key."""
-        rows = self._rows("content_key, value", "row_values", config_key, content_keys)
-        return {key: _floats(value, "f") if isinstance(value, bytes) else value for key, value in rows}
+        rows = self._rows(["value"], "row_values", config_key, content_keys)
+        return {key: _unpacked(value, "f") for key, value in rows}
 
     def put_values(self, config_key: str, values: Mapping[str, Value]) -> None:
         """Commit values, by content key; as `put_all`."""
-        self._insert("row_values", config_key, ([key, _value(value, "f")] for key, value in values.items()))
+        self._insert("row_values", config_key, {key: {"value": _packed(value, "f")} for key, value in values.items()})
 
-    def _rows(self, columns: str, table: str, config_key: str, keys: Iterable[str]) -> Iterator[tuple]:
-        """Those columns, the first of which is the key, of the rows that a table has of some keys."""
-        keys = list(dict.fromkeys(keys))
+    def _rows(self, columns: list[str], table: str, config_key: str, keys: Iterable[str]) -> Iterator[tuple]:
+        """Key and those columns of the rows that a table has of some keys."""
+        keys, name = list(dict.fromkeys(keys)), TABLES[table]
         with self._connected() as connection:
             for a in range(0, len(keys), KEYS_PER_QUERY):
                 chunk = keys[a : a + KEYS_PER_QUERY]
-                among = f"{columns.partition(',')[0]} IN ({','.join('?' * len(chunk))})"
-                query = f"SELECT {columns} FROM {table} WHERE config_key = ? AND {among}"
+                among = f"{name} IN ({','.join('?' * len(chunk))})"
+                query = f"SELECT {', '.join([name, *columns])} FROM {table} WHERE config_key = ? AND {among}"
                 yield from connection.execute(query, [config_key, *chunk])
 
-    def _insert(self, table: str, config_key: str, rows: Iterable[list]) -> None:
-        """Commit rows of a table, each a key and its values; of one that is there the count of times alone changes."""
-        created = time.time()
-        whole = [[config_key, *row, 1, created] for row in rows]
-        if not whole:
+    def _insert(self, table: str, config_key: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        """Commit rows of a table by key; of one that is there the count of times alone changes."""
+        if not rows:
             return
-        with self._connected() as connection, _transaction(connection):
+        about = {"config_key": config_key, "times_measured": 1, "created": time.time()}
+        whole = [{TABLES[table]: key, **about, **row} for key, row in rows.items()]
+        names = list(whole[0])
+        with self._connected() as connection, transaction(connection):
             connection.executemany(
-                f"INSERT INTO {table} VALUES ({', '.join('?' * len(whole[0]))}) "
+                f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)}) "
                 "ON CONFLICT DO UPDATE SET times_measured = times_measured + 1",
                 whole,
             )
+
+    def claim(self, config_key: str, keys: Iterable[str], owner: str, seconds: float) -> dict[str, str]:
+        """Mark rows as being measured by `owner` for some seconds, all but those that others have marked; returns these, with
+        their owners."""
+        with self._connected() as connection, _unflushed(connection), transaction(connection):
+            connection.execute("DELETE FROM claims WHERE expires < ?", [time.time()])
+            others = self._claimed(connection, config_key, owner)
+            mine = [[config_key, key, owner, time.time() + seconds] for key in keys if key not in others]
+            connection.executemany(
+                "REPLACE INTO claims (config_key, row_key, owner, expires) VALUES (?, ?, ?, ?)", mine
+            )
+            return {key: others[key] for key in keys if key in others}
+
+    def claimed(self, config_key: str, owner: str, seconds: float) -> dict[str, str]:
+        """The rows that others than `owner` are measuring, and who."""
+        with self._connected() as connection:
+            return self._claimed(connection, config_key, owner)
+
+    def _claimed(self, connection: sqlite3.Connection, config_key: str, owner: str) -> dict[str, str]:
+        query = "SELECT row_key, owner FROM claims WHERE config_key = ? AND owner != ? AND expires >= ?"
+        found = connection.execute(query, [config_key, owner, time.time()]).fetchall()
+        ended = {name for name in {name for _, name in found} if has_ended(name)}
+        return {key: name for key, name in found if name not in ended}
+
+    def renew(self, config_key: str, owner: str, seconds: float) -> None:
+        """Let what `owner` has marked stay so for some seconds from now."""
+        with self._connected() as connection, _unflushed(connection):
+            connection.execute(
+                "UPDATE claims SET expires = ? WHERE config_key = ? AND owner = ?",
+                [time.time() + seconds, config_key, owner],
+            )
+
+    def release(self, config_key: str, owner: str) -> None:
+        """Take the marks of `owner` away."""
+        with self._connected() as connection, _unflushed(connection):
+            connection.execute("DELETE FROM claims WHERE config_key = ? AND owner = ?", [config_key, owner])
 
     def describe(self, config_key: str, description: dict) -> None:
         """Keep what a configuration key stands for."""
         with self._connected() as connection:
             connection.execute(
-                "INSERT OR IGNORE INTO configurations VALUES (?, ?, ?)",
+                "INSERT OR IGNORE INTO configurations (config_key, description, created) VALUES (?, ?, ?)",
                 [config_key, json.dumps(description, sort_keys=True), time.time()],
             )
 
@@ -188,7 +229,8 @@ class MeasurementStore:
             for key in keys:
                 for table in TABLES:
                     deleted += connection.execute(f"DELETE FROM {table} WHERE config_key = ?", [key]).rowcount
-                connection.execute("DELETE FROM configurations WHERE config_key = ?", [key])
+                for table in ("configurations", "claims"):
+                    connection.execute(f"DELETE FROM {table} WHERE config_key = ?", [key])
             connection.execute("VACUUM")
         return deleted
 
@@ -205,15 +247,23 @@ class MeasurementStore:
                 self._inherited = self._connection  # never closed here: it is the parent's
                 self._connection, self._process = self._open(), os.getpid()
             yield self._connection
-        except (sqlite3.Error, OSError) as error:
+        except NewerError as error:
+            raise StoreError(newer_store(self.path, error)) from error
+        except (sqlite3.Error, OSError, SchemaError) as error:
             raise StoreError(self._explain(error)) from error
 
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)  # every statement commits
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.executescript(SCHEMA)
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            current = is_current(connection)  # a file that is no store, or a newer one, is left as it is
+            _use_write_ahead_log(connection)
+            if not current:
+                migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _explain(self, error: Exception) -> str:
@@ -223,10 +273,15 @@ class MeasurementStore:
                 f"The disk of the measurement store {self.path} is full ({error}). {KEPT} once there is space, or "
                 f"move the file and name its new place in {STORE_VARIABLE}."
             )
-        if "malformed" in text or "not a database" in text or "no column" in text or "no such" in text:
+        if isinstance(error, SchemaError) or any(x in text for x in BROKEN):
             return (
                 f"{self.path} is no intact measurement store ({error}). Nothing in it was changed. Move it aside and "
                 f"run again, or name another place in {STORE_VARIABLE} ('off' for none)."
+            )
+        if "locked" in text or "busy" in text:
+            return (
+                f"The measurement store {self.path} is held by another process ({error}, after {BUSY_TIMEOUT:.0f} s). {KEPT} "
+                f"once that one has ended or let go of it, or name another place in {STORE_VARIABLE}."
             )
         return (
             f"The measurement store {self.path} cannot be used ({error}). {KEPT}, with {STORE_VARIABLE} naming a "
@@ -238,23 +293,36 @@ class MeasurementStore:
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing."""
-    connection.execute("BEGIN IMMEDIATE")
+def _unflushed(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commits that need not outlive a crash, and so do not wait for the disk."""
+    connection.execute("PRAGMA synchronous = NORMAL")
     try:
         yield
-    except BaseException:
-        if connection.in_transaction:  # a full disk has ended it already
-            connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
+    finally:
+        connection.execute("PRAGMA synchronous = FULL")
 
 
-def _value(value: float | list[float], kind: str = "d") -> float | bytes:
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """SQLite does not wait by itself here, where several processes open a new file at once."""
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
+
+
+def _packed(value: Any, kind: str | None) -> Any:
+    """A list as its numbers' bytes, of an `array` type code; all else as it is."""
     return array(kind, value).tobytes() if isinstance(value, list) else value
 
 
-def _floats(blob: bytes, kind: str = "d") -> list[float]:
+def _unpacked(value: Any, kind: str | None) -> Any:
+    if not isinstance(value, bytes):
+        return value
     values = array(kind)
-    values.frombytes(blob)
+    values.frombytes(value)
     return values.tolist()

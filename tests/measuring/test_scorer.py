@@ -167,7 +167,7 @@ def test_store_changes_nothing_and_answers_without_weights(tiny_model, rows, mea
     settings = {**SETTINGS, "long_model": tiny_model, "store": str(path)}
     assert_same(Dataset.from_list(rows[:6]).map(GateauScorer(**settings), batched=True), measured[:6])
     monkeypatch.setattr(
-        "hf_gateau.models.pair.AutoModelForCausalLM.from_pretrained", None
+        "hf_gateau.models.weights.AutoModelForCausalLM.from_pretrained", None
     )  # weights cannot load any more
     again = [GateauScorer(**settings)(row) for row in rows[:6]]
     assert_same(again, measured[:6])

@@ -4,9 +4,9 @@ import json
 import math
 import os
 import pickle
-import sqlite3
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ from hf_gateau.quickstart import LONG_MODEL, PLANTED, SHORT_MODEL
 from hf_gateau.rows.batches import VALUE_COLUMNS
 from hf_gateau.rows.context_rules import last_paragraph
 from hf_gateau.store.folder import FolderStore
-from hf_gateau.store.sqlite import Measurement, MeasurementStore
+from hf_gateau.store.sqlite import MeasurementStore
 from tests.chats import CHATML, turns
 from tests.tiny_models import make_classifier, make_model, make_sentence_model
 
@@ -426,32 +426,29 @@ def test_a_killed_run_goes_on_where_it_was(models, rows, tmp_path, monkeypatch):
     assert after["num_rows"] == after["num_measured"] == 12
 
 
-OLD_SCHEMA = """
-CREATE TABLE configurations (config_key TEXT PRIMARY KEY, description TEXT NOT NULL, created REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE measurements (
-    config_key TEXT NOT NULL, sample_key TEXT NOT NULL,
-    ppl_short REAL NOT NULL, ppl_long REAL NOT NULL, ppl_no_context REAL NOT NULL,
-    segment_ppl BLOB NOT NULL, segment_attention BLOB NOT NULL,
-    times_measured INTEGER NOT NULL DEFAULT 1, created REAL NOT NULL,
-    PRIMARY KEY (config_key, sample_key)) WITHOUT ROWID;
-INSERT INTO configurations VALUES ('old', '{}', 1.0);
-INSERT INTO measurements VALUES ('old', 'a', 1.0, 2.0, 3.0, x'', x'', 2, 5.0);
-"""
+def test_rows_that_another_process_measures_are_waited_for_and_taken_over_when_it_lets_go(models, rows, tmp_path):
+    store = str(tmp_path / "s.sqlite")
+    scorer = scorer_of(RewardScorer, models, store=store)
+    expected = scorer_of(RewardScorer, models).measure_rows(rows)
+    keys = [scorer.key_of(row) for row in rows]
+    others, other = MeasurementStore(store), "another.host.1-1-0000"
+    value = {keys[0]: 7.0}  # which it measures meanwhile; of the second row it lets go
+    assert others.claim(scorer.config_key, keys[:2], other, 600.0) == {}
 
+    def end():
+        ended = MeasurementStore(store)
+        ended.put_values(scorer.config_key, value)
+        ended.release(scorer.config_key, other)
 
-def test_store_of_an_earlier_version_keeps_opening(tmp_path):
-    path = tmp_path / "s.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.executescript(OLD_SCHEMA)
-    store = MeasurementStore(path)
-    assert store.get("old", ["a"]) == {"a": Measurement(1.0, 2.0, 3.0, [], [])}
-    store.describe("new", {})
-    store.put_values("new", {"x": 0.1, "y": 2.5})
-    store.put_values("new", {"x": 9.0})
-    assert MeasurementStore(path).get_values("new", ["x", "y", "z"]) == {"x": 0.1, "y": 2.5}  # the first stays
-    sizes = {found["config_key"]: (found["num_rows"], found["num_measured"]) for found in store.configurations()}
-    assert sizes == {"old": (1, 2), "new": (2, 3)} and store.prune(["new"]) == 2
-    assert store.get("old", ["a"]) and store.get_values("new", ["x"]) == {}
+    timer = threading.Timer(1.0, end)
+    timer.start()
+    found = [row["gateau_reward"] for row in scorer.measure_rows(rows)]
+    timer.join()
+    assert found[0] == 7.0 and found[1:] == pytest.approx(
+        [x["gateau_reward"] for x in expected[1:]], rel=1e-4, abs=1e-5
+    )
+    [configuration] = others.configurations()
+    assert configuration["num_rows"] == configuration["num_measured"] == len(rows)
 
 
 def test_the_same_weights_elsewhere_are_the_same_key_and_others_are_not(models, tmp_path, tokenizer):
