@@ -59,6 +59,13 @@ def recipe_configs() -> tuple[type, ...]:
     return CONFIGS
 
 
+def read_docstring(function: Any) -> tuple[str, list[str]]:
+    """What a command does, and the lines of its examples."""
+    from hf_gateau.shell.help import read_docstring
+
+    return read_docstring(function)
+
+
 # Values and types, as they are written
 
 
@@ -187,10 +194,8 @@ def commands_section() -> tuple[list[str], list[type]]:
     others: dict[type, None] = {}
     for name, (function, takes) in commands().items():
         parts.append(f"### hf-gateau {name}")
-        text, _, example = inspect.cleandoc(function.__doc__).partition(" Example:")
-        if not example:
-            text, _, example = inspect.cleandoc(function.__doc__).partition(" Examples:")
-        parts += [" ".join(text.split())] + ([fence(example.strip())] if example else [])
+        text, examples = read_docstring(function)
+        parts += [text] + ([fence("\n".join(examples))] if examples else [])
         if name == "sft":
             linked = ", ".join(link(config) for config in recipe_configs())
             parts.append(

@@ -4,21 +4,16 @@ The rooms, in the order in which one reads them (a room imports only from those 
 `files` (rows from the disk and the Hub, and back), `rows` (one row to a sample of tokens), `models` (the pair and its forward
 pass), `store` (measurements that survive a crash), `measuring` (models over samples: the raw columns), `planning` (what
 measuring will take), `ranking` (columns to an order, an order to a selection), `report` (figures and a page), `hub` (push,
-pull, cards), `training` (select, then train), `quickstart` (a planted world and a tiny pair), `scripts` (`trl sft --recipe`),
-`endpoint` (models behind an address), `building` (long rows out of documents), `evaluation`, `experiments`, `cli`.
+pull, cards), `training` (select, then train), `quickstart` (a planted world and a tiny pair), `shell` (what every command has
+in common), `scripts` (`trl sft --recipe`), `endpoint` (models behind an address), `building` (long rows out of documents),
+`evaluation`, `experiments`, `cli`.
 
 At the root stand the files that belong to no room: `redaction`, `markdown`, `settings`, `records`, `shipped`.
 """
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-
-try:
-    __version__ = version("hf-gateau")
-except PackageNotFoundError:  # a bare checkout
-    __version__ = "0.0.0"
 
 # Public name -> the module it lives in; nothing is imported before it is used.
 _PUBLIC = {
@@ -75,6 +70,9 @@ if TYPE_CHECKING:  # for editors and type checkers
 
 
 def __getattr__(name: str):
+    if name == "__version__":
+        globals()[name] = _version()
+        return globals()[name]
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
@@ -82,5 +80,15 @@ def __getattr__(name: str):
     return value
 
 
+def _version() -> str:
+    """The version that is installed; looking it up takes longer than everything else here."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("hf-gateau")
+    except PackageNotFoundError:  # a bare checkout
+        return "0.0.0"
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, "__version__"])

@@ -8,6 +8,7 @@ import importlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import MISSING, fields
 from types import CodeType
 from typing import Any
 
@@ -41,14 +42,55 @@ def json_object(name: str, text: str | None, example: str) -> dict[str, Any]:
 
 
 def did_you_mean(name: object, known: Iterable[str], otherwise: str = "") -> str:
-    """The end of a message about an unknown name: the nearest known one, if there is one near."""
+    """The end of a message about an unknown name: the nearest known one, if there is one near; flags as one gives them."""
     near = difflib.get_close_matches(str(name), list(known), 1)
-    return f"; did you mean {near[0]!r}?" if near else otherwise
+    if not near:
+        return otherwise
+    return f"; did you mean {near[0] if near[0].startswith('-') else repr(near[0])}?"
+
+
+# What YAML and JSON call their values
+TYPE_NAMES = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def a_type(value: object) -> str:
+    """What a value is, with its article, for messages: "an integer", "a list"."""
+    kind = type(value)
+    article = "an" if kind.__name__[0].lower() in "aeiou" else "a"
+    return TYPE_NAMES.get(kind) or f"{article} {kind.__name__}"
 
 
 def set_fields(config: Any) -> dict[str, Any]:
     """The fields of a configuration that are not None."""
     return {name: value for name, value in vars(config).items() if value is not None}
+
+
+def call_text(name: str, given: dict[str, Any], defaults: dict[str, Any] | None = None) -> str:
+    """An object as one would write it: the class's name, and the settings that differ from their defaults."""
+    defaults = defaults or {}
+    settings = [(key, value) for key, value in given.items() if key not in defaults or value != defaults[key]]
+    texts = [f"{key}={getattr(value, '__name__', None) or repr(value)}" for key, value in settings]
+    return f"{name}({', '.join(texts)})"
+
+
+def defaults_of(*configs: type) -> dict[str, Any]:
+    """The defaults of dataclasses of settings, by name."""
+    return {x.name: x.default for config in configs for x in fields(config) if x.default is not MISSING}
+
+
+def short_repr(config: Any) -> str:
+    """The `__repr__` of a dataclass of settings: those that differ from their defaults."""
+    return call_text(
+        type(config).__name__, {x.name: getattr(config, x.name) for x in fields(config)}, defaults_of(type(config))
+    )
 
 
 def import_function(name: str, said: str) -> Callable:

@@ -39,12 +39,13 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.elements if tag in tags]
 
 
-def browse(page: Path, folder: Path) -> tuple[str, list[str], list[str]]:
-    """Open a page in Chromium: its elements, lines on the console, and what it, not the browser itself, asked for."""
+def browse(page: Path, folder: Path, size: tuple[int, int] = (1200, 800)) -> tuple[str, list[str], list[str]]:
+    """Open a page in Chromium, in a window of so many pixels (500 wide at least, which is its own limit): its elements, lines on the console, and what it, not the browser itself, asked for."""
     log = folder / "net.json"
     quiet = "--disable-background-networking --disable-component-update --no-first-run --disable-sync".split()
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", *quiet, "--host-resolver-rules=MAP * ~NOTFOUND"]
     options += [f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr", "--v=0", f"--log-net-log={log}"]
+    options.append(f"--window-size={size[0]},{size[1]}")
     command = ["chromium", *options, "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     parameters = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]

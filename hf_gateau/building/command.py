@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..endpoint.chat_client import EndpointConfig
 from ..endpoint.questions import Endpoint
+from ..files.apart import check_apart
 from ..files.writing import check_output, save_rows
 from ..records import attach_record, commonest
 from .config import BuildConfig, DocumentConfig
@@ -32,6 +33,8 @@ RECORD = "building"
 @dataclass
 class BuildArguments:
     """Which documents, and where the rows go."""
+
+    RARELY_GIVEN = ("max_shard_size", "name", "revision")
 
     output: str | None = field(
         default=None,
@@ -57,10 +60,15 @@ class BuildArguments:
 def command(
     documents: str, build: BuildArguments, what: DocumentConfig, config: BuildConfig, endpoint: EndpointConfig
 ) -> None:
-    """Make long instruction samples of documents, as LongAlign did: contexts are cut from them, and a model behind an
-    OpenAI-compatible endpoint proposes questions about each and answers one. Replies are kept as they arrive, so a build that
-    was stopped goes on where it was when the same command is given again. --dry_run says what it will take. Example:
-    hf-gateau build books/ -o long.jsonl --endpoint_model gpt-4.1 --num_rows 1000 --tokenizer Qwen/Qwen3-0.6B"""
+    """Make long instruction samples of documents. As LongAlign did: contexts are cut from them, and a model behind an
+    OpenAI-compatible endpoint proposes questions about each and answers one. Replies are kept as they arrive, so a build that was
+    stopped goes on where it was when the same command is given again. --dry_run says what it will take.
+
+    Example:
+        hf-gateau build books/ -o long.jsonl --endpoint_model gpt-4.1 \\
+            --num_rows 1000 --tokenizer Qwen/Qwen3-0.6B
+    """
+    check_apart(build.output, documents)
     _check(build, config)
     count_tokens = token_counter(config.tokenizer)
     asked = None if config.dry_run else Endpoint(endpoint)  # refuses before anything is read

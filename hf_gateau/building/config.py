@@ -16,6 +16,8 @@ class DocumentConfig:
         ValueError: a field is out of range.
     """
 
+    RARELY_GIVEN = ("id_column", "license_column", "license")
+
     text_column: str = field(
         default="text", metadata={"help": "Column of the text, in .jsonl, .parquet and on the Hub."}
     )
@@ -44,6 +46,8 @@ class BuildConfig:
     Raises:
         ValueError: a field is out of range.
     """
+
+    RARELY_GIVEN = ("rows_per_context", "question_tokens", "answer_tokens", "temperature", "near_duplicate")
 
     num_rows: int | None = field(
         default=None, metadata={"help": "Rows to make. Default: as many as the documents have contexts for."}

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files.finding import is_record, kind_of
 from ..files.reading import load_rows
 from ..files.sidecar import is_pattern
 from ..files.texts import read_user_text
 from ..rows.conversations import MARKER
+from ..settings import a_type
 from .config import DocumentConfig
 
 
@@ -104,7 +106,7 @@ class Documents:
 def _problem(text: Any) -> str | None:
     """Why a text cannot be used; None where it can."""
     if not isinstance(text, str):
-        return f"the text is a {type(text).__name__}, not a string"
+        return f"the text is {a_type(text)}, not a string"
     if not any(character.isalnum() for character in text):
         return "the text is empty"
     if MARKER in text:
@@ -166,7 +168,7 @@ def _text_files(data: str) -> list[Path]:
         return sorted(x for x in found if x.is_file() and x.suffix == TEXT_SUFFIX)
     if path.is_dir():
         files = sorted(x for x in path.rglob(f"*{TEXT_SUFFIX}") if x.is_file())
-        others = [x.name for suffix in ("jsonl", "parquet") for x in path.rglob(f"*.{suffix}")] if files else []
+        others = [x.name for x in path.rglob("*") if kind_of(x.name) and not is_record(x.name)] if files else []
         if others:
             raise ValueError(
                 f"{data!r} holds {len(files)} text files and {len(others)} others such as {others[0]!r}; say which are "

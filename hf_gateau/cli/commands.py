@@ -1,4 +1,4 @@
-"""The commands, in the order in which one gives them, and what they take."""
+"""The commands, in the order of the work, and what they take."""
 
 import importlib
 from collections.abc import Callable
@@ -9,22 +9,32 @@ from typing import Any
 # what it takes: positional arguments by name (see `arguments.POSITIONALS`), then dataclasses. A room's own command stands there.
 COMMANDS = {
     "quickstart": "cli.quickstart",
-    "score": "cli.score",
+    "check": "cli.check",
     "plan": "cli.plan",
+    "score": "cli.score",
     "rank": "cli.rank",
-    "select": "cli.select",
-    "push": "cli.push",
-    "pull": "cli.pull",
-    "sft": "cli.sft",
     "top": "cli.top",
     "report": "cli.report",
-    "store": "cli.store",
+    "select": "cli.select",
+    "sft": "cli.sft",
+    "push": "cli.push",
+    "pull": "cli.pull",
     "eval": "evaluation.command",
     "characteristics": "evaluation.characteristics",
     "human-sheet": "evaluation.human_sheet",
     "human-tally": "evaluation.human_tally",
-    "experiment": "experiments.command",
     "build": "building.command",
+    "experiment": "experiments.command",
+    "store": "cli.store",
+}
+# What stands in the overview above a command, and those after it
+TITLES = {
+    "quickstart": "See it at work, and whether your data fit",
+    "plan": "Measure rows, put them in order, look at them",
+    "select": "Keep the best, and train on them",
+    "push": "Share measured rows on the Hub",
+    "eval": "Evaluate models and rankings",
+    "build": "Make data, compare methods, look after the store",
 }
 
 

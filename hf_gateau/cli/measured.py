@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..files.shards import write_shards
 from ..files.writing import is_file_name
-from ..hub.config import ScoredConfig
-from ..hub.pull import load_scored
 from ..hub.reuse import reuse_scores
 from ..measuring.progress import Meter, Summary, errors_of
 from ..measuring.scorer import GateauScorer
 from ..measuring.together import measure_together
 from ..rows.batches import column_features
+from ..rows.cuts import Cuts
 from ..store.sqlite import resolve_store_path
+from .ready import Ready
 
 
 if TYPE_CHECKING:
@@ -40,35 +39,25 @@ def plan_line(ds: Dataset | IterableDataset, description: dict[str, Any], scorer
     return f"{rows}; long model {long}, short sibling {sibling}; {size}; store: {kept or 'off'}"
 
 
-def measured_rows(ds: Dataset, scorer: GateauScorer, num_proc: int, known: ScoredConfig) -> tuple[Dataset, Summary]:
+def measured_rows(ds: Dataset, scorer: GateauScorer, num_proc: int, ready: Ready) -> tuple[Dataset, Summary]:
     """A dataset with the measured columns, from processes of this machine or of a launch, and what became of its rows; what
     a scored dataset knows is taken from there."""
     told: list[Summary] = []
 
-    def measure(ds: Dataset) -> Dataset:
+    def measure(ds: Dataset, part: Dataset | None = None) -> Dataset:
         if num_proc == 1:
-            return measure_together(ds, scorer, tell=told.append)
-        _spawn_workers(num_proc)
+            return measure_together(ds, scorer, tell=told.append, part=part)
         options = {"num_proc": min(num_proc, len(ds)), "batch_size": 10}
         ds = ds.map(scorer, batched=True, with_rank=True, desc="Rows", **options)
-        told.append(Summary.of(len(ds), errors_of(ds)))
+        told.append(Summary.of(len(ds), errors_of(ds), cut=Cuts.of_data(ds)))
         return ds
 
-    if known.scored_dataset is None:
-        return measure(ds), told[0]
-    before = load_scored(known.scored_dataset, split=known.scored_split, revision=known.scored_revision)
-    measured = reuse_scores(ds, before, scorer, measure=measure)
+    if ready.before is None:
+        return measure(ds, ready.part), told[0]
+    measured = reuse_scores(ds, ready.before, scorer, measure=measure)
     new = told[0] if told else Summary(0, measured=0)
     found = {"the scored dataset": len(ds) - new.rows} if len(ds) > new.rows else {}
-    return measured, replace(new, rows=len(ds), known=new.known | found)
-
-
-def _spawn_workers(num_proc: int) -> None:
-    """Workers that begin afresh can use GPUs and threads, which forked ones cannot; they share the cores evenly."""
-    import multiprocess
-
-    multiprocess.set_start_method("spawn", force=True)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_proc)))
+    return measured, replace(new, rows=len(ds), known=new.known | found, cut=Cuts.of_data(measured).to_record())
 
 
 def check_streaming(output: str, num_proc: int | None, scored_dataset: str | None) -> None:
@@ -97,19 +86,20 @@ def score_stream(
         ValueError: a row does not fit the columns of the first ones.
     """
     runtime = scorer.start()
-    runtime.meter, num_rows, errors = Meter(runtime), 0, Counter()
+    runtime.meter, num_rows, errors, cut = Meter(runtime), 0, Counter(), Cuts()
 
     def measure(table: pa.Table) -> pa.Table:
-        nonlocal num_rows
+        nonlocal num_rows, cut
         measured = scorer(table)
         num_rows += len(measured)
+        cut += Cuts.of_data(measured)
         errors.update(measured["gateau_error"].drop_null().to_pylist())
         return measured
 
     measured = ds.with_format("arrow").map(measure, batched=True, batch_size=ROWS_OF_A_STREAM)
     write_shards(measured, _measured_features(ds), Path(output).expanduser(), record, max_shard_size)
     known = "the store" if scorer.stores else "another row"
-    return Summary.of(num_rows, errors, runtime.meter.read(), rest=known)
+    return Summary.of(num_rows, errors, runtime.meter.read(), rest=known, cut=cut)
 
 
 def _measured_features(ds: IterableDataset) -> Features:

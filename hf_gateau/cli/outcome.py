@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,6 +15,17 @@ from ..store.sqlite import resolve_store_path
 
 if TYPE_CHECKING:
     from ..measuring.scorer import GateauScorer
+
+
+SLOW = 0.01  # share of the matrix rate
+
+
+def is_slowed_by_threads(summary: Summary) -> bool:
+    """Whether a CPU with several threads did next to nothing of what it can."""
+    import torch
+
+    share = summary.share_of_matrix_rate
+    return share is not None and share < SLOW and torch.get_num_threads() > 1 and not torch.accelerator.is_available()
 
 
 @contextmanager
@@ -43,6 +55,12 @@ def print_summary(summary: Summary, as_json: bool) -> None:
         ValueError: no row could be measured, so that nothing can be done next.
     """
     print(json.dumps(asdict(summary)) if as_json else "\n".join(summary.lines()), flush=True)
+    if is_slowed_by_threads(summary):
+        print(
+            "Measuring went at less than 1% of the speed that this CPU has: its threads may wait for each other, or for other "
+            "programs. OMP_NUM_THREADS=1 in the environment may help.",
+            file=sys.stderr,
+        )
     if sum(summary.not_measured.values()) >= summary.rows:
         raise ValueError(
             f"None of {summary.rows} rows could be measured, and nothing can be ranked; {summary.output} has the reason of "

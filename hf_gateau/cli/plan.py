@@ -7,12 +7,15 @@ from ..models.config import ModelPairConfig
 from ..rows.cutting import TRUNCATION_MODES
 from ..settings import check_choice
 from .arguments import DataArguments
-from .rows import load
+from .rows import check_form, load
+from .unnamed import agree_to_unnamed_pair
 
 
 @dataclass
 class PlanArguments:
     """How to plan."""
+
+    RARELY_GIVEN = ("train_max_length", "truncation_mode")
 
     sample_rows: int = field(
         default=300,
@@ -24,8 +27,8 @@ class PlanArguments:
     pilot_seconds: float = field(
         default=60.0,
         metadata={
-            "help": "About how long a few rows may be measured. Longer rows than fit into it are extrapolated; one row is "
-            "measured in any case."
+            "help": "About how long a few rows may be measured, or pieces of them where whole rows take too long. What is "
+            "longer is extrapolated."
         },
     )
     price_per_hour: float | None = field(
@@ -45,6 +48,10 @@ class PlanArguments:
             "choices": list(TRUNCATION_MODES),
         },
     )
+    yes: bool = field(
+        default=False,
+        metadata={"help": "Fetch the paper's two 7B models without asking, where no long_model is named."},
+    )
     json: bool = field(default=False, metadata={"help": "Print one JSON object with the same numbers instead."})
 
     def __post_init__(self):
@@ -59,10 +66,14 @@ class PlanArguments:
 
 
 def command(data: str, rows: DataArguments, how: PlanArguments, pair, measure) -> None:
-    """Say what `score` will take, before it is run: rows and tokens, time of each part, memory, money, and what would be
-    cheaper. Lays rows out as tokens, leaves out those that the store has, measures a few on this device, and reckons the
-    others from the floating-point operations that they need; nothing that it measures is kept. Example:
-    hf-gateau plan train.jsonl --long_model Qwen/Qwen3-0.6B --short_window 4096 --price_per_hour 2.5 --num_devices 8"""
+    """Say what `score` will take, before it is run. Rows and tokens, time of each part, memory, money, and what would be
+    cheaper: lays rows out as tokens, leaves out those that the store has, measures a few on this device, and reckons the others
+    from the floating-point operations that they need. Nothing that it measures is kept.
+
+    Example:
+        hf-gateau plan train.jsonl --long_model Qwen/Qwen3-0.6B \\
+            --short_window 4096 --price_per_hour 2.5 --num_devices 8
+    """
     import json
 
     from ..models.device import keep_freed_memory
@@ -70,8 +81,11 @@ def command(data: str, rows: DataArguments, how: PlanArguments, pair, measure) -
     from ..planning.plan_text import plan_text
 
     keep_freed_memory()  # as `score` does, whose time is to be told
-    settings = {name: value for name, value in vars(how).items() if name != "json"}
-    planned = make_plan(load(data, rows), pair, measure, **settings)
+    settings = {name: value for name, value in vars(how).items() if name not in ("json", "yes")}
+    ds = load(data, rows)
+    check_form(ds)
+    agree_to_unnamed_pair(pair, how.yes)
+    planned = make_plan(ds, ModelPairConfig(**pair.given()), measure, **settings)
     print(json.dumps(planned) if how.json else plan_text(planned))
 
 

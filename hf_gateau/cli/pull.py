@@ -5,8 +5,11 @@ from .arguments import PROGRAM, DataArguments, OutputArguments
 
 def command(repo_id: str, rows: DataArguments, out: OutputArguments) -> None:
     """Load rows that somebody has scored and pushed. They are checked to be those that were scored, and written here, to be
-    ranked in any way without a model. Example:
-    hf-gateau pull them/LongAlign-10k-gateau -o scored.parquet"""
+    ranked in any way without a model.
+
+    Example:
+        hf-gateau pull them/LongAlign-10k-gateau -o scored.parquet
+    """
     from ..files.sidecar import sidecar_of
     from ..files.writing import check_output, save_rows
     from ..hub.pull import load_scored

@@ -30,13 +30,19 @@ class PushArguments:
 
 def command(data: str, repo_id: str, rows: DataArguments, what: PushArguments, config: RankConfig) -> None:
     """Push measured rows to the Hub. All of them and the best of them, with a card that says how they were scored. Rows that
-    are not ranked yet are ranked first. A push that was cut off changes nothing; give it again. Example:
-    hf-gateau push ranked.parquet me/LongAlign-10k-gateau"""
+    are not ranked yet are ranked first. A push that was cut off changes nothing; give it again.
+
+    Example:
+        hf-gateau push ranked.parquet me/LongAlign-10k-gateau
+    """
     from ..hub.push import push_scored
+    from ..rows.cuts import Cuts
 
     ds = load_ranked(data, rows, config)
     configs = {f"top{100 * fraction:g}": fraction for fraction in what.fractions}
     settings = {"source": what.source, "license": what.license, "revision": what.branch, "create_pr": what.create_pr}
+    if cut := Cuts.of_data(ds):
+        print(cut.line())
     print(f"Pushed: {push_scored(ds, repo_id, configs, private=what.private or None, **settings)}")
 
 

@@ -21,9 +21,13 @@ class QuickstartArguments:
 
 
 def command(arguments: QuickstartArguments) -> None:
-    """See GATEAU pick the right samples, and what they teach, in about two minutes: scores 200 planted samples, whose
-    right order is known, with a tiny pair of models that ships with the package, and fine-tunes on the best of them. Needs
-    no network and no GPU."""
+    """See GATEAU pick the right samples, and what they teach. Scores 200 planted samples, whose right order is known, with a tiny
+    pair of models that ships with the package, and fine-tunes on the best of them, in about two minutes. Needs no network and
+    no GPU.
+
+    Example:
+        hf-gateau quickstart -o quickstart
+    """
     from ..quickstart.demo import run
 
     run(arguments.output, seed=arguments.seed, num_rows=arguments.num_rows, fine_tune=arguments.fine_tune)

@@ -14,13 +14,21 @@ def command(
     how: RunConfig,
 ) -> None:
     """Put measured rows in order, by GATEAU or another method. No model runs, so any mode or alpha takes seconds; but methods
-    'ifd' and 'car' measure columns that they need and the rows lack, into the store. Examples:
-    hf-gateau rank measured.parquet -o ranked.parquet --alpha 0.7
-    hf-gateau rank measured.parquet -o by_car.parquet --method car --reward_model MODEL --embedding_model MODEL"""
+    'ifd' and 'car' measure columns that they need and the rows lack, into the store.
+
+    Examples:
+        hf-gateau rank measured.parquet -o ranked.parquet --alpha 0.7
+        hf-gateau rank measured.parquet -o by_car.parquet --method car \\
+            --reward_model MODEL --embedding_model MODEL
+    """
+    from ..files.apart import check_apart
     from ..files.sidecar import sidecar_of
     from ..files.writing import check_output, check_types, save_rows
     from ..ranking.order import ranking_record
+    from ..rows.cuts import Cuts
+    from ..store.sqlite import resolve_store_path
 
+    check_apart(out.output, data, resolve_store_path(how.store))
     check_output(out.output)
     ds = load(data, rows)
     check_types(ds, out.output)
@@ -31,6 +39,8 @@ def command(
     print(f"{record['num_ranked']} of {len(ranked)} rows ranked{by} ({settings_text(record)}): {out.output}")
     for reason, count in record["num_unranked"].items():
         print(f"  {count} not ranked: {reason}")
+    if cut := Cuts.of_record(record["cut"]):
+        print(f"  {cut.line()}")
     if "car_num_rows" in record:
         print(
             f"  CaR's choice, the {record['car_best']} best of all and {record['car_num_first']} of the clusters, is "

@@ -29,12 +29,17 @@ class ReportArguments:
 
 
 def command(data: str, rows: DataArguments, page: ReportArguments, config: RankConfig) -> None:
-    """Write figures, the best and the worst samples as one page that needs no network. Rows that are not ranked yet are
-    ranked first. Example:
-    hf-gateau report ranked.parquet -o report.html"""
+    """Write figures and samples as one page that needs no network. Rows that are not ranked yet are ranked first.
+
+    Example:
+        hf-gateau report ranked.parquet -o report.html
+    """
+    from ..files.apart import check_apart
     from ..report.figures import write_figures
     from ..report.page import write_report
 
+    check_apart(page.output, data)
+    check_apart(page.figures, data, page.output, name="--figures")
     ds = load_ranked(data, rows, config)
     settings = {"source_column": page.source_column}
     print(f"{write_report(ds, page.output, num_samples=page.num_samples, **settings)} written.")

@@ -2,13 +2,14 @@
 
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from ..hub.config import ScoredConfig
 from ..measuring.config import MeasureConfig
 from ..models.config import ModelPairConfig
 from .arguments import DataArguments, OutputArguments
-from .rows import load
+from .rows import check_form, load
+from .unnamed import agree_to_unnamed_pair
 
 
 @dataclass
@@ -32,46 +33,72 @@ class ScoreArguments:
         },
     )
 
+    yes: bool = field(
+        default=False,
+        metadata={"help": "Fetch the paper's two 7B models without asking, where no long_model is named."},
+    )
+
     def __post_init__(self):
         if self.num_proc is not None and self.num_proc < 1:
             raise ValueError(f"--num_proc is a number of processes, got {self.num_proc}; give 1 or more.")
 
 
 def command(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArguments, known, pair, measure) -> None:
-    """Measure every row with the pair of models. What is measured is kept at once, so a run that was stopped goes on
-    where it was when the same command is given again. Example:
-    hf-gateau score train.jsonl -o measured.parquet --long_model Qwen/Qwen3-0.6B --short_window 4096
-    On several machines: accelerate launch ... -m hf_gateau.cli score ... --store FOLDER/"""
+    """Measure every row with the pair of models. What is measured is kept at once, so a run that was stopped goes on where it
+    was when the same command is given again.
+
+    Examples:
+        hf-gateau score train.jsonl -o measured.parquet \\
+            --long_model Qwen/Qwen3-0.6B --short_window 4096
+        # on several machines, through a folder that they share
+        accelerate launch -m hf_gateau.cli score train.jsonl -o measured --store kept/
+    """
+    from ..files.apart import check_apart
     from ..files.sidecar import sidecar_of
     from ..files.writing import check_output, check_types, save_rows
     from ..measuring.scorer import GateauScorer
     from ..models.device import keep_freed_memory
+    from ..planning.check_text import preview
     from ..records import attach_record
+    from ..store.sqlite import resolve_store_path
     from .measured import check_streaming, measured_rows, plan_line, score_stream
     from .outcome import print_summary, told_what_is_kept
+    from .ready import make_ready
 
     keep_freed_memory()
+    check_apart(out.output, data, resolve_store_path(measure.store))
     check_output(out.output)
     if work.streaming:
         check_streaming(out.output, work.num_proc, known.scored_dataset)
-    scorer = GateauScorer(**vars(pair), **vars(measure))
+    scorer = GateauScorer(**pair.given(), **vars(measure))
     state = _join_launch(scorer, work)
     ds = load(data, rows, work.streaming)
+    check_form(ds)
     check_types(ds, out.output)
+    agree_to_unnamed_pair(pair, work.yes)
+    ready = make_ready(ds, scorer, work.num_proc or 1, known)
     description = scorer.describe()  # finds the models, and checks that they fit together, before any row
     if state.is_main_process:
-        print(plan_line(ds, description, scorer), flush=True, file=sys.stderr if work.json else sys.stdout)
-    started, settings = time.monotonic(), {"settings": {**vars(pair), **vars(measure)}}
+        lines = [plan_line(ds, description, scorer), *ready.lines()]
+        lines += ["How rows are split, the first of each kind (`hf-gateau check` says more):"]
+        lines += [f"  {line}" for line in preview(ds, find_context=scorer.start().find_context)]
+        print(*lines, sep="\n", flush=True, file=sys.stderr if work.json else sys.stdout)
+    started, settings = time.monotonic(), {"settings": asdict(scorer.pair_config) | asdict(scorer.measure_config)}
     if work.streaming:
         attach_record(ds, "measuring", description)
         with told_what_is_kept(scorer, out.output):
             summary = score_stream(ds, scorer, out.output, sidecar_of(ds) | settings, out.max_shard_size)
     else:
-        measured, summary = measured_rows(ds, scorer, work.num_proc or 1, known)
+        measured, summary = measured_rows(ds, scorer, work.num_proc or 1, ready)
         if state.is_main_process:
             attach_record(measured, "measuring", description)
             with told_what_is_kept(scorer, out.output):
-                save_rows(measured, out.output, sidecar_of(measured) | settings, out.max_shard_size)
+                save_rows(
+                    measured,
+                    out.output,
+                    sidecar_of(measured) | settings | {"cut": summary.cut},
+                    out.max_shard_size,
+                )
     if state.is_main_process:
         print_summary(replace(summary, seconds=time.monotonic() - started, output=out.output), work.json)
     state.destroy_process_group()

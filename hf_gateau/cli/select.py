@@ -6,12 +6,19 @@ from .rows import load_ranked
 
 
 def command(data: str, rows: DataArguments, out: OutputArguments, config: SelectConfig, order: RankConfig) -> None:
-    """Write the best rows, and beside them how they were chosen. Rows that are not ranked yet are ranked first. Example:
-    hf-gateau select measured.parquet -o top10.parquet --fraction 0.1"""
+    """Write the best rows, and beside them how they were chosen. Rows that are not ranked yet are ranked first.
+
+    Examples:
+        hf-gateau select ranked.parquet -o top10.parquet --fraction 0.1
+        hf-gateau select ranked.parquet -o best.parquet --top_k 1000 --strata length
+    """
+    from ..files.apart import check_apart
     from ..files.sidecar import sidecar_of
     from ..files.writing import check_output, check_types, save_rows
     from ..ranking.selection import select_rows, selection_record
+    from ..rows.cuts import Cuts
 
+    check_apart(out.output, data)
     check_output(out.output)
     ds = load_ranked(data, rows, order)
     check_types(ds, out.output)
@@ -21,6 +28,8 @@ def command(data: str, rows: DataArguments, out: OutputArguments, config: Select
     print(f"{record.summary()}: {out.output}")
     for reason, count in record.dropped.items():
         print(f"  {count} dropped: {reason}")
+    if cut := Cuts.of_record(record.cut):
+        print(f"  {cut.line()}")
     for stratum, counts in record.strata.items():
         print(f"  {config.strata} {stratum}: {counts['kept']} of {counts['ranked']} kept")
 

@@ -2,8 +2,13 @@
 
 
 def command(arguments: list[str]) -> int:
-    """Select and fine-tune, as `trl sft --recipe` does: any TRL argument, a recipe's name or file, and accelerate's own
-    arguments. Example: hf-gateau sft --recipe tiny-cpu --num_processes 2 --dry_run true"""
+    """Select rows and fine-tune on them, as `trl sft --recipe` does. Takes a recipe's name or file, any TRL argument, and
+    accelerate's own arguments.
+
+    Examples:
+        hf-gateau sft --recipe tiny-cpu --dry_run true  # shows the plan
+        hf-gateau sft --recipe tiny-cpu --gateau_fraction 0.2 --num_processes 2
+    """
     from ..scripts.launch import launch
 
     return launch(arguments)

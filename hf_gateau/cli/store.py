@@ -18,7 +18,12 @@ class StoreArguments:
 
 
 def command(arguments: StoreArguments) -> None:
-    """List what the store of measurements holds, one configuration a line; --prune deletes by key."""
+    """List what has been measured, or delete some of it. One configuration a line, with its key; --prune deletes by key.
+
+    Examples:
+        hf-gateau store
+        hf-gateau store --prune 1f0c9a7be2d34a55
+    """
     import json
 
     from ..store.folder import open_store

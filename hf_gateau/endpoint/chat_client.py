@@ -49,6 +49,18 @@ class EndpointConfig:
         ValueError: a field is out of range.
     """
 
+    RARELY_GIVEN = (
+        "endpoint_key_variable",
+        "request_timeout",
+        "request_retries",
+        "reply_attempts",
+        "replies",
+        "replay",
+        "endpoint_parameters",
+        "input_price",
+        "output_price",
+    )
+
     endpoint_model: str | None = field(
         default=None, metadata={"help": "Name of the model that the endpoint is to answer with, such as gpt-4.1."}
     )
@@ -144,7 +156,7 @@ class ChatClient:
             from openai import OpenAI, Timeout
         except ImportError as error:
             raise ImportError(
-                "Asking an endpoint needs the `openai` client; install it with `pip install hf-gateau[judge]`."
+                'Asking an endpoint needs the `openai` client; install it with `pip install "hf-gateau[judge]"`.'
             ) from error
         self.config, self._parameters = config, config.parameters()
         url = config.endpoint_url or os.environ.get("OPENAI_BASE_URL")

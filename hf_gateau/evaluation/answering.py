@@ -46,13 +46,29 @@ class GeneratorConfig:
         ValueError: a field is out of range.
     """
 
+    RARELY_GIVEN = (
+        "model_revision",
+        "attn_implementation",
+        "batch_tokens",
+        "chat_template",
+        "chat_template_kwargs",
+        "vllm_parameters",
+    )
+
     backend: str = field(
-        default="transformers", metadata={"help": "What runs the model: transformers, or vllm where it is installed."}
+        default="transformers",
+        metadata={
+            "help": "What runs the model: transformers, or vllm where it is installed.",
+            "choices": list(BACKENDS),
+        },
     )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."})
     dtype: str = field(
         default="auto",
-        metadata={"help": "auto: as the weights are stored, and float32 on a CPU; or float32, bfloat16, float16."},
+        metadata={
+            "help": "auto: as the weights are stored, and float32 on a CPU; or float32, bfloat16, float16.",
+            "choices": list(DTYPES),
+        },
     )
     device: str = field(
         default="auto",
@@ -81,7 +97,8 @@ class GeneratorConfig:
         default="auto",
         metadata={
             "help": "auto: the chat template of the model, where it has one, else plain text; off: plain text; paper: the "
-            "paper's ### Input / ### Instruction / ### Response, which models without a template are trained on here."
+            "paper's ### Input / ### Instruction / ### Response, which models without a template are trained on here.",
+            "choices": list(CHAT_TEMPLATES),
         },
     )
     chat_template_kwargs: str = field(

@@ -21,13 +21,14 @@ import numpy as np
 
 from ..endpoint.chat_client import EndpointConfig, ReplyError
 from ..endpoint.questions import Endpoint
+from ..files.apart import check_apart
 from ..files.reading import load_rows
 from ..ranking.order import check_ranked, rank_order
 from ..records import column_of
 from ..report.drawing import Figure, legend_above, save_png
 from ..report.quality import bootstrap_interval
 from ..report.ranked_rows import num_kept_of
-from ..report.sample_text import sample_texts
+from ..report.texts import sample_texts
 from .judging import BRACKETS, fill, judge, rating_requests, shipped_prompt, tell_failures, version_of
 from .results import TaskResult, save_result
 from .tasks import Messages
@@ -51,6 +52,8 @@ class CharacteristicsArguments:
     Raises:
         ValueError: a field is out of range.
     """
+
+    RARELY_GIVEN = ("fewest_rows", "context_characters", "ratings", "temperature", "name", "revision")
 
     output: str | None = field(
         default=None,
@@ -107,10 +110,15 @@ class RankedSample:
 
 
 def command(data: str, arguments: CharacteristicsArguments, endpoint: EndpointConfig) -> None:
-    """See what sets the best samples of a ranking apart from the worst: a judge behind an OpenAI-compatible endpoint rates
-    five aspects of each. --dry_run says how many questions that takes, and what they cost. Replies are kept as they arrive, so
-    that nothing is paid for twice. Example:
-    hf-gateau characteristics ranked.parquet -o characteristics --endpoint_model gpt-4.1"""
+    """See what sets the best samples apart from the worst. A judge behind an OpenAI-compatible endpoint rates five aspects of
+    each. --dry_run says how many questions that takes, and what they cost. Replies are kept as they arrive, so that nothing is
+    paid for twice.
+
+    Example:
+        hf-gateau characteristics ranked.parquet -o characteristics \\
+            --endpoint_model gpt-4.1
+    """
+    check_apart(arguments.output, data, around=True)
     judge_of = Endpoint(replace(endpoint, replay=True) if arguments.dry_run else endpoint)  # a dry run needs no key
     ds = load_rows(data, split=arguments.split, name=arguments.name, revision=arguments.revision)
     samples = choose_samples(ds, arguments.share, arguments.fewest_rows, arguments.context_characters)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..endpoint.chat_client import EndpointConfig
+from ..files.apart import check_apart
 from ..markdown import inline, public_name
 from ..redaction import redact
 from .answering import GeneratorConfig
@@ -45,7 +46,10 @@ class EvalArguments:
     )
     limit: int | None = field(
         default=None,
-        metadata={"help": "Take this many questions of each task or of each of its data sets, to try it out."},
+        metadata={
+            "help": "Take this many questions of each task or of each of its data sets, to try it out; of needles, spread "
+            "evenly over lengths and depths."
+        },
     )
 
     def __post_init__(self):
@@ -56,13 +60,18 @@ class EvalArguments:
 
 
 def command(model: str, arguments: EvalArguments, how: GeneratorConfig, judge: EndpointConfig, *settings: Any) -> None:
-    """Evaluate a model on LongBench, RULER and needles in haystacks, and by judges of its answers. Every answer is kept at
-    once, so a run that was stopped goes on where it was when the same command is given again. Example:
-    hf-gateau eval Qwen/Qwen3-0.6B --tasks needle,longbench -o results/qwen3
-    Without network or GPU: hf-gateau eval MODEL --tasks needle --needle_lengths 500 1000 2000 -o results"""
+    """Evaluate a model on long-context tasks. LongBench, RULER, needles in haystacks, and judges of its answers. Every answer
+    is kept at once, so a run that was stopped goes on where it was when the same command is given again.
+
+    Examples:
+        hf-gateau eval Qwen/Qwen3-0.6B --tasks needle,longbench -o results/qwen3
+        # without network or GPU
+        hf-gateau eval MODEL --tasks needle --needle_lengths 500 1000 2000 -o results
+    """
     folder = Path(arguments.output).expanduser()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {str(folder)!r} is a file; give a folder, which is made where there is none.")
+    check_apart(folder, model, around=True, inside=True)
     folder.mkdir(parents=True, exist_ok=True)
     results, failed = evaluate(model, folder, arguments.tasks, how, judge, settings, arguments.limit)
     write_summary(folder, model, finished(folder))

@@ -52,6 +52,8 @@ class HarnessConfig:
         ValueError: a field is out of range.
     """
 
+    RARELY_GIVEN = ("include_path",)
+
     longbench_sets: list[str] = field(
         default_factory=lambda: [name for names in LONGBENCH.values() for name in names],
         metadata={
@@ -185,7 +187,9 @@ def harness_rows(
         import lm_eval
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise ImportError("LongBench and RULER need lm-evaluation-harness; `pip install hf-gateau[eval]`.") from error
+        raise ImportError(
+            'LongBench and RULER need lm-evaluation-harness; `pip install "hf-gateau[eval]"`.'
+        ) from error
     include = work.settings(HarnessConfig).include_path
     places = [] if folder is None else [Path(lm_eval.tasks.__file__).parent / folder]
     places += [] if include is None else [Path(include).expanduser()]

@@ -12,13 +12,20 @@ import random
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..files.apart import check_apart
+from ..report.texts import readable
+from ..rows.parts import texts_of
 from ..shipped import render
+from .markdown_html import markdown_html
 from .results import write_whole
 from .rows import read_rows
 
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 CHOICES = ("left", "tie", "right")
 COLUMNS = ("sheet", "rater", "id", "choice")  # of the CSV that the page saves
@@ -70,11 +77,36 @@ class Pair:
     left: str
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A pair as its page shows it: safe HTML of the answers, and the document apart from what is asked about it, which may
+    stand before it, behind it, or both; empty where the question has none."""
+
+    pair: Pair
+    document: str
+    question: str
+    answers: tuple[Markup, Markup]
+
+    @classmethod
+    def of(cls, pair: Pair) -> Shown:
+        turns = [{"role": "user", "content": pair.question}, {"role": "assistant", "content": "."}]
+        before, document, behind, _ = texts_of({"messages": turns})
+        asked = "\n\n".join(filter(None, (before, behind))) if document else pair.question
+        answers = (markdown_html(pair.answers[0]), markdown_html(pair.answers[1]))
+        return cls(pair, readable(document), readable(asked), answers)
+
+
 def command(arguments: HumanSheetArguments) -> None:
     """Put two models' answers on a page for people to compare. The answers stand side by side in random order; the page needs
-    no network, keeps what is chosen in the browser, and saves it as CSV for `hf-gateau human-tally`. Example:
-    hf-gateau human-sheet --first gateau/longbench_chat/rows.jsonl --second full/longbench_chat/rows.jsonl
-    --names gateau full -o sheet.html"""
+    no network, keeps what is chosen in the browser, and saves it as CSV for `hf-gateau human-tally`.
+
+    Example:
+        hf-gateau human-sheet --first gateau/longbench_chat/rows.jsonl \\
+            --second full/longbench_chat/rows.jsonl \\
+            --names gateau full -o sheet.html
+    """
+    for written in (arguments.output, _key_of(Path(arguments.output))):
+        check_apart(written, arguments.first, arguments.second)
     firsts, seconds = read_rows(arguments.first), read_rows(arguments.second)
     names = (arguments.names[0], arguments.names[1])
     pairs, left_out = pair_answers(firsts, seconds, names, seed=arguments.seed, limit=arguments.limit)
@@ -160,6 +192,11 @@ def _pair(first: dict[str, Any], second: dict[str, Any], names: tuple[str, str],
     )
 
 
+def _key_of(page: Path) -> Path:
+    """Where the key of a page stands."""
+    return page.with_name(page.name.removesuffix(".html") + KEY_SUFFIX)
+
+
 def write_sheet(
     pairs: list[Pair],
     path: str,
@@ -176,14 +213,15 @@ def write_sheet(
     content = json.dumps([asdict(pair) for pair in pairs], sort_keys=True)
     sheet = hashlib.sha256(content.encode()).hexdigest()[:16]
     page = Path(path).expanduser()
-    key = page.with_name(page.name.removesuffix(".html") + KEY_SUFFIX)
+    key = _key_of(page)
     if key.exists() and f'"sheet": "{sheet}"' not in key.read_text("utf-8"):
         raise ValueError(
             f"{key} is the key of another page, without which its raters' votes can never be counted; give another "
             "--output, or delete it."
         )
     page.parent.mkdir(parents=True, exist_ok=True)
-    text = render("human.html", autoescape=True, title=title, sheet=sheet, pairs=pairs, version=__version__)
+    shown = [Shown.of(pair) for pair in pairs]
+    text = render("human.html", autoescape=True, title=title, sheet=sheet, questions=shown, version=__version__)
     order = {pair.id: {"left": pair.left, "group": pair.group} for pair in pairs}
     about = {"sheet": sheet, "title": title, "names": list(names), "left_out": left_out or {}, "order": order}
     write_whole(key, json.dumps(about, indent=2, ensure_ascii=False) + "\n")

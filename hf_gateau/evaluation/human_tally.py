@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files.apart import check_apart
 from ..files.texts import read_user_text
 from .human_sheet import CHOICES, COLUMNS
 from .results import TaskResult, save_result
@@ -43,8 +44,12 @@ class HumanTallyArguments:
 
 def command(arguments: HumanTallyArguments) -> None:
     """Count what people chose on a page of `human-sheet`. A question goes to the choice of most raters. Shows how often the
-    first model wins, ties and loses, with 95% intervals over questions, and how far raters agree. Example:
-    hf-gateau human-tally --key sheet.key.json --votes ann.csv ben.csv eve.csv"""
+    first model wins, ties and loses, with 95% intervals over questions, and how far raters agree.
+
+    Example:
+        hf-gateau human-tally --key sheet.key.json --votes ann.csv ben.csv eve.csv
+    """
+    check_apart(arguments.output, arguments.key, *arguments.votes, around=True)
     key = read_key(arguments.key)
     result = tally(key, read_votes(key, arguments.votes))
     print(tally_text(result))

@@ -44,6 +44,15 @@ class LongBenchChatConfig:
         ValueError: a field is out of range.
     """
 
+    RARELY_GIVEN = (
+        "longbench_chat_split",
+        "longbench_chat_revision",
+        "longbench_chat_few_shots",
+        "longbench_chat_ratings",
+        "longbench_chat_temperature",
+        "longbench_chat_data",
+    )
+
     longbench_chat_data: str = field(
         default="THUDM/LongBench-Chat",
         metadata={

@@ -56,6 +56,14 @@ class LongBenchJudgedConfig:
         ValueError: a field is out of range.
     """
 
+    RARELY_GIVEN = (
+        "longbench_judged_qa_prompt",
+        "longbench_judged_summary_prompt",
+        "longbench_judged_ratings",
+        "longbench_judged_temperature",
+        "longbench_judged_answers",
+    )
+
     longbench_judged_answers: str | None = field(
         default=None,
         metadata={

@@ -55,6 +55,6 @@ def longbench_metrics() -> ModuleType:
     except ImportError as error:
         raise ImportError(
             f"LongBench needs lm-evaluation-harness with its extras ({error}); install them with "
-            "`pip install hf-gateau[eval]`."
+            '`pip install "hf-gateau[eval]"`.'
         ) from error
     return metrics

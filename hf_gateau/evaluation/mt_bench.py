@@ -48,6 +48,14 @@ class MtBenchConfig:
         ValueError: a field is out of range.
     """
 
+    RARELY_GIVEN = (
+        "mt_bench_references",
+        "mt_bench_answer_tokens",
+        "mt_bench_ratings",
+        "mt_bench_temperature",
+        "mt_bench_questions",
+    )
+
     mt_bench_questions: str | None = field(
         default=None,
         metadata={"help": "JSON lines with question_id, category and two turns. Default: the 80 of FastChat."},

@@ -15,6 +15,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import count
+from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,16 @@ class NeedleConfig:
         ValueError: a field is out of range.
         FileNotFoundError: there is no such haystack.
     """
+
+    RARELY_GIVEN = (
+        "needle_repeats",
+        "needle_seed",
+        "needle",
+        "needle_question",
+        "needle_words",
+        "needle_prompt",
+        "needle_answer_tokens",
+    )
 
     needle_lengths: list[int] | None = field(
         default=None,
@@ -168,13 +180,14 @@ def run(work: Work) -> TaskResult:
 
 
 def ask(name: str, work: Work, questions: list[Question], answer_tokens: int, settings: dict[str, Any]) -> TaskResult:
-    """The result of a grid of questions, its heat map and table among the task's files.
+    """The result of a grid of questions, its heat map and table among the task's files; of `work.limit` questions, those of
+    `spread_evenly`.
 
     Raises:
         ValueError: the longest prompt with its answer is longer than the model's window.
     """
     generator = work.generator()
-    questions = questions[: work.limit]
+    questions = spread_evenly(questions, work.limit)
     check_fits(generator, max(questions, key=lambda question: question.num_tokens), answer_tokens)
     answers = generator.generate([question.messages for question in questions], answer_tokens)
     rows = [
@@ -193,6 +206,23 @@ def ask(name: str, work: Work, questions: list[Question], answer_tokens: int, se
     result = TaskResult(name, grid_metrics(rows), rows, settings)
     write_maps({work.model: result}, work.folder / name)
     return result
+
+
+def spread_evenly(questions: list[Question], limit: int | None) -> list[Question]:
+    """So many questions of a whole grid, in its order: each length as often as any other, the longest among them, and each
+    time at another depth. The first ones alone would be the shortest, which every model finds."""
+    if limit is None or limit >= len(questions):
+        return questions
+    lengths, depths = (sorted({getattr(question, name) for question in questions}) for name in ("length", "depth"))
+    # Steps of about 0.618 of all depths: what comes one after the other is far apart, and comes back only after all.
+    step = next(n for n in count(round(0.618 * len(depths))) if gcd(n, len(depths)) == 1)
+    chosen = set()
+    for turn in range(-(-limit // len(lengths))):
+        size = min(len(lengths), limit - len(chosen))
+        for place in range(size):
+            at = round((place + 1) * len(lengths) / size) - 1 if size > 1 else len(lengths) - 1
+            chosen.add((lengths[at], depths[(turn + at) * step % len(depths)], turn // len(depths)))
+    return [question for question in questions if (question.length, question.depth, question.repeat) in chosen]
 
 
 def grid_metrics(rows: Iterable[dict[str, Any]]) -> dict[str, float]:

@@ -31,6 +31,8 @@ class PlantedNeedleConfig:
         ValueError: a field is out of range.
     """
 
+    RARELY_GIVEN = ("planted_repeats",)
+
     planted_repeats: int = field(default=8, metadata={"help": "Planted texts and needles at each length and depth."})
 
     def __post_init__(self):

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from ..files.texts import read_user_text
+from ..settings import a_type
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -31,5 +32,5 @@ def rows_of(text: str, where: str) -> list[dict[str, Any]]:
         except ValueError as error:
             raise ValueError(f"Line {number} of {where} is no JSON ({error}); give one JSON object a line.") from error
         if rows and not isinstance(rows[-1], dict):
-            raise ValueError(f"Line {number} of {where} is a {type(rows[-1]).__name__}; give one JSON object a line.")
+            raise ValueError(f"Line {number} of {where} is {a_type(rows[-1])}; give one JSON object a line.")
     return rows

@@ -65,7 +65,7 @@ class Work:
         generator: makes the `Generator`, once, when a task first needs it.
         endpoint: makes the `Endpoint` that judges, once, when a task first needs it.
         options: settings of tasks, the dataclasses that the command took, by the names of their classes.
-        limit: questions of each data set to take; all where None.
+        limit: questions of each data set to take; all where None. Of a grid, spread evenly over it.
     """
 
     model: str

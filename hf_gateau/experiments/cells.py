@@ -238,7 +238,7 @@ def _check_recipe(recipe: dict[str, Any]) -> None:
         raise ValueError(f"training: {message}")
 
     parser = make_parser("hf-gateau experiment")
-    parser.error = refuse
+    parser.refuse = refuse
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
@@ -266,22 +266,19 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
     Raises:
         ValueError: it has no such option, or a value is wrong.
     """
-    from trl import TrlParser
-
     from ..evaluation.command import TAKES
+    from ..shell.parser import ShellParser
 
     def refuse(message: str):
         raise ValueError(f"task {name!r}: {message}")
 
-    parser = TrlParser([kind for kind in TAKES if not isinstance(kind, str)])
-    parser.error = refuse
+    parser = ShellParser([kind for kind in TAKES if not isinstance(kind, str)])
+    parser.refuse = refuse
     arguments = ["--tasks", name, "--output", ".", *task_flags(options)]
     try:
-        rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)[-1]
+        parser.parse_args_and_config(arguments)
     except (ValueError, TypeError) as error:
         refuse(str(error).removeprefix(f"task {name!r}: "))
-    if rest:
-        refuse(f"`hf-gateau eval` does not take {' '.join(rest)}")
 
 
 def task_flags(options: dict[str, Any]) -> list[str]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 class ExperimentArguments:
     """How a grid is run."""
 
+    RARELY_GIVEN = ("flops_per_second",)
+
     output: str = field(
         metadata={
             "help": "Folder of the experiment: cells/, tables, figures, README.md. The same command goes on there.",
@@ -50,13 +52,18 @@ TAKES = ("grid", ExperimentArguments)
 
 
 def command(grid: str, how: ExperimentArguments) -> None:
-    """Compare ways to select. Methods x fractions x settings x seeds: selects, trains, evaluates, and writes tables with
-    confidence intervals. What is finished is kept; the same command goes on where it was stopped. Example:
-    hf-gateau experiment recipes/reproduce-tiny.yaml -o results --num_workers 2"""
+    """Compare ways to select, by training with each. Methods x fractions x settings x seeds: selects, trains, evaluates, and
+    writes tables with confidence intervals. What is finished is kept; the same command goes on where it was stopped.
+
+    Example:
+        hf-gateau experiment reproduce-tiny -o results --num_workers 2
+    """
     from pathlib import Path
 
+    from ..files.apart import check_apart
     from ..files.writing import check_writable
     from ..models.device import keep_freed_memory
+    from ..models.notices import announced
     from ..scripts.arguments import find_recipe
     from .cells import plan_jobs
     from .estimates import dry_run_text
@@ -66,12 +73,16 @@ def command(grid: str, how: ExperimentArguments) -> None:
     from .summary import write_summary
 
     file, folder = find_recipe(grid), Path(how.output).expanduser().absolute()
-    planned = load_grid(file)
-    specs = table_specs(planned)
+    check_apart(folder, file, around=True)
+    with announced("Reading the grid, its data and models", after=1.0):
+        planned = load_grid(file)
+        specs = table_specs(planned)
+    check_apart(folder, *(source.name for source in planned.data.values()), around=True)
     check_writable(str(folder), (folder, *folder.parents))
     _check_workers(planned, how)
     _make(planned, folder, how.num_workers)
-    jobs = plan_jobs(planned, folder)
+    with announced("Planning the trainings", after=1.0):
+        jobs = plan_jobs(planned, folder)
     if how.dry_run:
         return print(dry_run_text(planned, jobs, how.flops_per_second, how.num_workers))
     pending = [job for job in jobs if not is_finished(job)]

@@ -34,9 +34,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..files.texts import read_user_text
 from ..ranking.config import MixConfig, RankConfig, SelectConfig
-from ..settings import did_you_mean
+from ..settings import a_type, did_you_mean
+from ..shell.values import read_yaml
 from ..training.config import TrainConfig
 
 
@@ -157,16 +157,10 @@ def load_grid(path: str | os.PathLike) -> Grid:
         FileNotFoundError: there is no such file.
         ValueError: it is no grid; the message says which key.
     """
-    import yaml
-
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"There is no grid {str(path)!r}; give a YAML file.")
-    try:
-        found = yaml.safe_load(read_user_text(path))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    return read_grid(found, default_name=path.stem)
+    return read_grid(read_yaml(path), default_name=path.stem)
 
 
 def read_grid(found: Any, default_name: str = "experiment") -> Grid:
@@ -235,7 +229,7 @@ def _check_keys(found: Any, known: tuple[str, ...], where: str, needed: tuple[st
 
 def _mapping(found: Any, where: str) -> dict:
     if not isinstance(found, dict):
-        what = "empty" if found is None else f"a {type(found).__name__}"
+        what = "empty" if found is None else f"{a_type(found)}"
         raise ValueError(f"{where} is {what}; give `name: value` lines.")
     return found
 

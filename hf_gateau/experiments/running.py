@@ -21,7 +21,7 @@ from typing import Any
 from ..evaluation.results import TaskResult, load_result, save_result
 from ..evaluation.tasks import Work
 from ..ranking.selection import library_versions
-from ..settings import import_function
+from ..settings import a_type, import_function
 from .cells import Job, task_flags
 from .sources import write_json
 
@@ -249,7 +249,7 @@ def _ask(task: dict[str, Any], name: str, model: str, results: Path, log) -> Non
     finally:
         _free_memory()
     if not isinstance(result, TaskResult):
-        raise TypeError(f"{task['evaluator']} gave a {type(result).__name__}; an evaluator returns a TaskResult.")
+        raise TypeError(f"{task['evaluator']} gave {a_type(result)}; an evaluator returns a TaskResult.")
     save_result(replace(result, task=name), results)
 
 

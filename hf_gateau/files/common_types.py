@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..settings import a_type
+
 
 def common_type(one: Any, other: Any, column: str = "") -> Any:
     """The narrowest type, as `datasets` names it, that holds the values of both without changing them.
@@ -50,4 +52,4 @@ def _common_value(one: Any, other: Any, column: str) -> Any:
 def _name(feature: Any) -> str:
     from datasets import Value
 
-    return feature.dtype if isinstance(feature, Value) else f"a {type(feature).__name__}"
+    return feature.dtype if isinstance(feature, Value) else f"{a_type(feature)}"

@@ -1,30 +1,42 @@
-"""What stands in a file of JSON, one object at a time: lines, an array, or objects one after another over several lines.
+"""What stands in a file of JSON, one object at a time: lines, an array, objects one after another over several lines, or an
+array under a key such as `data` of one object, whose other keys are left out.
 
 What cannot be read is a row too: its text in the column `unreadable`, the reason and the place in `unreadable_reason`.
-Objects are what Python's `json` makes of them, but that integers beyond 64 bits stay as text, digit by digit.
+Objects are what Python's `json` makes of them, but that numbers beyond 64 bits stay as text, digit by digit.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import re
-import zlib
 from collections.abc import Iterator
 from json import JSONDecodeError
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
-from .texts import encoding_of
+from .unpacking import Unpacked
 
 
 UNREADABLE, UNREADABLE_REASON = "unreadable", "unreadable_reason"
-GZIP, ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # what packed files begin with, whatever they are called
 HEAD = 1 << 16  # characters that tell the form of a file
 PIECE = 1 << 20  # characters read at a time of an array
 LONGEST_SHOWN = 1_000  # characters kept of a part that cannot be read and is no line
+LINES = (".jsonl", ".ndjson")  # parts of names that promise one object a line
+ROW_KEYS = (
+    "data",
+    "rows",
+    "examples",
+    "instances",
+    "items",
+    "samples",
+    "records",
+    "dataset",
+)  # with all rows under them
 LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 CUT_NUMBER, CUT_ESCAPE = re.compile(r"[.eE][+-]?"), re.compile(r"(\\?u?[0-9a-fA-F]{0,4}){1,2}")
 ESCAPED_BYTES = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8, as Python's surrogateescape keeps them
+NEXT_KEY, ARRAY_OF_OBJECTS = re.compile(r'\s*[{,]\s*"([^"\\]*)"\s*:\s*'), re.compile(r"\[\s*\{")
 KINDS = {
     list: "an array",
     str: "a text",
@@ -44,7 +56,12 @@ def _integer(digits: str) -> int | str:
     return number if -(2**63) <= number < 2**64 else digits
 
 
-DECODER = json.JSONDecoder(parse_int=_integer)
+def _decimal(digits: str) -> float | str:
+    number = float(digits)
+    return digits if math.isinf(number) else number
+
+
+DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_decimal)
 
 
 class Record(NamedTuple):
@@ -64,7 +81,7 @@ def read_records(path: str, name: str) -> Iterator[Record]:
     Raises:
         ValueError: an array, or objects over several lines, are broken in the middle; or nothing can be unpacked.
     """
-    with _Unpacked(path) as unpacked:
+    with Unpacked(path) as unpacked:
         count = 0
         with io.TextIOWrapper(io.BufferedReader(unpacked), unpacked.encoding, unpacked.errors, newline="\n") as text:
             for count, record in enumerate(_records(text, name), 1):  # noqa: B007
@@ -78,6 +95,8 @@ def read_records(path: str, name: str) -> Iterator[Record]:
 def _records(text: io.TextIOWrapper, name: str) -> Iterator[Record]:
     head = text.read(HEAD)
     form = form_of(head)
+    if not any(part in name.lower() for part in LINES) and _has_rows_under_key(head):
+        return _from_rows_under_key(_Parts(head, text, name))
     if form == "lines":
         return _from_lines(_lines(head, text), name)
     parts = _Parts(head, text, name)
@@ -105,6 +124,23 @@ def form_of(head: str) -> str:
         return "array" if is_form else "lines"
     goes_on = "\n" in head[:end] if is_whole else rest.strip() and not _is_json(rest.strip().partition("\n")[0])
     return "objects" if is_form and goes_on else "lines"
+
+
+def _has_rows_under_key(head: str) -> bool:
+    """Whether a text is one object (the first of no other) with an array of objects under one of `ROW_KEYS`."""
+    head = head.lstrip()
+    line, _, rest = head.partition("\n")
+    if rest.strip() and _is_json(line):
+        return False
+    place = 0
+    while key := NEXT_KEY.match(head, place):
+        if key[1] in ROW_KEYS:
+            return bool(ARRAY_OF_OBJECTS.match(head, key.end()))
+        try:
+            _, place = DECODER.raw_decode(head, key.end())
+        except (JSONDecodeError, RecursionError):
+            return False
+    return False
 
 
 def _is_json(text: str) -> bool:
@@ -261,7 +297,7 @@ class _Parts:
         self.buffer, self.place, self.is_end = self.buffer[self.place :] + more, 0, not more
 
 
-def _from_array(parts: _Parts) -> Iterator[Record]:
+def _from_array(parts: _Parts, is_within: bool = False) -> Iterator[Record]:
     parts.next_character()
     parts.place += 1
     value = are_texts = None
@@ -283,8 +319,40 @@ def _from_array(parts: _Parts) -> Iterator[Record]:
             yield _unreadable("", "the array has no end; the file breaks off here", _row(parts, "after row"))
         return
     parts.place += 1
-    if parts.next_character():
+    if parts.next_character() and not is_within:
         raise parts.refusal("something stands after the array")
+
+
+def _from_rows_under_key(parts: _Parts) -> Iterator[Record]:
+    while (character := parts.next_character()) and character in "{,":
+        parts.place += 1
+        num_rows = parts.count
+        key = _skipped(parts)
+        if parts.next_character() != ":":
+            break
+        parts.place += 1
+        is_array, parts.count = parts.next_character() == "[", num_rows
+        if key not in ROW_KEYS or not is_array:
+            _skipped(parts)
+            parts.count = num_rows
+        elif num_rows:
+            raise parts.refusal(f"rows stand under more than one key, the last of which is {key!r}")
+        else:
+            yield from _from_array(parts, is_within=True)
+    if parts.next_character() == "}":
+        parts.place += 1
+        character = ""
+    if character or parts.next_character():
+        raise parts.refusal("it is no object with all rows under one key")
+
+
+def _skipped(parts: _Parts) -> Any:
+    """A value that is no row."""
+    parts.next_character()
+    try:
+        return parts.value()[0]
+    except (JSONDecodeError, RecursionError) as error:
+        raise parts.refusal("it breaks off, or is no JSON") from error
 
 
 class _Cut:
@@ -320,59 +388,3 @@ def _next_row(parts: _Parts) -> Iterator[Record]:
 
 def _row(parts: _Parts, what: str = "row") -> str:
     return f"{what} {parts.count} of {parts.name}, {parts.where()}"
-
-
-# Bytes
-
-
-class _Unpacked(io.RawIOBase):
-    """The bytes of a file, unpacked where it is packed; where that breaks off they end, and `fault` says why.
-
-    Attributes:
-        encoding, errors (`str`): how to read them as text.
-        fault (`str`): empty where all is well.
-    """
-
-    def __init__(self, path: str):
-        self.fault = ""
-        self._file = open(path, "rb")  # noqa: SIM115
-        self._stream = _unpacking(self._file)
-        self._head = self._read(4)
-        self.encoding = encoding_of(self._head)
-        self.errors = "surrogateescape" if self.encoding.startswith("utf-8") else "replace"
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        data = self._head[: len(buffer)] or self._read(len(buffer))
-        self._head = self._head[len(data) :]
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._stream.close()
-            self._file.close()
-        super().close()
-
-    def _read(self, size: int) -> bytes:
-        try:
-            return b"" if self.fault else self._stream.read(size)
-        except (EOFError, OSError, zlib.error) as error:  # of gzip, and of Arrow's Zstandard
-            self.fault = str(error)
-            return b""
-
-
-def _unpacking(file: BinaryIO) -> BinaryIO:
-    magic = file.read(4)
-    file.seek(0)
-    if magic.startswith(GZIP):
-        import gzip
-
-        return gzip.GzipFile(fileobj=file)
-    if magic == ZSTANDARD:
-        import pyarrow as pa
-
-        return pa.CompressedInputStream(file, "zstd")
-    return file

@@ -19,7 +19,7 @@ from .json_records import Record, read_records
 from .json_types import features_of, tables_of
 
 
-READER = "1.0.0"  # part of the name in the cache; another one whenever rows come out otherwise
+READER = "1.1.0"  # part of the name in the cache; another one whenever rows come out otherwise
 
 
 @dataclass

@@ -1,23 +1,27 @@
-"""Rows in, for the command line: JSON lines, Parquet, folders and patterns of these, the Hub."""
+"""Rows in, for the command line: files of JSON, Parquet, CSV, folders and patterns of these, the Hub."""
 
 import glob
 import logging
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 from ..records import attach_record, column_of
 from .common_types import common_type
+from .csv_files import reading_options
+from .finding import SUFFIXES, counted, files_of_folder, files_of_pattern, is_record, kind_of
 from .hub_reading import head_of, repeated
 from .json_records import UNREADABLE_REASON
-from .replacing import SIDECAR, recover_folder
+from .replacing import recover_folder
 from .sidecar import folder_of_pattern, is_pattern
 
 
 logger = logging.getLogger(__name__)
 
-JSON_SUFFIXES = tuple(f".{kind}{packed}" for kind in ("jsonl", "json") for packed in ("", ".gz", ".zst"))
-PARQUET_SUFFIX = ".parquet"
 SHOWN = 5  # places of unreadable lines that a warning names
+NO_CARD = "Repo card metadata block was not found"
 
 
 def load_rows(
@@ -31,15 +35,15 @@ def load_rows(
     """Load one split of a dataset.
 
     Args:
-        data (`str`): a JSON-lines file (`.jsonl`, also `.gz` or `.zst`) or a `.parquet` file, a pattern such as
-            `data/*.parquet`, a folder (of such files, or of `save_to_disk`), or a Hub id.
+        data (`str`): a file of JSON lines or an array (`.jsonl`, `.json`, also `.gz` or `.zst`), a `.parquet`, `.csv` or
+            `.tsv` file, a pattern such as `data/*.parquet`, a folder (of such files, or of `save_to_disk`), or a Hub id.
         split, name, revision (`str`, *optional*): as in `datasets.load_dataset`; `split` may be left out where there
             is a train split, or one split alone.
         streaming (`bool`): as an `IterableDataset`, of which nothing is kept on the disk.
 
     Raises:
         FileNotFoundError: `data` looks like a path or pattern, and nothing is there.
-        ValueError: the files are of no known form or cannot be read, or the split must be named.
+        ValueError: the files are of no known form or of several, cannot be read, or the split must be named.
     """
     from datasets import load_from_disk
 
@@ -51,51 +55,107 @@ def load_rows(
     if path.is_file():
         return _load_files([str(path)], streaming)
     if path.is_dir():
-        return _load_folder(path, name, split, streaming)
+        with _no_word_of_a_card():
+            return _load_folder(path, name, split, streaming)
     if is_pattern(data):
-        return _load_files(_matches(data), streaming)
+        return _load_files(files_of_pattern(data), streaming)
     if _looks_like_a_path(data):
         raise FileNotFoundError(f"There is no file or folder {data!r}.")
-    return _choose_split(_load_from_hub(data, name, revision, streaming), split)
+    with _no_word_of_a_card():
+        return _choose_split(_load_from_hub(data, name, revision, streaming), split)
 
 
-def _matches(pattern: str) -> list[str]:
-    """The files that a pattern stands for, in order of their names; `**` is any depth of folders."""
-    files = sorted(x for x in glob.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(x))
-    files = _without_records(files)
-    if not files:
-        raise FileNotFoundError(f"No file matches {pattern!r}.")
-    return files
+@contextmanager
+def _no_word_of_a_card() -> Iterator[None]:
+    """Without the warning for each time that a README without metadata is looked at, which is nothing to mend."""
+    log = logging.getLogger("huggingface_hub.repocard")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return NO_CARD not in record.getMessage()
+
+    log.addFilter(is_other)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_other)
 
 
-def _without_records(files: list[str]) -> list[str]:
-    """Without what stands beside the rows that `save_rows` writes."""
-    return [x for x in files if not x.endswith(SIDECAR)]
+def _load_files(files: list[str], streaming: bool, split: str = "train", dataset_name: str = "json"):
+    """Files of one kind, as one split."""
+    kind = kind_of(files[0])
+    if kind is None:
+        raise ValueError(
+            f"{files[0]!r} is of no known form; give a .jsonl, .parquet or .csv file, a folder or pattern of such files, or a "
+            "Hub id."
+        )
+    if kind == "json":
+        return _load_json(files, split, streaming, dataset_name)
+    from datasets import load_dataset
+
+    options = {"split": split, "streaming": streaming, **_options(kind, files)}
+    reader = "csv" if kind == "tsv" else kind
+
+    def load(files: list[str]):
+        return load_dataset(reader, data_files={split: [glob.escape(x) for x in files]}, **options)
+
+    try:
+        return _readable(files, lambda: load(files))
+    except ValueError:
+        for file in files if len(files) > 1 else ():  # which one it is
+            _readable([file], lambda file=file: load([file]))
+        raise
 
 
-def _load_files(files: list[str], streaming: bool):
-    """One kind of files, as one split."""
-    if all(x.endswith(JSON_SUFFIXES) for x in files):
-        return _load_json(files, "train", streaming)
-    if all(x.endswith(PARQUET_SUFFIX) for x in files):
-        from datasets import load_dataset
-
-        options = {"split": "train", "streaming": streaming, "features": _common_features(files)}
-        escaped = [glob.escape(x) for x in files]
-        return _readable(files, lambda: load_dataset("parquet", data_files=escaped, **options))
-    shown = repr(files[0]) if len(files) == 1 else f"{len(files)} files such as {files[0]!r}"
-    raise ValueError(f"{shown}: of no known form; give .jsonl or .parquet files (one kind), a folder, or a Hub id.")
+def _options(kind: str, files: list[str]) -> dict[str, Any]:
+    if kind in ("csv", "tsv"):
+        return reading_options(files)
+    return {"features": _common_features(files)} if kind == "parquet" else {}
 
 
 def _load_folder(path: Path, name: str | None, split: str | None, streaming: bool):
+    """A folder: as its card says, where it has one that parts the files; else the files of rows that are there."""
+    if name is None and not _has_configurations(path):
+        splits = files_of_folder(path)
+        if splits:
+            chosen = _chosen_split(splits, split)
+            return _load_files(splits[chosen], streaming, chosen, path.resolve().name)
+        return _load_what_else(path, split, streaming)
+    return _load_by_card(path, name, split, streaming)
+
+
+def _has_configurations(path: Path) -> bool:
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCard
+
+    card = path / "README.md"
+    if not card.is_file():
+        return (path / ".huggingface.yaml").is_file()
+    data = _readable([str(card)], lambda: DatasetCard.load(card).data)
+    return bool(MetadataConfigs.from_dataset_card_data(data))
+
+
+def _load_what_else(path: Path, split: str | None, streaming: bool):
+    """A folder without rows that we know, as far as `datasets` can make something of it, such as of texts."""
+    wanted = "name one with .jsonl, .parquet or .csv files"
+    there = [str(x) for x in path.rglob("*") if x.is_file() and not x.name.startswith(".")]
+    if not there:
+        raise FileNotFoundError(f"{str(path)!r} is an empty folder; {wanted}.")
+    try:
+        return _load_by_card(path, None, split, streaming)
+    except (OSError, ValueError, BadZipFile) as error:
+        raise ValueError(f"{str(path)!r} holds no file of rows, but {counted(there)}; {wanted} ({error}).") from error
+
+
+def _load_by_card(path: Path, name: str | None, split: str | None, streaming: bool):
     """A folder, whose files `datasets` finds and parts into splits."""
     from datasets import load_dataset, load_dataset_builder
     from datasets.packaged_modules.json.json import Json
     from datasets.packaged_modules.parquet.parquet import Parquet
 
     builder = _readable([str(path)], lambda: load_dataset_builder(str(path), name))
-    files = {kind: _without_records(part) for kind, part in (builder.config.data_files or {}).items()}
-    files = {str(kind): part for kind, part in files.items() if part}
+    files = {
+        str(x): [file for file in part if not is_record(file)] for x, part in (builder.config.data_files or {}).items()
+    }
     if isinstance(builder, Json) and builder.config.features is None and files:
         chosen = _chosen_split(files, split)
         return _load_json(files[chosen], chosen, streaming, builder.dataset_name)
@@ -120,7 +180,8 @@ def _load_json(files: list[str], split: str, streaming: bool, dataset_name: str 
     except NoRowsError:
         return IterableDataset.from_generator(lambda: iter(())) if streaming else Dataset.from_dict({})
     except DatasetGenerationError as error:
-        raise ValueError(f"{files[0]!r} cannot be read: {error.__cause__ or error}") from error
+        shown = repr(files[0]) if len(files) == 1 else f"One of {len(files)} files"  # which one, the cause says
+        raise ValueError(f"{shown} cannot be read: {error.__cause__ or error}") from error
     ds = builder.as_dataset(split)
     _warn_of_unreadable(ds)
     return ds
@@ -202,7 +263,7 @@ def _prepared_from_hub(repo_id: str, name: str | None, revision: str | None):
 
 
 def _looks_like_a_path(data: str) -> bool:
-    return data.startswith((".", "/", "~")) or data.count("/") > 1 or data.endswith((*JSON_SUFFIXES, PARQUET_SUFFIX))
+    return data.startswith((".", "/", "~")) or data.count("/") > 1 or data.lower().endswith(SUFFIXES)
 
 
 def _choose_split(loaded, split: str | None):

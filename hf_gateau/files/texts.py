@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import os
+import zlib
 from pathlib import Path
 
 
@@ -16,6 +18,7 @@ MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 SHOWN = 1_000  # characters to look at for the NULs of an unmarked UTF-16
+PIECE = 1 << 20  # bytes decoded at a time of a file that is only checked
 
 
 def encoding_of(head: bytes) -> str:
@@ -38,12 +41,45 @@ def read_user_text(path: str | os.PathLike, newline: str | None = None) -> str:
     try:
         text = data.decode(encoding_of(data[:4]))
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        found = f"line {line:,} holds the byte 0x{data[error.start]:02x}"
-        raise ValueError(_refusal(path, f"no text in {error.encoding.upper()} ({found})", "ENCODING")) from error
-    if text.count("\0", 0, SHOWN) * 4 > len(text[:SHOWN]):
-        raise ValueError(_refusal(path, "no text in UTF-8 (every other byte is 0)", "UTF-16LE"))
+        raise _undecodable(path, error, data.count(b"\n", 0, error.start) + 1, data[error.start]) from error
+    _check_not_utf_16(path, text[:SHOWN])
     return text if newline == "" else text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def check_encoding(path: str | os.PathLike) -> None:
+    """The same check without the text, in bounded memory; a file that ends in .gz is unpacked.
+
+    Raises:
+        ValueError: the file is in another encoding, or cannot be unpacked.
+        OSError: it cannot be read.
+    """
+    path = Path(path).expanduser()
+    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as stream:
+        try:
+            head = stream.peek(PIECE)
+            decoder, line = codecs.getincrementaldecoder(encoding_of(head[:4]))(), 1
+            _check_not_utf_16(path, head[:SHOWN].decode("latin-1"), encoding_of(head[:4]))
+            for data in iter(lambda: stream.read(PIECE), b""):
+                held = decoder.getstate()[0]  # of a character that the last piece has cut
+                decoder.decode(data)
+                line += data.count(b"\n")
+            held, data = decoder.getstate()[0], b""
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            data = held + data
+            raise _undecodable(path, error, line + data.count(b"\n", 0, error.start), data[error.start]) from error
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path} cannot be unpacked: {error}.") from error
+
+
+def _check_not_utf_16(path: str | os.PathLike, head: str, encoding: str = "utf-8") -> None:
+    if encoding == "utf-8" and head.count("\0") * 4 > len(head):
+        raise ValueError(_refusal(path, "no text in UTF-8 (every other byte is 0)", "UTF-16LE"))
+
+
+def _undecodable(path: str | os.PathLike, error: UnicodeDecodeError, line: int, byte: int) -> ValueError:
+    found = f"line {line:,} holds the byte 0x{byte:02x}"
+    return ValueError(_refusal(path, f"no text in {error.encoding.upper()} ({found})", "ENCODING"))
 
 
 def _refusal(path: str | os.PathLike, problem: str, encoding: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .reading import PARQUET_SUFFIX
+from .finding import PARQUET_SUFFIX
 from .replacing import replace_file, written_alone
 from .shards import MAX_SHARD_SIZE, check_folder, parquet_features, write_parquet, write_shards
 

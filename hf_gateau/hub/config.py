@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..settings import check_belongings
+from ..settings import check_belongings, short_repr
 
 
 @dataclass
@@ -14,6 +14,8 @@ class ScoredConfig:
     Raises:
         ValueError: a setting without the dataset that it belongs to.
     """
+
+    RARELY_GIVEN = ("scored_revision", "scored_split")
 
     scored_dataset: str | None = field(
         default=None,
@@ -28,6 +30,8 @@ class ScoredConfig:
     scored_split: str | None = field(
         default=None, metadata={"help": "Split of scored_dataset. Default: train, or the only one."}
     )
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         check_belongings(self, "scored_dataset", "it")

@@ -8,6 +8,8 @@ from typing import Any
 from ..markdown import inline, is_repo_id, link, one_line, public_name, table
 from ..ranking.formulas import METHOD_SETTINGS
 from ..ranking.selection import SelectionRecord
+from ..report.provenance import how_measured, sibling
+from ..rows.cuts import Cuts
 from ..shipped import render
 from .readme import CITATIONS, TAGS
 from .scored import ScoredRecord
@@ -31,6 +33,10 @@ COLUMN_TEXTS = {
     "gateau_num_context_tokens": "tokens of the context",
     "gateau_num_response_tokens": "tokens of the response",
     "gateau_truncated": "whether context was dropped to fit",
+    "gateau_num_cut_tokens": "how many of its tokens were dropped, from the left",
+    "gateau_context_rule": "what told where in the row the context stands",
+    "gateau_context_span": "where it stands: first turn, first character in it, last turn, end character in it",
+    "gateau_segment_starts": "the character of the context at which each measured segment begins",
     "gateau_error": "null, or why the row could not be measured",
     "gateau_key": "settings and content by which the measurement is known",
     "gateau_content_hash": "of what the row says: tells whether it has changed since",
@@ -73,7 +79,7 @@ def dataset_card(
         configs_table=_configs_table(record),
         source_table=table(["", ""], source_rows(source)),
         license_text=license_text(licence, "the source", source.get("repo_id") if source else None, "dataset"),
-        measuring_table=table(["", ""], measuring_rows(entry.get("measuring"))),
+        measuring_table=table(["", ""], measuring_rows(entry.get("measuring")) + cut_rows(entry.get("cut"))),
         unmeasured=_reasons("could not be measured", entry["errors"]),
         ranking_table=table(["", ""], ranking_rows(ranking)),
         ranking_warnings="\n".join(f"- Warning: {inline(message)}" for message in ranking.get("warnings", [])),
@@ -137,23 +143,14 @@ def measuring_rows(measuring: dict[str, Any] | None) -> list[list[str]]:
     """The models and settings that measured, as rows of a table; see `GateauScorer.describe`."""
     if not measuring:
         return [["models", "not recorded"]]
-    long, short = measuring.get("long") or {}, measuring.get("short") or {}
-    sibling = _model(short) if short.get("model") else "the same model"
-    sibling += f", RoPE base times {short['rope_scale']:g}" if short.get("rope_scale") else ""
-    sibling += f", seeing only the last {short['window']:,} tokens" if short.get("window") else ""
-    sibling += ", as the long pass left them" if short.get("pass") == "reuse" else ""
-    bits = f", loaded in {measuring['bits']} bit" if measuring.get("bits") else ""
-    rows = [["long model", _model(long)], ["short sibling", sibling]]
-    rows += [["arithmetic", inline(f"{measuring['dtype']}{bits}")]] if measuring.get("dtype") else []
-    names = {
-        "segment_length": "segment",
-        "response_head": "of a response, at most",
-        "max_length": "longest sample",
-    }
-    rows += [[title, f"{measuring[name]:,} tokens"] for name, title in names.items() if measuring.get(name)]
-    if measuring.get("segment_stride"):
-        rows.append(["segments measured", f"one of every {measuring['segment_stride']:,}"])
-    return rows + ([["settings' key", inline(measuring["config_key"])]] if measuring.get("config_key") else [])
+    rows = [["long model", _model(measuring.get("long") or {})], ["short sibling", sibling(measuring, _model)]]
+    return rows + how_measured(measuring, inline)
+
+
+def cut_rows(cut: dict[str, Any] | None) -> list[list[str]]:
+    """What of the rows was dropped to fit, as rows of a table; see `rows.cuts.Cuts`."""
+    found = Cuts.of_record(cut)
+    return [["context dropped", f"{found.told()}, from the left"]] if found else []
 
 
 def _model(described: dict[str, Any]) -> str:

@@ -68,7 +68,7 @@ def scored_record(repo_id: str, revision: str | None = None) -> tuple[str, Score
     if record is None:
         raise ValueError(
             f"{repo_id} has no {SIDECAR}, so it was not pushed with push_scored. load_dataset loads it as it is; score it "
-            "with ds.map(gateau_score, batched=True)."
+            "with `hf-gateau score` or ds.map(gateau_score, batched=True)."
         )
     return commit_hash, record
 

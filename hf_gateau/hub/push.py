@@ -127,16 +127,17 @@ def _select_config(name: str, value: Any) -> SelectConfig:
 def _check_pushable(ds: Dataset, split: str) -> None:
     if "gateau_rank" not in ds.column_names:
         raise ValueError(
-            f"The rows of split {split!r} are not ranked. Push rank(ds): its order is what is selected by."
+            f"The rows of split {split!r} are not ranked. Rank them first, with `hf-gateau rank` or rank(ds): the order is what is selected by."
         )
     if ranking_record(ds) is None:
         raise ValueError(
-            f"The rows of split {split!r} are ranked, but nothing says how. Push rank(ds), with the settings you want."
+            f"The rows of split {split!r} are ranked, but nothing says how. Rank them again, with `hf-gateau rank` or rank(ds), and the settings you want."
         )
     if changed := changed_rows(ds):
         raise ValueError(
             f"{len(changed)} rows of split {split!r} have changed since they were measured (row {changed[0]} is the first). "
-            "Measure them again, ds.map(gateau_score, batched=True): what is unchanged is not measured twice."
+            "Measure them again, with `hf-gateau score` or ds.map(gateau_score, batched=True): what is unchanged is not measured "
+            "twice."
         )
 
 
@@ -182,7 +183,11 @@ def public_measuring(measuring: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _to_train_on(ds: Dataset) -> Dataset:
     """Selected rows as any `SFTTrainer` takes them: turns in `messages`, and no column that it takes for something else."""
-    drop = {name for name in ds.column_names if name in NOT_TO_TRAIN_ON or name.startswith(("gateau_segment_", "gateau_token_"))}
+    drop = {
+        name
+        for name in ds.column_names
+        if name in NOT_TO_TRAIN_ON or name.startswith(("gateau_segment_", "gateau_token_"))
+    }
     if "messages" not in ds.column_names:
         drop |= {name for name in CONTENT_COLUMNS if name in ds.column_names}
         ds = ds.map(_with_messages, desc="Messages")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..measuring.survey import survey_rows
 from ..records import attach_record, column_of, find_record
-from .scored import compact, content_hashes, gateau_columns
+from ..rows.batches import LAYOUT_COLUMNS
+from .scored import compact, compact_type, content_hashes, gateau_columns
 
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def reuse_scores(
         raise ValueError("There are no rows to take measurements for; give one or more.")
     places = known_places(ds, scored)
     if scorer is not None:
+        take_window(scorer, scored)
         _check_scorer(places.count(None), scored, scorer)
         places = _laid_out_alike(ds, scored, places, scorer)
     new = [i for i, place in enumerate(places) if place is None]
@@ -64,6 +66,7 @@ def reuse_scores(
         measure = measure or (lambda rows: rows.map(scorer, batched=True, desc="New rows"))
         parts.append(compact(measure(ds.select(new))))
     logger.info("%d rows were measured before, %d are new.", len(known), len(new))
+    parts = [_with_layout(part) for part in parts]
     shared = [name for name in parts[0].column_names if all(name in part.column_names for part in parts)]
     parts = [part.select_columns(shared) for part in parts]  # what other scorers measured of some rows is left out
     order = {row: at for at, row in enumerate([*(i for i, place in enumerate(places) if place is not None), *new])}
@@ -74,6 +77,25 @@ def reuse_scores(
     if (measuring := find_record(scored, "measuring")) is not None:
         attach_record(out, "measuring", measuring)
     return out
+
+
+def _with_layout(part: Dataset) -> Dataset:
+    """Measured columns with those of the layout, null where the rows were measured before there were such columns."""
+    import pyarrow as pa
+    from datasets import Features
+
+    missing = [name for name in LAYOUT_COLUMNS if name not in part.column_names]
+    for name in missing:
+        feature = Features.from_arrow_schema(pa.schema([(name, compact_type(name))]))[name]
+        part = part.add_column(name, [None] * len(part), feature=feature)
+    return part
+
+
+def take_window(scorer: GateauScorer, scored: Dataset) -> None:
+    """Give a scorer whose `short_window` is open that of the scored data, with which its numbers are to compare."""
+    window = ((find_record(scored, "measuring") or {}).get("short") or {}).get("window")
+    if scorer.pair_config.window_is_open and window is not None:
+        scorer.configure(short_window=window)
 
 
 def known_places(ds: Dataset, scored: Dataset) -> list[int | None]:

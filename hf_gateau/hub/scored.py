@@ -15,6 +15,7 @@ from ..ranking.columns import ARROW_TYPES, DERIVED_COLUMNS
 from ..records import column_of, commonest
 from ..rows.batches import COLUMNS, LISTS, VALUE_COLUMNS
 from ..rows.conversations import CONTENT_COLUMNS, HASHED_COLUMNS, content_hash
+from ..rows.cuts import Cuts
 
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class ScoredRecord:
     """What goes with a scored dataset, as plain JSON.
 
     Attributes:
-        splits (`dict`): split -> {"num_rows", "num_measured", "errors" (reason -> rows), "ranking" (see `ranking_record`),
+        splits (`dict`): split -> {"num_rows", "num_measured", "errors" (reason -> rows), "cut" (see `rows.cuts.Cuts`), "ranking" (see `ranking_record`),
             "digest" (see `rows_digest`), "measuring" (the models with their revisions, see `GateauScorer.describe`; None
             where not known), "source" (the data that were scored, see `records.origin_of`)}.
         selections (`dict`): configuration -> split -> {"record" (a `SelectionRecord`), "digest"}.
@@ -95,7 +96,7 @@ def compact_type(name: str) -> pa.DataType:
 
     kind = NARROW.get(KINDS[name], KINDS[name]) if name in KINDS else ARROW_TYPES.get(name, "float64")
     if kind in LISTS:
-        return pa.list_({"nlls": pa.float16(), "ints": pa.int32()}.get(kind, pa.float32()))
+        return pa.list_({"nlls": pa.float16(), "places": pa.int32()}.get(kind, pa.float32()))
     return {"bool": pa.bool_()}.get(kind) or getattr(pa, kind)()
 
 
@@ -146,8 +147,12 @@ def _bytes_of(array: pa.Array) -> Iterator[bytes]:
 
     if pa.types.is_list(array.type):
         sizes = pc.list_value_length(array).fill_null(-1).to_numpy().astype("<i8")
-        values = array.flatten().fill_null(np.nan).to_numpy()
-        values = np.where(np.isnan(values), np.nan, values).astype("<f4")  # one NaN, whatever its bits
+        values = array.flatten()
+        if pa.types.is_integer(array.type.value_type):
+            values = values.fill_null(-1).to_numpy().astype("<i4")
+        else:
+            values = values.fill_null(np.nan).to_numpy()
+            values = np.where(np.isnan(values), np.nan, values).astype("<f4")  # one NaN, whatever its bits
         ends = np.cumsum(np.maximum(sizes, 0))
         for size, end in zip(sizes, ends, strict=True):
             yield size.tobytes() + values[end - max(size, 0) : end].tobytes()
@@ -186,6 +191,7 @@ def split_record(ds: Dataset, ranking: dict[str, Any] | None) -> dict[str, Any]:
         "num_rows": len(ds),
         "num_measured": num_measured,
         "errors": commonest(errors),
+        "cut": Cuts.of_data(ds).to_record(),
         "ranking": ranking,
         "digest": rows_digest(ds),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..settings import check_choice
+from ..settings import check_choice, short_repr
 
 
 ON_ERROR = ("skip", "raise")
@@ -17,6 +17,8 @@ class MeasureConfig:
     Raises:
         ValueError: a field is out of range.
     """
+
+    RARELY_GIVEN = ("segment_stride", "response_head", "on_error", "batch_tokens")
 
     segment_length: int = field(default=128, metadata={"help": "L, the tokens in a segment of the context (Eq. 3)."})
     segment_stride: int = field(
@@ -54,7 +56,8 @@ class MeasureConfig:
         default=None,
         metadata={
             "help": "module:function that maps the text of the last user turn to the (start, end) characters of its "
-            "context. Default: the last paragraph is the instruction, what stands before it the context."
+            "context. Default: rules that tell a question before or behind a text; else the last paragraph is the "
+            "instruction, what stands before it the context. docs/rows.md lists them."
         },
     )
     store: str | None = field(
@@ -69,8 +72,11 @@ class MeasureConfig:
         default="skip",
         metadata={
             "help": "What a row that cannot be measured does: 'skip' keeps it with the reason in gateau_error, 'raise' stops.",
+            "choices": list(ON_ERROR),
         },
     )
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         if self.segment_length < 1:

@@ -8,14 +8,15 @@ from typing import Any
 
 from ..models.config import DTYPES
 from ..models.fingerprints import fingerprint_or_name, sentence_model_fingerprint
+from ..models.notices import announced
 from ..rows.conversations import (
     FindContext,
     SampleError,
     checked_turns,
-    last_paragraph,
     last_question,
     read_conversation,
 )
+from ..rows.parts import span_of, text_between
 from .value_scorer import ValueScorer
 
 
@@ -47,6 +48,7 @@ class EmbeddingScorer(ValueScorer):
     """
 
     column, title = "gateau_embedding", "Embeddings"
+    version = 2
 
     def __init__(
         self,
@@ -88,15 +90,16 @@ class EmbeddingScorer(ValueScorer):
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise RuntimeError(
-                "Sentence embeddings need sentence-transformers; install it with `pip install hf-gateau[embed]`."
+                'Sentence embeddings need sentence-transformers; install it with `pip install "hf-gateau[embed]"`.'
             ) from error
-        model = SentenceTransformer(
-            self.settings["model"],
-            revision=self.settings["revision"],
-            device=str(self.device),
-            trust_remote_code=self.settings["trust_remote_code"],
-            model_kwargs={"dtype": self.dtype},
-        )
+        with announced(f"Loading {self.settings['model']}"):
+            model = SentenceTransformer(
+                self.settings["model"],
+                revision=self.settings["revision"],
+                device=str(self.device),
+                trust_remote_code=self.settings["trust_remote_code"],
+                model_kwargs={"dtype": self.dtype},
+            )
         self.note_loaded()
         self.check_unchanged()
         return model
@@ -115,7 +118,7 @@ class EmbeddingScorer(ValueScorer):
 
     def lay_out(self, row: Mapping[str, Any]) -> str:
         form = TEXT_WITH_CONTEXT if self.settings["embed_context"] else TEXT
-        return form.format(**parts_of_row(row, self.find_context or last_paragraph))
+        return form.format(**parts_of_row(row, self.find_context))
 
     def num_tokens(self, item: str) -> int:
         window = self.model.max_seq_length or 1 << 62
@@ -126,8 +129,9 @@ class EmbeddingScorer(ValueScorer):
         return [embedding.tolist() for embedding in found.astype("float32")]
 
 
-def parts_of_row(row: Mapping[str, Any], find_context: FindContext = last_paragraph) -> dict[str, str]:
-    """`context`, `instruction` and `response` as texts; where no context is found, the last question is the instruction.
+def parts_of_row(row: Mapping[str, Any], find_context: FindContext | None = None) -> dict[str, str]:
+    """`context`, `instruction` (all of the last question's turn that is not context) and `response` as texts; where no context
+    is found, the last question is the instruction.
 
     Raises:
         SampleError: the row's turns cannot be read, or the last one is not the assistant's.
@@ -141,9 +145,8 @@ def parts_of_row(row: Mapping[str, Any], find_context: FindContext = last_paragr
         found = read_conversation(row, find_context)
     except SampleError:
         return {"context": "", "instruction": said[last].strip(), "response": said[-1]}
-    turns = said[found.first : found.last + 1]
-    turns[-1] = turns[-1][: found.end]
-    turns[0] = turns[0][found.start :]
-    instruction = said[last][found.end :] if found.last == last else said[last]
-    texts = {"context": "\n\n".join(filter(None, turns)), "instruction": instruction, "response": said[-1]}
-    return {name: text.strip() for name, text in texts.items()}
+    before = said[last][: found.start] if found.first == last else ""
+    behind = said[last][found.end :] if found.last == last else "" if found.first == last else said[last]
+    asked = "\n\n".join(filter(None, (before.strip(), behind.strip())))
+    context = text_between(messages, span_of(found))
+    return {"context": context.strip(), "instruction": asked, "response": said[-1].strip()}

@@ -77,7 +77,8 @@ def measure_samples(
     except Exception as error:  # one bad row never ends a run, whatever the model's own code raises
         if lost_device(error):
             raise
-        ran_out, failure = is_out_of_memory(error), _failure_of(error, samples[0])
+        ran_out = is_out_of_memory(error)
+        failure = _failure_of(error, samples[0], ran_out)
     release_memory(pair.device)  # here the failed pass's tensors are gone, with the exception
     if len(samples) > 1:
         logger.info("%d samples go one by one: %s", len(samples), failure)
@@ -87,9 +88,9 @@ def measure_samples(
     return [failure]
 
 
-def _failure_of(error: Exception, sample: Sample) -> MeasureError:
+def _failure_of(error: Exception, sample: Sample, ran_out: bool) -> MeasureError:
     """Why a sample has no numbers. It keeps nothing of the exception, whose traceback holds the tensors of the failed pass."""
-    if is_out_of_memory(error):
+    if ran_out:
         return MeasureError(
             f"out of memory on {sample.response_end} tokens; lower max_length, or use a device with more"
         )

@@ -5,6 +5,7 @@ device does in products of large matrices. What rows on one context share is cou
 operations that are left, for a row of twice the tokens takes more than twice the time.
 """
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 
 from ..models.abilities import abilities_of
 from ..records import commonest
+from ..rows.cuts import Cuts
 from ..store.sqlite import Measurement
 from .costs import RowShape, Way, flops, model_shape, row_work
 
@@ -142,6 +144,7 @@ class Summary:
         tokens (`int`): of the rows measured now. seconds (`float`): of everything. measuring_seconds (`float`): of the models.
         tokens_per_second, share_of_matrix_rate (`float`): while the models were measuring; None where they did not.
         output (`str`): where the rows went.
+        cut (`dict`): rows that lost context to fit, and how much; see `rows.cuts.Cuts`.
     """
 
     rows: int
@@ -154,6 +157,7 @@ class Summary:
     tokens_per_second: float | None = None
     share_of_matrix_rate: float | None = None
     output: str | None = None
+    cut: dict[str, int | None] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -164,9 +168,11 @@ class Summary:
         known: Mapping[str, int] | None = None,
         rest: str = "another row",
         seconds: float = 0.0,
+        cut: Cuts | None = None,
     ) -> "Summary":
         """From what was counted, where anything was; `rest` names where the numbers of all other rows come from."""
-        summary = cls(rows, not_measured=commonest(errors), seconds=seconds)
+        cut = Cuts() if cut is None else cut
+        summary = cls(rows, not_measured=commonest(errors), seconds=seconds, cut=cut.to_record())
         if reading is None:
             return summary
         summary.measured, summary.tokens, summary.measuring_seconds = reading.rows, reading.tokens, reading.seconds
@@ -179,7 +185,7 @@ class Summary:
         return summary
 
     def lines(self) -> list[str]:
-        """One line, and one for each reason why rows were not measured."""
+        """One line, one for each reason why rows were not measured, and one for what was cut."""
         parts = [f"{self.measured:,} now"] if self.measured is not None else []
         parts += [f"{count:,} from {name}" for name, count in self.known.items()]
         speed = []
@@ -191,9 +197,24 @@ class Summary:
             ]
         what = "; ".join(", ".join(part) for part in (parts, speed) if part)
         num_sound = self.rows - sum(self.not_measured.values())
-        line = f"{num_sound} of {self.rows} rows measured in {clock(self.seconds)}" + f" ({what})" * bool(what)
+        if self.measured == 0 and self.known:
+            line = f"{num_sound} of {self.rows} rows taken from {' and '.join(self.known)}, none measured"
+        else:
+            line = f"{num_sound} of {self.rows} rows measured in {clock(self.seconds)}" + f" ({what})" * bool(what)
         line += f": {self.output}" if self.output else ""
-        return [line, *(f"  {count} not measured: {reason}" for reason, count in self.not_measured.items())]
+        lost = [f"  {count} not measured: {reason}" for reason, count in self.not_measured.items()]
+        cut = Cuts.of_record(self.cut)
+        return [line, *lost, *([f"  {cut.line()}"] if cut else [])]
+
+
+@lru_cache
+def keep_bars_over_forks() -> None:
+    """No process is forked while another thread, such as tqdm's own that watches bars, holds tqdm's lock: the forked one would wait
+    for that thread, which it does not have, for ever at its first bar."""
+    from tqdm.std import TqdmDefaultWriteLock
+
+    if (lock := TqdmDefaultWriteLock.th_lock) is not None:
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
 
 def share(part: float) -> str:

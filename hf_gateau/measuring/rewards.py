@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ..models.config import DTYPES
+from ..models.notices import announced
 from ..rows.conversations import FindContext, SampleError, checked_turns
 from ..rows.rendering import ChatTemplate, plain_texts
 from ..rows.samples import build_sample, truncate_context
@@ -119,7 +120,8 @@ class RewardScorer(ValueScorer):
         name = self.settings["model"]
         options = {"config": self.model_config, "dtype": getattr(torch, self.dtype), "output_loading_info": True}
         source = self._source | {"revision": self.note_loaded() or self._source["revision"]}  # what the key says
-        model, info = AutoModelForSequenceClassification.from_pretrained(name, **source, **options)
+        with announced(f"Loading {name}"):
+            model, info = AutoModelForSequenceClassification.from_pretrained(name, **source, **options)
         if info["missing_keys"]:
             raise ValueError(
                 f"{name!r} is no reward model: its checkpoint lacks {', '.join(sorted(info['missing_keys'])[:3])}, which "

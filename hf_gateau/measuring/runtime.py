@@ -12,14 +12,18 @@ from typing import Any
 
 from ..models.config import ModelPairConfig
 from ..models.packing import Cut, Limits
-from ..rows.batches import COLUMNS, readable, rows_of
+from ..models.unnamed import unnamed_pair
+from ..rows.batches import COLUMNS, LAYOUT_COLUMNS, readable, rows_of
 from ..rows.conversations import SampleError, content_hash, find_context_of
 from ..rows.samples import Sample, build_sample, truncate_response
 from ..settings import function_digest
+from ..store.claims import Claims
 from ..store.folder import open_store
 from ..store.keys import config_key, layout_key
+from ..store.owners import shown
 from ..store.sqlite import MeasureError, Measurement, resolve_store_path
 from .config import MeasureConfig
+from .lengths import Lengths, losses
 from .progress import Meter, View
 
 
@@ -28,7 +32,7 @@ logger = logging.getLogger(__name__)
 # Part of every key: raise it when a change to the measuring code changes a number.
 MEASURING_VERSION = 1
 # Part of no key, since a row's is made of its tokens, but of what `datasets` keeps: raise it when rows become other tokens.
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 APPROXIMATIONS = ("segment_stride", "response_head")  # settings that are part of a key where they are not the paper's
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1_024, 65_536
 ROWS_LAID_OUT = 20  # at a time, where no model runs: each may be 65,536 tokens
@@ -47,6 +51,8 @@ class Runtime:
         self.config, self.rank = config, 0
         find = config.find_context
         self.find_context = find_context_of(find)
+        if (line := unnamed_pair(pair_config)) is not None:
+            logger.warning("%s.", line)
         self.pair = ModelPair(pair_config)
         self.max_length = min(config.max_length, self.pair.max_length)
         default = CPU_BATCH_TOKENS if self.pair.device.type == "cpu" else GPU_BATCH_TOKENS
@@ -75,10 +81,12 @@ class Runtime:
         )
         path = resolve_store_path(config.store)
         self.store = open_store(path) if path is not None else None
-        if self.store is not None:
-            self.store.describe(self.config_key, self.description)
+        self._has_told = False
+        self._is_described = False  # in the store, which is told with the first measurement
+        self.claims = Claims(self.store, self.config_key) if self.store is not None else None
         self.length_check = _LengthCheck(self.pair, pair_config)
         self.failed: dict[str, str] = {}  # sample key -> reason, where another process has tried
+        self.met_others = False
         self.meter: Meter | None = None  # counts what is measured, where somebody wants to know
 
     def measure_rows(self, rows: list[Mapping]) -> list[dict[str, Any]]:
@@ -90,18 +98,20 @@ class Runtime:
         with _Progress(len(rows), self.rank) as progress:
             return [
                 self._columns(row, sample, found)
-                for part in ahead(self._laid_out(rows))
+                for part in ahead(map(self._looked_at, self._laid_out(rows)))
                 for row, sample in self._measured(part, found, progress)
             ]
 
-    def measure_into_store(self, parts: Iterable[Iterable[Mapping]], view: View) -> dict[str, str]:
-        """Measure rows that can be laid out, so many in memory as a part has; returns why some failed, by key."""
+    def measure_into_store(self, parts: Iterable[Iterable[Mapping]], view: View) -> tuple[dict[str, str], set[str]]:
+        """Measure rows that can be laid out, so many in memory as a part has; returns why some failed, by key, and the keys of those
+        that other processes are measuring."""
         failed: dict[str, str] = {}
+        busy: set[str] = set()
         for part in ahead([(row, self.lay_out(row)) for row in rows] for rows in parts):
             found: dict[str, Measurement | str] = {}
-            self._measured(part, found, view)
+            busy |= {sample.key for sample in self._measure_part(part, found, view)}
             failed |= {key: measured for key, measured in found.items() if isinstance(measured, str)}
-        return failed
+        return failed, busy
 
     def _laid_out(self, rows: Iterable[Mapping]) -> Iterator[list[tuple[Mapping, Sample | str]]]:
         """Rows with their token spans, as many at a time as may be in memory."""
@@ -114,8 +124,29 @@ class Runtime:
                 part, num_tokens = [], 0
         yield part
 
+    def _looked_at(self, part: list[tuple[Mapping, Sample | str]]) -> list[tuple[Mapping, Sample | str]]:
+        """The part; says once where the settings leave nothing of all its rows, for `map` never sees all rows of the data."""
+        samples = [(sample, 1) for _, sample in part if isinstance(sample, Sample)]
+        if len(samples) > 1 and not self._has_told:
+            told = list(losses(Lengths.of_samples(samples), self.pair.config, self.config))
+            self._has_told = any(is_all for _, is_all in told)
+            for text in (text for text, is_all in told if is_all):
+                logger.warning("In one batch, %s", text)
+        return part
+
     def _measured(self, part: list[tuple[Mapping, Sample | str]], found: dict, progress: "_Progress | View") -> list:
         """Measure what neither `found` nor the store has; returns the part."""
+        left = self._measure_part(part, found, progress)
+        rows = {sample.key: (row, sample) for row, sample in part if isinstance(sample, Sample)} if left else {}
+        while left:
+            self.claims.wait(sample.key for sample in left)
+            left = self._measure_part([rows[sample.key] for sample in left], found, progress)
+        return part
+
+    def _measure_part(
+        self, part: list[tuple[Mapping, Sample | str]], found: dict, progress: "_Progress | View"
+    ) -> list[Sample]:
+        """Measure what neither `found` nor the store has, nor others are at; returns what they are."""
         rows = {sample.key: (row, sample) for row, sample in part if isinstance(sample, Sample)}
         if self.store is not None:
             found |= self.store.get(self.config_key, rows.keys() - found.keys())
@@ -127,29 +158,61 @@ class Runtime:
                 measured = self._failed(rows[sample.key][0], measured)
             found[sample.key] = measured
             progress.advance(sample.response_end)
-        return part
+        return [sample for sample in pending if sample.key not in found]
 
     def measure(self, samples: list[Sample]) -> Iterator[tuple[Sample, Measurement | MeasureError]]:
-        """Measure samples into the store, in an order that saves work."""
-        from .passes import bunches, measure_samples
+        """Measure samples into the store, in an order that saves work; those that another process is measuring are left out."""
+        from .passes import bunches
 
         if self.meter is not None and samples:
             self.meter.start()
         for places in bunches(samples, self.limits):
-            bunch, started = [samples[i] for i in places], time.monotonic()
-            found = measure_samples(self.pair, bunch, self.cut, self.limits)
-            if not self.config.token_nll:
-                found = [x.without_tokens() if isinstance(x, Measurement) else x for x in found]
-            if self.meter is not None:
-                self.meter.count(bunch, found, time.monotonic() - started)
-            measured = list(zip(bunch, found, strict=True))
-            kept = {sample.key: x for sample, x in measured if isinstance(x, Measurement)}
-            if self.store is not None and kept:
-                self.store.put_all(self.config_key, kept)
-            for sample, measurement in measured:
-                if isinstance(measurement, Measurement):
-                    self.length_check.see(sample, measurement)
+            bunch = [samples[i] for i in places]
+            if self.claims is None:
+                yield from self._measure_bunch(bunch)
+                continue
+            busy = self.claims.take(sample.key for sample in bunch)
+            try:
+                self._tell_of_others()
+                kept = self.store.get(self.config_key, [sample.key for sample in bunch])  # measured a moment ago
+                yield from ((sample, kept[sample.key]) for sample in bunch if sample.key in kept)
+                mine = [sample for sample in bunch if sample.key not in busy and sample.key not in kept]
+                measured = self._measure_bunch(mine) if mine else []
+            finally:
+                self.claims.release()
             yield from measured
+
+    def _measure_bunch(self, bunch: list[Sample]) -> list[tuple[Sample, Measurement | MeasureError]]:
+        """Measure samples that share passes into the store."""
+        from .passes import measure_samples
+
+        started = time.monotonic()
+        found = measure_samples(self.pair, bunch, self.cut, self.limits)
+        if not self.config.token_nll:
+            found = [x.without_tokens() if isinstance(x, Measurement) else x for x in found]
+        if self.meter is not None:
+            self.meter.count(bunch, found, time.monotonic() - started)
+        measured = list(zip(bunch, found, strict=True))
+        kept = {sample.key: x for sample, x in measured if isinstance(x, Measurement)}
+        if self.store is not None and kept:
+            if not self._is_described:
+                self.store.describe(self.config_key, self.description)
+                self._is_described = True
+            self.store.put_all(self.config_key, kept)
+        for sample, measurement in measured:
+            if isinstance(measurement, Measurement):
+                self.length_check.see(sample, measurement)
+        return measured
+
+    def _tell_of_others(self) -> None:
+        """Once, that others measure with the same settings into the same store."""
+        if self.claims.others and not self.met_others:
+            self.met_others = True
+            who = " and ".join(sorted(map(shown, self.claims.others)))
+            logger.warning(
+                "Rows are shared with %s, which is measuring with the same models and settings into %s: none is measured twice.",
+                who, self.store.path,
+            )  # fmt: skip
 
     def survey(self, ds) -> Iterator[tuple[Sample | str, bool]]:
         """See `GateauScorer.survey`."""
@@ -176,7 +239,7 @@ class Runtime:
         return str(error)
 
     def _columns(self, row: Mapping, sample: Sample | str, found: Mapping) -> dict[str, Any]:
-        return self.columns(about(row, sample), found)
+        return self.columns(about(row, sample, self.cut), found)
 
     def columns(self, about: Mapping, found: Mapping[str, Measurement | str]) -> dict[str, Any]:
         """The `COLUMNS` of a row from `about` it and what was measured, or why nothing was, by sample key."""
@@ -196,15 +259,14 @@ ABOUT = {
     "context_key": "string",
     "num_prefix_tokens": "int64",
     "num_tokens": "int64",
-    **{
-        name: COLUMNS[name] for name in ("gateau_num_context_tokens", "gateau_num_response_tokens", "gateau_truncated")
-    },
+    **{name: COLUMNS[name] for name in ("gateau_num_context_tokens", "gateau_num_response_tokens", *LAYOUT_COLUMNS)},
     **{name: COLUMNS[name] for name in ("gateau_error", "gateau_content_hash")},
 }
 
 
-def about(row: Mapping, sample: Sample | str) -> dict[str, Any]:
-    """All of a laid-out row but its tokens: one value for each of `ABOUT`, null where the row cannot be measured."""
+def about(row: Mapping, sample: Sample | str, cut: Cut) -> dict[str, Any]:
+    """All of a laid-out row but its tokens: one value for each of `ABOUT`, null where the row cannot be measured; `cut` says which
+    segments it has."""
     known = dict.fromkeys(ABOUT) | {"gateau_content_hash": content_hash(row)}
     if isinstance(sample, str):
         return known | {"gateau_error": sample}
@@ -216,6 +278,10 @@ def about(row: Mapping, sample: Sample | str) -> dict[str, Any]:
         "gateau_num_context_tokens": len(sample.context),
         "gateau_num_response_tokens": len(sample.response),
         "gateau_truncated": sample.num_truncated > 0,
+        "gateau_num_cut_tokens": sample.num_truncated,
+        "gateau_context_rule": sample.rule,
+        "gateau_context_span": sample.span,
+        "gateau_segment_starts": sample.places(cut(range(0, len(sample.context), cut.length))),
     }
 
 

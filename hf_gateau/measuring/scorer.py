@@ -14,9 +14,10 @@ from ..models.config import ModelPairConfig
 from ..models.fingerprints import pair_fingerprints
 from ..rows.batches import BatchShape
 from ..rows.samples import Sample
-from ..settings import did_you_mean
+from ..settings import call_text, defaults_of, did_you_mean
 from ..store.sqlite import resolve_store_path
 from .config import MeasureConfig
+from .progress import keep_bars_over_forks
 from .runtime import LAYOUT_VERSION, MEASURING_VERSION, Runtime, rests_on
 
 
@@ -65,6 +66,9 @@ class GateauScorer:
         self.pair_config, self.measure_config = self._configs()
         return self
 
+    def __repr__(self) -> str:
+        return call_text("GateauScorer", self._given(), defaults_of(ModelPairConfig, MeasureConfig))
+
     def _given(self) -> dict[str, Any]:
         return {**(_settings_from_environment() if self.reads_environment else {}), **self._settings}
 
@@ -76,7 +80,8 @@ class GateauScorer:
         )
 
     def __reduce__(self):
-        resolved = [sorted(vars(config).items()) for config in self._configs()]
+        keep_bars_over_forks()  # before `datasets` forks workers, it pickles what they do
+        resolved = [sorted((x.name, getattr(config, x.name)) for x in fields(config)) for config in self._configs()]
         versions = MEASURING_VERSION, LAYOUT_VERSION
         return _rebuild, (sorted(self._given().items()), resolved, versions, self.refresh())
 

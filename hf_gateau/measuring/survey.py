@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..models.packing import MOST_TOGETHER
-from ..rows.batches import COLUMNS, BatchShape, column_features, readable, rows_of
+from ..rows.batches import COLUMNS, BatchShape, column_features, feature_of, readable, rows_of
 from ..store.sqlite import StoreError
 from .costs import RowShape
 from .runtime import ABOUT, ROWS_LAID_OUT, about
@@ -26,24 +26,28 @@ KEYS_PER_LOOK = 500
 KEY_TYPE = "S32"
 
 
-def survey_rows(ds: Dataset, scorer: GateauScorer) -> Dataset:
-    """`ABOUT` every row of a dataset. Loads no model; `datasets` keeps the table as it does with every `map`."""
-    from datasets import Dataset, Features, Value
+def survey_rows(ds: Dataset, scorer: GateauScorer, num_proc: int | None = None) -> Dataset:
+    """`ABOUT` every row of a dataset. Loads no model; `datasets` keeps the table as it does with every `map`, by what makes
+    tokens of rows: it serves scorers that differ by their short sibling."""
+    from datasets import Dataset, Features
+    from datasets.fingerprint import Hasher
 
-    features = Features({name: Value(kind) for name, kind in ABOUT.items()})
+    features = Features({name: feature_of(kind) for name, kind in ABOUT.items()})
     if not len(ds):  # of which `map` would leave the types
         return Dataset.from_dict({name: [] for name in ABOUT}, features=features)
     read = readable(ds)
-    lay_out = partial(_lay_out, scorer=scorer, config_key=scorer.start().config_key)
-    options = {"batched": True, "batch_size": ROWS_LAID_OUT, "desc": "Laying out"}
-    return read.map(lay_out, remove_columns=read.column_names, features=features, **options)
+    runtime = scorer.start()
+    made_by = (*ABOUT, runtime.layout_key, runtime.pair.num_embeddings, runtime.config.on_error)
+    made_by += (runtime.cut.length, runtime.cut.stride)
+    options = {"batched": True, "batch_size": ROWS_LAID_OUT, "desc": "Laying out", "num_proc": num_proc}
+    options |= {"new_fingerprint": Hasher.hash((read._fingerprint, *made_by))}
+    return read.map(partial(_lay_out, scorer=scorer), remove_columns=read.column_names, features=features, **options)
 
 
-def _lay_out(batch, scorer: GateauScorer, config_key: str) -> dict[str, list]:
-    """`config_key`: for `datasets` to hash, which sees by it in what the rows will be measured; by the scorer what they rest on."""
+def _lay_out(batch, scorer: GateauScorer) -> dict[str, list]:
     runtime = scorer.start()
     rows = rows_of({name: batch[name] for name in batch})
-    found = [about(row, runtime.lay_out(row)) for row in rows]
+    found = [about(row, runtime.lay_out(row), runtime.cut) for row in rows]
     return {name: [one[name] for one in found] for name in ABOUT}
 
 
@@ -152,11 +156,13 @@ class Work:
         columns = (x[rows].tolist() for x in spans)
         return [RowShape(*lengths) for lengths in zip(*columns, strict=True)]
 
-    def parts(self, bunches: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
-        """The places of some bunches' rows, as many bunches at a time as hold so many tokens; one in any case."""
+    def parts(self, bunches: Sequence[int], most_tokens: int, only: np.ndarray | None = None) -> Iterator[list[int]]:
+        """The places of some bunches' rows, as many bunches at a time as hold so many tokens; one in any case. `only`: whether each
+        row is to be among them."""
         part, num_tokens = [], 0
         for bunch in bunches:
-            rows = slice(self.starts[bunch], self.ends[bunch])
+            rows = np.arange(self.starts[bunch], self.ends[bunch])
+            rows = rows if only is None else rows[only[rows]]
             size = int(self.tokens[rows].sum())
             if part and num_tokens + size > most_tokens:
                 yield part

@@ -20,8 +20,10 @@ from uuid import uuid4
 import numpy as np
 
 from ..rows.batches import readable, rows_of
+from ..rows.cuts import Cuts
 from ..store.folder import FolderStore
 from ..store.sqlite import StoreError
+from .lengths import CAS, HMP, Lengths, check_lengths
 from .progress import Meter, Reading, Summary, View, errors_of
 from .runtime import Runtime
 from .scorer import GateauScorer
@@ -58,7 +60,39 @@ def join_launch(scorer: GateauScorer) -> PartialState:
     return state
 
 
-def measure_together(ds: Dataset, scorer: GateauScorer, tell: Callable[[Summary], None] | None = None) -> Dataset:
+def fit_to_rows(
+    ds: Dataset, scorer: GateauScorer, needs: Sequence[str] = (HMP, CAS), num_proc: int | None = None
+) -> tuple[Dataset, Lengths]:
+    """Lay all rows out before any is measured; give the scorer the short window that its settings leave open, and refuse
+    settings that leave nothing to measure. Loads no model.
+
+    Args:
+        ds (`Dataset`): the same rows in every process of a launch.
+        scorer (`GateauScorer`): its `short_window` is set where it is open, see `lengths.default_window`.
+        needs: what is wanted of the rows; see `check_lengths`.
+        num_proc (`int`, *optional*): processes that lay out rows.
+
+    Returns:
+        what `measure_together` takes as `part`, and the lengths of all rows.
+
+    Raises:
+        ValueError: the settings leave no row with what is needed.
+    """
+    team = _Team(join_launch(scorer))
+    scorer.refresh()
+    part = _surveyed_part(ds, scorer, team, num_proc)
+    lengths = Lengths.joined(team.exchange(Lengths.of_survey(part)))
+    if scorer.pair_config.window_is_open and len(lengths):
+        scorer.configure(short_window=lengths.window())
+        if team.is_main:
+            logger.info("short_window=%d, by the median context of the rows", scorer.pair_config.short_window)
+    check_lengths(lengths, scorer.pair_config, scorer.measure_config, needs)
+    return part, lengths
+
+
+def measure_together(
+    ds: Dataset, scorer: GateauScorer, tell: Callable[[Summary], None] | None = None, part: Dataset | None = None
+) -> Dataset:
     """Measure a dataset with all processes of a launch, each of which calls this and gets all rows.
 
     Every process lays out an equal part of the rows, which tells what is not in the store yet, how long it is, and which
@@ -69,6 +103,7 @@ def measure_together(ds: Dataset, scorer: GateauScorer, tell: Callable[[Summary]
         ds (`Dataset`): the same rows in every process.
         scorer (`GateauScorer`): the same settings in every process.
         tell (`Callable`, *optional*): takes the `Summary` in the end, in every process. Default: the main one logs it.
+        part (`Dataset`, *optional*): from `fit_to_rows`, with the same rows.
 
     Raises:
         ValueError: there are several processes and no store; or they differ in rows, settings or store.
@@ -81,14 +116,14 @@ def measure_together(ds: Dataset, scorer: GateauScorer, tell: Callable[[Summary]
     runtime.meter = meter = Meter(runtime)
     _check_alike(team, len(ds), runtime)
     if scorer.stores and len(ds):
-        known, ds = _measure_by_survey(ds, scorer, team)
+        known, ds = _measure_by_survey(ds, scorer, team, part)
     else:
         known, ds = {}, ds.map(scorer, batched=True, desc="Rows")
     runtime.meter = None
     errors = errors_of(ds) if len(ds) else Counter()
     reading = Reading.sum(team.exchange(meter.read()))
     rest = "another row" if scorer.stores else "the datasets cache or another row"
-    summary = Summary.of(len(ds), errors, reading, known, rest, time.monotonic() - started)
+    summary = Summary.of(len(ds), errors, reading, known, rest, time.monotonic() - started, Cuts.of_data(ds))
     if tell is not None:
         tell(summary)
     elif team.is_main:
@@ -96,14 +131,16 @@ def measure_together(ds: Dataset, scorer: GateauScorer, tell: Callable[[Summary]
     return ds
 
 
-def _measure_by_survey(ds: Dataset, scorer: GateauScorer, team: _Team) -> tuple[dict[str, int], Dataset]:
+def _measure_by_survey(
+    ds: Dataset, scorer: GateauScorer, team: _Team, part: Dataset | None
+) -> tuple[dict[str, int], Dataset]:
     """Measure what the store has not; returns how many rows it had, and all rows with their columns."""
     runtime = scorer.start()
     runtime.failed = {}
-    table, kept = _survey(ds, scorer, team)
+    table, kept = _survey(ds, scorer, team, part)
     work = Work.of(table, kept)
     share = balanced_shares(work.weights.tolist(), team.size)[team.rank]
-    failed = _measure_share(ds, work, share, runtime, team, _also(table, kept))
+    failed, num_others = _measure_share(ds, work, share, runtime, team, _also(table, kept))
     runtime.failed = {key: reason for part in team.exchange(failed) for key, reason in part.items()}
     if team.size > 1:
         _wait_for(runtime, {key.decode() for key in work.keys.tolist()} - runtime.failed.keys())
@@ -111,7 +148,8 @@ def _measure_by_survey(ds: Dataset, scorer: GateauScorer, team: _Team) -> tuple[
         if is_turn:
             measured = measured_rows(ds, table, scorer)
         team.exchange(None)
-    return {"the store": int(kept.sum())}, measured
+    others = {"other processes": sum(team.exchange(num_others))}
+    return {"the store": int(kept.sum())} | others, measured
 
 
 def main_process_first(scorer: Any, work: Callable[[], Any]) -> Any:
@@ -211,9 +249,15 @@ def _check_shared(team: _Team, path: Path) -> None:
         )
 
 
-def _survey(ds: Dataset, scorer: GateauScorer, team: _Team) -> tuple[Dataset, np.ndarray]:
+def _surveyed_part(ds: Dataset, scorer: GateauScorer, team: _Team, num_proc: int | None = None) -> Dataset:
+    """The survey of the rows that this process lays out."""
+    part = ds.select(range(team.rank, len(ds), team.size)) if team.size > 1 else ds
+    return survey_rows(part, scorer, num_proc)
+
+
+def _survey(ds: Dataset, scorer: GateauScorer, team: _Team, part: Dataset | None) -> tuple[Dataset, np.ndarray]:
     """The survey of all rows, and whether the store has each; the same in every process, of which each lays out a part."""
-    part = survey_rows(ds.select(range(team.rank, len(ds), team.size)) if team.size > 1 else ds, scorer)
+    part = _surveyed_part(ds, scorer, team) if part is None else part
     kept = are_kept(part, scorer.start())
     if team.size == 1:
         return part, kept
@@ -264,19 +308,26 @@ def _also(table: Dataset, kept: np.ndarray) -> str:
 
 def _measure_share(
     ds: Dataset, work: Work, share: list[int], runtime: Runtime, team: _Team, also: str
-) -> dict[str, str]:
-    """Measure some bunches of rows into the store; returns the reasons of those that failed, by key."""
+) -> tuple[dict[str, str], int]:
+    """Measure some bunches of rows into the store; returns the reasons of those that failed, by key, and how many rows processes of
+    other commands have measured meanwhile."""
     rows = work.rows(share)
     if not len(rows):
-        return {}
+        return {}, 0
     runtime.meter.start()
     by_work = rows[np.argsort(work.tokens[rows], kind="stable")]
     flops = runtime.meter.costs.total(work.shapes(by_work))
     name = "Measuring" if team.size == 1 else f"Measuring, process {team.rank + 1} of {team.size}"
-    read = readable(ds)
+    read, failed, before, left = readable(ds), {}, runtime.meter.rows, None
     with View(runtime.meter, work.tokens[rows], flops, name, also, shown=team.is_main) as view:
-        parts = (rows_of(read[places]) for places in work.parts(share, runtime.limits.batch_tokens))
-        return runtime.measure_into_store(parts, view)
+        while True:
+            parts = (rows_of(read[places]) for places in work.parts(share, runtime.limits.batch_tokens, left))
+            reasons, busy = runtime.measure_into_store(parts, view)
+            failed |= reasons
+            if not busy:
+                return failed, len(rows) - len(failed) - (runtime.meter.rows - before)
+            runtime.claims.wait(busy)
+            left = np.isin(work.keys, np.array(list(busy), work.keys.dtype))
 
 
 def _wait_for(runtime, keys: set[str]) -> None:

@@ -7,20 +7,26 @@ each value in the store at once, by what the row says (`key_of`) and what measur
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
 from ..models.fingerprints import fingerprint_or_name, loaded_commit, model_fingerprint, tokenizer_fingerprint
 from ..models.packing import pack
 from ..rows.batches import REASON, VALUE_COLUMNS, BatchShape
+from ..rows.context_rules import last_paragraph
 from ..rows.conversations import FindContext, SampleError, content_hash, find_context_of, read_conversation
+from ..rows.parts import span_of
+from ..settings import call_text
+from ..store.claims import Claims
 from ..store.folder import FolderStore, open_store
 from ..store.keys import config_key
 from ..store.sqlite import MeasurementStore, Value, resolve_store_path
+from .progress import keep_bars_over_forks
 from .runtime import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, LAYOUT_VERSION, TOKENS_LAID_OUT, rests_on
 
 
@@ -53,6 +59,12 @@ class ValueScorer(ABC):
                 f"{type(self).__name__} needs a model, got {settings['model']!r}; give a folder or a Hub id."
             )
 
+    def __repr__(self) -> str:
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        return call_text(
+            type(self).__name__, self.settings, {x.name: x.default for x in parameters if x.default is not x.empty}
+        )
+
     # What a subclass says
 
     @abstractmethod
@@ -83,18 +95,15 @@ class ValueScorer(ABC):
         return find_context_of(self.settings.get("find_context"))
 
     def key_of(self, row: Mapping[str, Any]) -> str:
-        """What the store knows a row by: what it says, and the place of the context where `find_context` tells it."""
-        key = content_hash(row)
-        if self.find_context is None:
+        """What the store knows a row by: what it says, and the place of the context, unless that is all before the last paragraph."""
+        key, place = content_hash(row), _place(row, self.find_context)
+        if place is None or (self.find_context is None and place == _place(row, last_paragraph)):
             return key
-        try:
-            found = read_conversation(row, self.find_context)
-        except SampleError:
-            return key
-        place = f"{key} {found.first} {found.start} {found.last} {found.end}"
-        return hashlib.sha256(place.encode()).hexdigest()[:16]
+        said = " ".join(map(str, [key, *place]))
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     def __reduce__(self):
+        keep_bars_over_forks()
         versions = self.version, LAYOUT_VERSION
         return _rebuild, (type(self), sorted(self.settings.items()), versions, self.refresh())
 
@@ -159,6 +168,11 @@ class ValueScorer(ABC):
         return store
 
     @cached_property
+    def claims(self) -> Claims | None:
+        """What this process is measuring, for others that measure the same."""
+        return Claims(self.store, self.config_key) if self.store is not None else None
+
+    @cached_property
     def batch_tokens(self) -> int:
         """Most tokens in one batch; lowered for good where they turn out not to fit into memory."""
         default = CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS
@@ -180,16 +194,26 @@ class ValueScorer(ABC):
         return shape.pack(self.measure_rows(shape.rows), columns)
 
     def measure_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """One value a row, or why there is none; what the store has is not measured again."""
+        """One value a row, or why there is none; what the store has is not measured again, nor what others are measuring."""
         keys = [self.key_of(row) for row in rows]
-        found: dict[str, Value | str] = self.store.get_values(self.config_key, keys) if self.store is not None else {}
-        pending = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
-        with self._bar(len(pending)) as bar:
-            for part in self._laid_out(pending, found):
-                for measured in self._measured(part):
-                    found |= measured
-                    bar.update(len(measured))
+        by_key, found = dict(zip(keys, rows, strict=True)), {}
+        left = self._missing(by_key, found)
+        with self._bar(len(left)) as bar:
+            while left:
+                for part in self._laid_out({key: by_key[key] for key in left}, found):
+                    for measured in self._measured(part):
+                        found |= measured
+                        bar.update(len(measured))
+                if left := [key for key in left if key not in found]:
+                    self.claims.wait(left)
+                    left = self._missing(left, found)
         return [self._columns(found[key]) for key in keys]
+
+    def _missing(self, keys: Iterable[str], found: dict[str, Value | str]) -> list[str]:
+        """The keys that the store has no value for; those that it has go to `found`."""
+        if self.store is not None:
+            found |= self.store.get_values(self.config_key, keys)
+        return [key for key in keys if key not in found]
 
     def _columns(self, found: Value | str) -> dict[str, Any]:
         value, reason = (None, found) if isinstance(found, str) else (found, None)
@@ -211,16 +235,29 @@ class ValueScorer(ABC):
         yield part
 
     def _measured(self, part: dict[str, Any]) -> Iterator[dict[str, Value | str]]:
-        """Values by content key, batch by batch; each batch is in the store before the next is measured."""
+        """Values by content key, batch by batch; each batch is in the store before the next is measured. Those that another process
+        is measuring are left out."""
         keys = list(part)
         for places in pack([self.num_tokens(item) for item in part.values()], self.batch_tokens):
             batch = [keys[i] for i in places]
-            values = [_checked(value) for value in self._within_memory([part[key] for key in batch])]
-            found = dict(zip(batch, values, strict=True))
-            sound = {key: value for key, value in found.items() if not isinstance(value, str)}
-            if self.store is not None and sound:
-                self.store.put_values(self.config_key, sound)
+            if self.claims is None:
+                yield self._measured_batch(batch, part)
+                continue
+            busy, found = self.claims.take(batch), {}
+            try:
+                pending = [key for key in self._missing(batch, found) if key not in busy]
+                found |= self._measured_batch(pending, part) if pending else {}
+            finally:
+                self.claims.release()
             yield found
+
+    def _measured_batch(self, batch: list[str], part: dict[str, Any]) -> dict[str, Value | str]:
+        values = [_checked(value) for value in self._within_memory([part[key] for key in batch])]
+        found = dict(zip(batch, values, strict=True))
+        sound = {key: value for key, value in found.items() if not isinstance(value, str)}
+        if self.store is not None and sound:
+            self.store.put_values(self.config_key, sound)
+        return found
 
     def _within_memory(self, items: list[Any]) -> list[Value | str]:
         """`measure`; where memory runs out, in halves."""
@@ -246,6 +283,14 @@ class ValueScorer(ABC):
 
         options = {"unit": " rows", "leave": False, "position": 1 + (self.rank or 0), "delay": 1.0}
         return tqdm(total=num_rows, desc=self.title, **options)
+
+
+def _place(row: Mapping[str, Any], find_context: FindContext | None) -> list[int] | None:
+    """Where the context stands; None where there is none."""
+    try:
+        return span_of(read_conversation(row, find_context))
+    except SampleError:
+        return None
 
 
 def _rebuild(kind: type, settings: list, *hashed) -> ValueScorer:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ..settings import check_choice
+from ..settings import check_choice, short_repr
 
 
 PAPER_LONG_MODEL, PAPER_SHORT_MODEL = "THUDM/LongAlign-7B-64k-base", "meta-llama/Llama-2-7b-hf"
@@ -29,11 +29,29 @@ class ModelPairConfig:
 
     Three kinds of sibling: another checkpoint (`short_model`), the long model with another RoPE base (`short_model=None`,
     `short_rope_scale`), or the long model seeing only the end of the context (`short_model=None`, `short_window`). With
-    neither model named the paper's pair is taken; with only `long_model` named, a window of 4,096 tokens.
+    neither model named the paper's pair is taken; with only `long_model` named, a window, which `window_is_open` says was
+    chosen by nobody: 4,096 tokens, unless who has all rows chooses one by their lengths (`measuring.lengths`).
 
     Raises:
         ValueError: a field is out of range or two fields contradict each other.
     """
+
+    RARELY_GIVEN = (
+        "short_pass",
+        "long_revision",
+        "short_revision",
+        "long_adapter",
+        "short_adapter",
+        "long_adapter_revision",
+        "short_adapter_revision",
+        "tokenizer",
+        "load_in_8bit",
+        "load_in_4bit",
+        "device_map",
+        "attn_implementation",
+        "trust_remote_code",
+        "short_rope_scale",
+    )
 
     long_model: str | None = field(
         default=None,
@@ -47,7 +65,9 @@ class ModelPairConfig:
         default=None,
         metadata={
             "help": "The short sibling sees only the last this many tokens of context and instruction (and the "
-            "prompt's opening tokens). Needs no second checkpoint; recommended where none exists."
+            "prompt's opening tokens). Needs no second checkpoint; recommended where none exists. Default, where nothing "
+            "else sets the siblings apart: by the rows, a power of two that is at most a quarter of their median context, and "
+            "4,096 at most; 4,096 in `Dataset.map`, which sees no more than a batch."
         },
     )
     short_rope_scale: float | None = field(
@@ -59,6 +79,7 @@ class ModelPairConfig:
         metadata={
             "help": "How a windowed sibling reads: 'own', in a pass of its own, or 'reuse', an approximation without one: the "
             "window's keys and values come from the long model's pass, where they have seen what stands before it.",
+            "choices": list(SHORT_PASSES),
         },
     )
     long_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the long model."})
@@ -78,6 +99,7 @@ class ModelPairConfig:
         default="auto",
         metadata={
             "help": "Dtype of the weights: 'auto' (the checkpoint's; float32 on a CPU), 'float32', 'bfloat16' or 'float16'.",
+            "choices": list(DTYPES),
         },
     )
     load_in_8bit: bool = field(default=False, metadata={"help": "Load both models in 8 bit through bitsandbytes."})
@@ -104,16 +126,20 @@ class ModelPairConfig:
         default=False, metadata={"help": "Run code that a model repository brings along. Off unless you trust it."}
     )
 
+    __repr__ = short_repr
+
     def __post_init__(self):
         if self.long_model is None and self.short_model is not None:
             raise ValueError(f"short_model={self.short_model!r} came without its sibling; name the long_model too.")
+        if self.long_model is None:
+            self._long_is_default = True
         if self.long_model is None and self.short_window is None and self.short_rope_scale is None:
             self.long_model, self.short_model = PAPER_LONG_MODEL, PAPER_SHORT_MODEL
             self.short_rope_scale = PAPER_SHORT_ROPE_SCALE
         elif self.long_model is None:
             self.long_model = PAPER_LONG_MODEL
         if self.short_model is None and self.short_window is None and self.short_rope_scale is None:
-            self.short_window = DEFAULT_SHORT_WINDOW
+            self.short_window, self._window_is_open = DEFAULT_SHORT_WINDOW, True
         if self.short_window is not None and self.short_window < 1:
             raise ValueError(f"short_window is a number of tokens, got {self.short_window}; give 1 or more.")
         if self.short_rope_scale is not None and not self.short_rope_scale > 0:
@@ -147,3 +173,18 @@ class ModelPairConfig:
                 "another model; leave out short_model and short_rope_scale, or take short_pass='own'."
             )
         check_choice("dtype", self.dtype, DTYPES)
+
+    @property
+    def long_is_default(self) -> bool:
+        """Whether nobody has named a model."""
+        return vars(self).get("_long_is_default", False)
+
+    @property
+    def window_is_open(self) -> bool:
+        """Whether `short_window` is the default, in which the rows have a say."""
+        return vars(self).get("_window_is_open", False)
+
+    def given(self) -> dict[str, Any]:
+        """The fields to make the same configuration of: all, without a window that is open."""
+        found = {x.name: getattr(self, x.name) for x in fields(self)}
+        return {name: value for name, value in found.items() if not (name == "short_window" and self.window_is_open)}

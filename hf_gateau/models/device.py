@@ -77,10 +77,34 @@ def resolve_device(device: str, rank: int = 0) -> torch.device:
     import torch
 
     if device != "auto":
-        return torch.device(device)
+        return _named_device(device)
     if torch.cuda.is_available():
         return torch.device("cuda", rank % torch.cuda.device_count())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _named_device(device: str) -> torch.device:
+    """A device by its name.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    import torch
+
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device={device!r} is no name of a device; use 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' ..."
+        ) from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        there = (
+            f"sees {torch.cuda.device_count()} GPUs" if torch.cuda.is_available() else "sees no GPU of CUDA or ROCm"
+        )
+        raise ValueError(f"device={device!r} is not there: torch {there} here; use 'auto' or 'cpu'.")
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device={device!r} is not there: torch sees no GPU of Apple's here; use 'auto' or 'cpu'.")
+    return found
 
 
 def resolve_dtype(dtype: str, device: torch.device, config) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer
@@ -38,9 +39,30 @@ def check_local(name: str) -> None:
         raise FileNotFoundError(f"There is no model at {name!r}; give an existing folder, a .gguf file, or a Hub id.")
 
 
+def check_installed(module: str, extra: str, what: str) -> None:
+    """Refuse what needs a package of an extra that is not installed.
+
+    Raises:
+        ImportError: it is not; the message says how to install it.
+    """
+    if find_spec(module) is None:
+        raise ImportError(f'{what} needs {module}; install it with `pip install "hf-gateau[{extra}]"`.')
+
+
 def load_config(name: str, revision: str | None, trust_remote_code: bool):
-    """The configuration of a model's decoder; no weights."""
-    config = AutoConfig.from_pretrained(*load_location(name), **load_options(name, revision, trust_remote_code))
+    """The configuration of a model's decoder; no weights.
+
+    Raises:
+        OSError: there is none, or the Hub cannot be reached; the message names the model.
+    """
+    if name.endswith(".gguf"):
+        check_installed("gguf", "gguf", f"{name}, a .gguf file,")
+    try:
+        config = AutoConfig.from_pretrained(*load_location(name), **load_options(name, revision, trust_remote_code))
+    except OSError as error:
+        if name in str(error):
+            raise
+        raise OSError(f"The model {name!r} cannot be loaded: {error}") from error
     return config.get_text_config(decoder=True)
 
 

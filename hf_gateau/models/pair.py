@@ -6,26 +6,24 @@ from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING
 
 from ..rows.conversations import SampleError
 from ..rows.samples import Sample
-from .abilities import abilities_of, is_known
-from .attention import ATTENTION_NAME, attention_layers, decoder_of, eager_attention_forward
+from .abilities import abilities_of
 from .config import ModelPairConfig
 from .device import resolve_device, resolve_dtype
 from .fingerprints import loaded_commit, pair_fingerprints, tokenizer_source
 from .loading import (
+    check_installed,
     check_local,
     load_adapter_config,
     load_config,
-    load_location,
-    load_options,
     load_tokenizer,
     place_of,
 )
+from .notices import announced
 from .rope import context_window, exchanged_rope, scale_rope, unsettled_after
-from .trial import check_by_trial
 
 
 logger = logging.getLogger(__name__)
@@ -52,6 +50,8 @@ class ModelPair:
         self.config, self.rank = config, rank
         self.long_config = load_config(config.long_model, config.long_revision, config.trust_remote_code)
         self.short_config = self._short_config()
+        check_not_refused(config.long_model, self.long_config)
+        check_not_refused(config.short_model or config.long_model, self.short_config)
         if config.short_pass == "reuse" and not abilities_of(self.long_config).keeps_past:
             raise ValueError(
                 f"short_pass='reuse' needs a model whose past is keys and values alone, and {config.long_model!r} keeps more; "
@@ -62,7 +62,8 @@ class ModelPair:
                 f"short_pass='reuse' needs keys that do not depend on the length of the sequence, and {config.long_model!r} has "
                 f"a RoPE of type {next(iter(unsettled_after(self.long_config)))!r}; take short_pass='own'."
             )
-        self.tokenizer = self._checked_tokenizer()
+        with announced(f"Loading the tokenizer of {config.tokenizer or config.long_model}", after=1.0):
+            self.tokenizer = self._checked_tokenizer()
         self.commits = {which: self._commit(which) for which in ("long", "short", "long_adapter", "short_adapter")}
         self.fingerprints = pair_fingerprints(config)
         self._long = self._short = None
@@ -144,6 +145,8 @@ class ModelPair:
     @contextmanager
     def long_with_attention(self) -> Iterator:
         """The long model for the time of the block with the attention that a `ResponseAttention` can be handed to."""
+        from .attention import ATTENTION_NAME
+
         own = self.long.config._attn_implementation
         if own != ATTENTION_NAME:
             self.long.set_attn_implementation(ATTENTION_NAME)
@@ -243,6 +246,8 @@ class ModelPair:
         Raises:
             ValueError: its files have changed, or a `device_map` cannot serve.
         """
+        from .weights import check_measurable, load_weights
+
         name, adapter = getattr(self.config, f"{which}_model"), getattr(self.config, f"{which}_adapter")
         revision, adapter_revision = self.commits[which], self.commits[f"{which}_adapter"]
         if self.config.device_map is not None and self.rank > 0:
@@ -250,9 +255,11 @@ class ModelPair:
                 f"device_map={self.config.device_map!r} spreads one model over the devices, and this is process "
                 f"{self.rank + 1} of several that would do so; run one process (no num_proc, or one process a machine)."
             )
-        options = {"config": model_config, "dtype": getattr(torch, self.dtype), "attn_implementation": ATTENTION_NAME}
+        options = {"config": model_config, "dtype": getattr(torch, self.dtype)}
         if self.config.load_in_8bit or self.config.load_in_4bit:
             from transformers import BitsAndBytesConfig
+
+            check_installed("bitsandbytes", "quant", "Loading in 4 or 8 bit")
 
             options["quantization_config"] = BitsAndBytesConfig(
                 load_in_8bit=self.config.load_in_8bit,
@@ -262,7 +269,8 @@ class ModelPair:
             options["device_map"] = {"": self.device}
         if self.config.device_map is not None:
             options["device_map"] = self.config.device_map
-        model = self._from_pretrained(name, revision, options)
+        with announced(f"Loading {name}"):
+            model = load_weights(name, revision, self.config.trust_remote_code, options)
         if adapter is not None:
             from peft import PeftModel
 
@@ -278,33 +286,31 @@ class ModelPair:
             raise ValueError(
                 f"The files of {name!r} or its adapter have changed since this run began; start it again."
             )
-        check_measurable(name, model)
         if model.device.type == "meta":
             raise ValueError(
                 f"device_map={self.config.device_map!r} leaves the first weights of {name!r} without a device; put its "
                 "input embeddings on a GPU, or on 'cpu' where there is none, or take a device with more memory."
             )
         model = model.eval() if "device_map" in options else model.to(self.device).eval()
-        if not is_known(model.config):
-            check_by_trial(name, model)
+        check_measurable(name, model)
         if self.config.attn_implementation is not None:
             model.set_attn_implementation(self.config.attn_implementation)
         return model
 
-    def _from_pretrained(self, name: str, revision: str | None, options: dict):
-        where = load_options(name, revision, self.config.trust_remote_code)
-        try:
-            return AutoModelForCausalLM.from_pretrained(*load_location(name), **where, **options)
-        except KeyError as error:
-            if error.args != (ATTENTION_NAME,):
-                raise
-            raise ValueError(
-                f"{name!r} is a {options['config'].model_type} model, which takes its attention from a list of its own, where no "
-                "other can be put; use another model."
-            ) from error
-
 
 # Checks
+
+
+def check_not_refused(name: str, model_config) -> None:
+    """Refuse a model of a type that is known to give no numbers of its own, before its weights are loaded.
+
+    Raises:
+        ValueError: why it cannot be measured.
+    """
+    if (refusal := abilities_of(model_config).refusal) is not None:
+        raise ValueError(
+            f"{name!r} is a model of type {model_config.model_type!r}, which cannot be measured: {refusal}; use another model."
+        )
 
 
 def check_same_vocabulary(name: str, tokenizer, other_name: str, other) -> None:
@@ -358,24 +364,3 @@ def check_tokens(input_ids: Sequence[int], tokenizer, num_embeddings: int) -> No
     if (largest := max(input_ids, default=0)) >= num_embeddings:
         token = tokenizer.convert_ids_to_tokens(largest)
         raise SampleError(f"token {token!r} (id {largest}) has no embedding: the model knows {num_embeddings} tokens")
-
-
-def check_measurable(name: str, model) -> None:
-    """Refuse a model whose attention cannot be seen or whose head cannot be told from its decoder, before any row.
-
-    Raises:
-        ValueError: what is missing.
-    """
-    decoder = decoder_of(model)
-    if decoder is model:
-        raise ValueError(f"{name!r} is a {type(model).__name__} without a language-model head; use a causal LM.")
-    attention = attention_layers(decoder)
-    if not attention:
-        raise ValueError(f"{name!r} has no attention layer on transformers' attention interface; use another model.")
-    eager_attention_forward(attention[0])
-    if not any(module.is_causal for module in attention):
-        raise ValueError(f"{name!r} looks at tokens that come later, so it gives no likelihoods; use a causal model.")
-    if (refusal := abilities_of(model.config).refusal) is not None:
-        raise ValueError(
-            f"{name!r} is a {type(model).__name__}, which cannot be measured: {refusal}; use another model."
-        )

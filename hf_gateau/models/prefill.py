@@ -47,7 +47,9 @@ class Prefill:
         finally:
             self._cut_back()
 
-    def windowed_nlls(self, num_first: int, num_last: int, prompt: list[int], response: list[int]) -> list[torch.Tensor]:
+    def windowed_nlls(
+        self, num_first: int, num_last: int, prompt: list[int], response: list[int]
+    ) -> list[torch.Tensor]:
         """The same where no more is seen of the contexts than their first and their last tokens.
 
         What is seen keeps its place, and its keys and values, which have seen all that stands before them: an

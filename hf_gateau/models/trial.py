@@ -3,6 +3,7 @@
 import torch
 
 from ..rows.samples import Sample
+from ..settings import a_type
 from .attention import ATTENTION_NAME, ResponseAttention
 from .packing import Cut
 from .perplexity import batch_nlls
@@ -27,16 +28,20 @@ def check_by_trial(name: str, model) -> None:
     sample = Sample(ids.tolist(), 1, response_start - 1, response_start, NUM_TOKENS)
     own, attention = own_attention_nll(model, ids), ResponseAttention([sample])
     try:
-        found = batch_nlls(model, [sample.prompt], [sample.response], full=True, response_attention=attention)[0].mean().item()
+        found = (
+            batch_nlls(model, [sample.prompt], [sample.response], full=True, response_attention=attention)[0]
+            .mean()
+            .item()
+        )
         attention.segment_means(Cut(NUM_TOKENS))
     except Exception as error:  # whatever the model's own code raises
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{name!r} is a {type(model).__name__}, which fails with an attention that is handed in ({reason}); use another model."
+            f"{name!r} is {a_type(model)}, which fails with an attention that is handed in ({reason}); use another model."
         ) from error
     if not abs(found - own) <= TOLERANCE.get(model.dtype, HALF_TOLERANCE):  # NaN too
         raise ValueError(
-            f"{name!r} is a {type(model).__name__}, whose numbers are others with an attention that is handed in: {found:.4f} "
+            f"{name!r} is {a_type(model)}, whose numbers are others with an attention that is handed in: {found:.4f} "
             f"nats a token on a trial of {NUM_TOKENS} tokens, by itself {own:.4f}; use another model."
         )
 

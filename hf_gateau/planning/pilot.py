@@ -9,7 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ import numpy as np
 
 from ..measuring.costs import FEATURES, flops
 from ..models.device import synchronise
+from ..rows.samples import Sample, truncate_context
 from ..store.sqlite import MeasureError
 
 
@@ -25,6 +26,9 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the rows by their cost: those that
 ROUNDS = 3  # times that it measures each, at most; the median counts
 MEMORY_SHARE = 0.9  # of the memory at hand that a row of the pilot may be expected to take
 WARM_UP_CONTEXT = 64  # tokens
+FIRST_TOKENS = 512  # of the piece of a row that tells how long more will take
+MOST_GROWTH = 16.0  # in operations from one row to the next: of far larger ones the time cannot be told
+LATE = 1.25  # times the budget, after which not even the next part of a row is begun
 TIMES = ("wall", "cpu")
 
 
@@ -85,14 +89,24 @@ class Memory:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-class Stopwatch:
-    """`measure_sample`'s `watch`: a `Timing` of every part in `timings`."""
+class TimeIsUp(BaseException):
+    """A row is left in the middle; no failure of its own, which measuring would take it for."""
 
-    def __init__(self, device, memory: Memory):
-        self.device, self.memory, self.timings = device, memory, []
+
+class Stopwatch:
+    """`measure_sample`'s `watch`: a `Timing` of every part in `timings`.
+
+    Raises:
+        TimeIsUp: where a part would begin after the deadline (of `time.monotonic`).
+    """
+
+    def __init__(self, device, memory: Memory, deadline: float = float("inf")):
+        self.device, self.memory, self.deadline, self.timings = device, memory, deadline, []
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
+        if time.monotonic() > self.deadline and self.timings:
+            raise TimeIsUp
         synchronise(self.device)
         self.memory.reset_peak()
         wall, cpu = time.perf_counter(), time.process_time()
@@ -163,7 +177,7 @@ class MemoryModel:
 class PilotRow(NamedTuple):
     """A row that the pilot may measure: its sample, the work of its parts, the tokens of their largest passes."""
 
-    sample: object
+    sample: Sample
     work: dict[str, np.ndarray]
     tokens: dict[str, int]
 
@@ -174,11 +188,19 @@ class PilotRow(NamedTuple):
 
 
 class Pilot:
-    """Measures some rows, those of least work first, for at most about `budget` seconds; the first is always measured.
+    """Measures some rows, those of least work first, for about `budget` seconds. Of a row that would take longer a piece is measured,
+    with the end of its context; of the first row a short piece in any case.
+
+    Args:
+        runtime: to measure with; the models are loaded.
+        samples: rows to choose from.
+        row_of: makes a `PilotRow` of a sample.
+        budget: seconds.
+        advance: is called with each row or piece that was measured.
 
     Attributes:
         batches (`dict[int, float]`): seconds of the longest row's segments by `batch_tokens`, where there was time to try.
-        rows (`list[PilotRow]`): those that were measured. rounds (`int`): how often.
+        rows (`list[PilotRow]`): rows and pieces that were measured. rounds (`int`): how often.
         seconds (`float`): what the pilot took. failures (`list[str]`): why rows were not measured.
         time (`dict[str, TimeModel]`): by name of `TIMES`. memory (`MemoryModel`): above `loaded` bytes.
 
@@ -186,14 +208,22 @@ class Pilot:
         ValueError: no row could be measured.
     """
 
-    def __init__(self, runtime, rows: Sequence[PilotRow], budget: float, advance: Callable[[PilotRow], None]):
-        self.runtime, self.advance = runtime, advance
+    def __init__(
+        self,
+        runtime,
+        samples: Sequence[Sample],
+        row_of: Callable[[Sample], PilotRow],
+        budget: float,
+        advance: Callable[[PilotRow], None],
+    ):
+        self.runtime, self.row_of, self.advance = runtime, row_of, advance
         self.device = runtime.pair.device
         self.gauge = Memory(self.device)
         self.loaded, self.capacity = self.gauge.now(), self.gauge.capacity()
         self.rows, self.timings, self.failures = [], [], []
         started = time.monotonic()
-        self._first_round(sorted(rows, key=lambda row: row.flops), started + budget)
+        self.last_moment = started + LATE * budget
+        self._first_round(sorted(map(row_of, samples), key=lambda row: row.flops), started + budget)
         if not self.rows:
             raise ValueError(f"The pilot could measure no row: {self.failures[0]}.")
         self.rounds = self._more_rounds(started + budget)
@@ -202,24 +232,45 @@ class Pilot:
         self.time = {name: self._fit_time(i) for i, name in enumerate(TIMES)}
 
     def _first_round(self, rows: list[PilotRow], deadline: float) -> None:
+        tried = [[*self._pieces(rows[0]), rows[0]][0]]
+        self._try(tried[0], float("inf"))
         for index in dict.fromkeys(round(q * (len(rows) - 1)) for q in QUANTILES):
-            row = self._affordable(rows[: index + 1], deadline)
-            if row is None:
-                break
-            if any(row is done for done in self.rows):
-                continue
-            try:
-                self.timings.append([self._measure(row)])
-                self.rows.append(row)
-            except MeasureError as error:
-                self.failures.append(str(error))
+            choice, done = [*rows[: index + 1], *self._pieces(rows[index])], None
+            while done is not rows[index]:
+                least = self.rows[-1].flops if self.rows else 0.0
+                most = MOST_GROWTH * least or float("inf")
+                larger = [row for row in choice if least < row.flops <= most and not any(row is x for x in tried)]
+                done = self._affordable(sorted(larger, key=lambda row: row.flops), deadline)
+                tried.append(done)
+                if done is None or not self._try(done, self.last_moment):
+                    break
         if self.rows:
             self.memory = self._fit_memory()
 
+    def _try(self, row: PilotRow, last_moment: float) -> bool:
+        """Measure a row for the first time; False where it fails."""
+        try:
+            self.timings.append([self._measure(row, last_moment)])
+        except MeasureError as error:
+            self.failures.append(str(error))
+            return False
+        self.rows.append(row)
+        return True
+
+    def _pieces(self, row: PilotRow) -> list[PilotRow]:
+        """A row with ever more of the end of its context, each piece twice the tokens of the one before; not the whole row."""
+        fixed = row.sample.response_end - len(row.sample.context)
+        length, pieces = max(FIRST_TOKENS, fixed + WARM_UP_CONTEXT), []
+        while length < row.sample.response_end:
+            pieces.append(self.row_of(truncate_context(row.sample, length)))
+            length *= 2
+        return pieces
+
     def _affordable(self, rows: list[PilotRow], deadline: float) -> PilotRow | None:
-        """The largest row that fits into the time and the memory that are left, by those measured so far."""
+        """The largest of some rows, in their order, that fits into the time and the memory that are left, by those measured so far;
+        the first where none was."""
         if not self.rows:
-            return rows[-1]
+            return rows[0] if rows else None
         rate = self.rows[-1].flops / sum(timing.seconds[0] for timing in self.timings[-1][0])
         time_left, memory = deadline - time.monotonic(), self._fit_memory()
         room = MEMORY_SHARE * self.capacity - self.loaded
@@ -231,8 +282,11 @@ class Pilot:
             last = sum(timing.seconds[0] for row in self.timings for timing in row[-1])
             if time.monotonic() + last > deadline:
                 return count
-            for row, timings in zip(self.rows, self.timings, strict=True):
-                timings.append(self._measure(row))
+            again = [self._measure(row, self.last_moment) for row in self.rows]
+            if any(len(found) < len(before[-1]) for found, before in zip(again, self.timings, strict=True)):
+                return count  # there was no time for all
+            for timings, found in zip(self.timings, again, strict=True):
+                timings.append(found)
         return ROUNDS
 
     def _try_batches(self, deadline: float) -> dict[int, float]:
@@ -241,7 +295,7 @@ class Pilot:
 
         pair, cut, usual = self.runtime.pair, self.runtime.cut, self.runtime.limits.batch_tokens
         sample, seconds = self.rows[-1].sample, {}
-        usual_seconds = next(t.seconds[0] for t in self.timings[-1][-1] if t.part == "segments")
+        usual_seconds = next((t.seconds[0] for t in self.timings[-1][-1] if t.part == "segments"), float("inf"))
         for batch_tokens in (usual, usual // 2, 2 * usual, 4 * usual):
             if batch_tokens < 1 or time.monotonic() + 2 * usual_seconds > deadline:
                 continue
@@ -255,11 +309,13 @@ class Pilot:
                 seconds[batch_tokens] = min(times)
         return dict(sorted(seconds.items()))
 
-    def _measure(self, row: PilotRow) -> list[Timing]:
+    def _measure(self, row: PilotRow, last_moment: float) -> list[Timing]:
+        """The parts of a row, the first in any case, the others as far as there is time."""
         from ..measuring.passes import measure_sample
 
-        watch = Stopwatch(self.device, self.gauge)
-        measure_sample(self.runtime.pair, row.sample, self.runtime.cut, self.runtime.limits, watch)
+        watch = Stopwatch(self.device, self.gauge, last_moment)
+        with suppress(TimeIsUp):
+            measure_sample(self.runtime.pair, row.sample, self.runtime.cut, self.runtime.limits, watch)
         self.advance(row)
         return watch.timings
 
@@ -282,7 +338,6 @@ class Pilot:
 def load_and_warm_up(runtime, sample) -> tuple[float, float]:
     """Load both models and measure the beginning of a row; returns the seconds that it took, as `TIMES`."""
     from ..measuring.passes import measure_sample
-    from ..rows.samples import truncate_context
 
     wall, cpu = time.perf_counter(), time.process_time()
     fixed = sample.response_end - len(sample.context)

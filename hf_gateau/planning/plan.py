@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from ..measuring.costs import (
     pass_tokens,
     row_work,
 )
+from ..measuring.lengths import Lengths, check_lengths
 from ..measuring.runtime import Runtime
 from ..models.config import DEFAULT_SHORT_WINDOW, ModelPairConfig
 from ..models.device import matrix_rate
@@ -49,6 +51,8 @@ class Counted:
 
     Attributes:
         num_rows, num_laid_out (`int`): rows of the data, and rows that were laid out as tokens.
+        spans (`list[Lengths]`): of each row that can be measured, in the store or not.
+        longest_uncut (`int`): tokens of the longest row before anything is dropped to fit.
         pending: (sample, weight) of the rows to measure.
         followers: places in `pending` of rows whose context an earlier one has, with which they are measured.
         in_store, repeated (`int`): rows that need no measuring: the store has them, or they say what another row says.
@@ -59,6 +63,8 @@ class Counted:
 
     num_rows: int
     num_laid_out: int = 0
+    spans: list[Lengths] = field(default_factory=list)
+    longest_uncut: int = 0
     pending: list[tuple[Sample, int]] = field(default_factory=list)
     followers: set[int] = field(default_factory=set)
     in_store: int = 0
@@ -66,6 +72,11 @@ class Counted:
     not_measurable: Counter = field(default_factory=Counter)
     not_trainable: Counter = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIMES, 0.0))
+
+    @cached_property
+    def lengths(self) -> Lengths:
+        """Of all rows that can be measured."""
+        return Lengths.joined([Lengths.of_samples([]), *self.spans])
 
 
 def num_characters(value: Any) -> int:
@@ -127,7 +138,10 @@ def _not_trainable(runtime, rows, weights: Iterable[int], training: dict[str, An
 def _count(runtime, counted: Counted, seen: Counter, sample: Sample | str, is_kept: bool, weight: int) -> None:
     if isinstance(sample, str):
         counted.not_measurable[sample] += weight
-    elif runtime.store is not None and sample.key in seen:
+        return
+    counted.spans.append(Lengths.of_samples([(sample, weight)]))
+    counted.longest_uncut = max(counted.longest_uncut, sample.response_end + sample.num_truncated)
+    if runtime.store is not None and sample.key in seen:
         counted.repeated += weight
     elif is_kept:
         counted.in_store += weight
@@ -210,22 +224,29 @@ def make_plan(
             the length of scoring.
 
     Returns:
-        `dict` with `rows`, `tokens`, `store`, `training`, and unless there is nothing to measure `pilot`, `batches`, `flops`, `seconds` (wall)
+        `dict` with `rows` (`cut`: see `rows.cuts.Cuts`), `tokens`, `store`, `training`, `short_window`, and unless there is nothing to measure `pilot`, `batches`, `flops`, `seconds` (wall)
         and `cpu_seconds` of each part, `rates`, `memory` (bytes), `cost` and `cheaper`.
 
     Raises:
-        ValueError: no row can be measured.
+        ValueError: no row can be measured, or the settings leave nothing to measure; see `check_lengths`.
     """
     started = time.perf_counter(), time.process_time()
     runtime = Runtime(pair, measure)
     opening = time.perf_counter() - started[0], time.process_time() - started[1]
     training = {"max_length": train_max_length or measure.max_length, "truncation_mode": truncation_mode}
     counted = count_rows(runtime, ds, sample_rows, training)
+    chosen = counted.lengths.window() if pair.window_is_open else None
+    if chosen is not None:  # part of what the store knows rows by
+        pair = ModelPairConfig(**pair.given(), short_window=chosen)
+        runtime = Runtime(pair, measure)
+        counted = count_rows(runtime, ds, sample_rows, training)
     if counted.not_measurable.total() == counted.num_rows:
         reasons = "; ".join(f"{reason} ({count} rows)" for reason, count in counted.not_measurable.most_common(3))
         raise ValueError(f"None of the {counted.num_rows} rows can be measured: {reasons}.")
+    check_lengths(counted.lengths, pair, measure)
     way = Way.of(runtime)
-    plan = _describe_rows(runtime, counted, way) | {"training": training}
+    plan = _describe_rows(runtime, counted, way) | {"training": training, "short_window": pair.short_window}
+    plan["short_window_chosen"] = chosen is not None
     if not counted.pending:
         return plan
     loading = load_and_warm_up(runtime, counted.pending[0][0])
@@ -245,10 +266,12 @@ def _describe_rows(runtime, counted: Counted, way: Way) -> dict[str, Any]:
     shapes = [(RowShape.of(sample), weight) for sample, weight in counted.pending]
     rows = {"total": counted.num_rows, "laid_out": counted.num_laid_out, "in_store": counted.in_store}
     rows |= {"exact": counted.num_laid_out == counted.num_rows, "repeated": counted.repeated}
+    rows |= {"cut": counted.lengths.cuts.to_record()}
     rows |= {"not_trainable": dict(counted.not_trainable)}
     rows |= {"not_measurable": dict(counted.not_measurable), "to_measure": sum(weight for _, weight in shapes)}
     tokens = {name: sum(w * getattr(row, name) for row, w in shapes) for name in ("length", "context", "response")}
     tokens["longest"] = max((row.length for row, _ in shapes), default=0)
+    tokens["longest_uncut"] = counted.longest_uncut
     segments = sum(weight * num_segments(row, way) for row, weight in shapes)
     store = None if runtime.store is None else str(runtime.store.path)
     return {"rows": rows, "tokens": tokens, "segments": segments, "store": store}
@@ -257,11 +280,13 @@ def _describe_rows(runtime, counted: Counted, way: Way) -> dict[str, Any]:
 def _run_pilot(runtime, counted: Counted, job: Job, seconds: float) -> Pilot:
     from datasets.utils import tqdm
 
-    rows = []
-    for (sample, _), (shape, _) in zip(counted.pending, job.rows, strict=True):
-        rows.append(PilotRow(sample, row_work(job.long, job.short, shape, job.way), pass_tokens(shape, job.way)))
+    def row_of(sample: Sample) -> PilotRow:
+        shape = RowShape.of(sample)
+        return PilotRow(sample, row_work(job.long, job.short, shape, job.way), pass_tokens(shape, job.way))
+
     with tqdm(desc="Pilot", unit=" rows", leave=False) as bar:
-        return Pilot(runtime, rows, seconds, lambda row: bar.update(1))
+        samples = [sample for sample, _ in counted.pending]
+        return Pilot(runtime, samples, row_of, seconds, lambda row: bar.update(1))
 
 
 def _predict(pilot: Pilot, counted: Counted, job: Job, loading: dict, num_devices: int, price: float | None) -> dict:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..measuring.progress import clock
+from ..rows.cuts import Cuts
 
 
 GIB = 1 << 30
@@ -56,6 +57,11 @@ def _rows(plan: dict[str, Any]) -> Iterator[str]:
         f"  {about}{rows['to_measure']:,} to measure: {tokens['length']:,} tokens ({tokens['context']:,} context, "
         f"{tokens['response']:,} response), {plan['segments']:,} segments; longest row {tokens['longest']:,}"
     )
+    if cut := Cuts.of_record(rows["cut"]):
+        yield f"  {about}{cut.line()}; the longest row has {tokens['longest_uncut']:,} tokens"
+    if plan["short_window_chosen"]:
+        window = plan["short_window"]
+        yield f"  short_window {window:,}, chosen by the rows' median context; --short_window {window} keeps it for other rows"
     if plan["store"] is None:
         yield "  the store is off: what is measured is not kept, should the run be stopped"
     else:
@@ -79,7 +85,7 @@ def _times(plan: dict[str, Any]) -> Iterator[str]:
     pilot, rates = plan["pilot"], plan["rates"]
     lengths = f"{min(pilot['tokens']):,} to {max(pilot['tokens']):,} tokens"
     yield (
-        f"Pilot of {len(pilot['tokens'])} rows of {lengths}, each {pilot['rounds']} times: {duration(pilot['seconds'])} on "
+        f"Pilot of {len(pilot['tokens'])} rows or pieces of rows, of {lengths}, each {pilot['rounds']} times: {duration(pilot['seconds'])} on "
         f"{pilot['device']} in {pilot['dtype']}, which multiplies matrices at "
         f"{pilot['matrix_flops_per_second'] / 1e12:.3g} TFLOP/s"
     )

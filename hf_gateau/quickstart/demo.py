@@ -42,6 +42,9 @@ def run(output: str, *, seed: int | None = None, num_rows: int = 200, fine_tune:
     Returns:
         `{sibling: {ranking: (AUROC, precision in the top 10%)}}`, the printed figures.
     """
+    from datasets.utils import tqdm
+
+    from ..models.packing import Cut
     from ..report.sample_text import sample_text
 
     started = time.monotonic()
@@ -56,13 +59,14 @@ def run(output: str, *, seed: int | None = None, num_rows: int = 200, fine_tune:
     for title, place in (("The best sample", 1), ("The worst sample", len(ranked))):
         row = ranked[ranks.index(place)]
         print(f"\n{title}, planted as {row['kind']!r}:")
-        print(textwrap.indent(sample_text(row, len(ranked), SHOWN_WIDTH), "  "))
+        print(textwrap.indent(sample_text(row, len(ranked), SHOWN_WIDTH, Cut(SEGMENT_LENGTH)), "  "))
     if fine_tune:
         from . import finetune
 
         print(finetune.introduction())
-        with _one_thread(), _quiet():
-            found = finetune.compare(scored[f"window of {SHORT_WINDOW}"])
+        bar = {"total": finetune.num_steps(), "desc": "Fine-tuning", "unit": " steps", "leave": False}
+        with _one_thread(), tqdm(**bar) as steps, _quiet():
+            found = finetune.compare(scored[f"window of {SHORT_WINDOW}"], advance=steps.update)
         print(finetune.table(found))
     files = _write(ranked, Path(output))
     print(f"\n{' and '.join(map(str, files))} written; {time.monotonic() - started:.0f} s in all.")

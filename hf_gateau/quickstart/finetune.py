@@ -7,6 +7,7 @@ data beside them, is to bring it back.
 
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 
 from . import LONG_MODEL
 
@@ -14,6 +15,7 @@ from . import LONG_MODEL
 NUM_SHORT_ROWS, NUM_HELD_OUT = 100, 100
 FRACTION = 0.1
 NUM_STEPS, BATCH_SIZE, LEARNING_RATE = 50, 4, 3e-4
+STEPS_TO_FORGET = 100
 SEEDS = (1, 2, 3)
 HELD_OUT_SEED = 12
 ARMS = {"top 10%": {}, "random 10%": {"method": "random"}}
@@ -21,12 +23,20 @@ ASKED = ("far", "local", "context_free")  # what noise answers is not to be lear
 OTHERS = ("local", "context_free")
 
 
-def compare(scored, seeds: tuple[int, ...] = SEEDS) -> dict[str, list[dict[str, float]]]:
+def num_steps(seeds: tuple[int, ...] = SEEDS) -> int:
+    """Training steps of `compare`."""
+    return STEPS_TO_FORGET + len(seeds) * len(ARMS) * NUM_STEPS
+
+
+def compare(
+    scored, seeds: tuple[int, ...] = SEEDS, advance: Callable[[], object] | None = None
+) -> dict[str, list[dict[str, float]]]:
     """Forget, select, fine-tune and ask, for each arm.
 
     Args:
         scored (`Dataset`): measured planted rows.
         seeds: of the random tenth, the short data and the order of rows; one run each.
+        advance: is called after each of `num_steps` training steps.
 
     Returns:
         `{arm: [{kind: share of questions answered exactly}, one a seed]}`, with the arm "before" for no fine-tuning, and
@@ -37,17 +47,17 @@ def compare(scored, seeds: tuple[int, ...] = SEEDS) -> dict[str, list[dict[str, 
     from .world import planted_rows, short_rows
 
     held_out = [row for row in planted_rows(NUM_HELD_OUT, HELD_OUT_SEED) if row["kind"] in ASKED]
-    forgot = forgetful()
+    forgot = forgetful(advance)
     found = defaultdict(list, {"before": [_exact_match(forgot, held_out)]})
     for seed in seeds:
         short = Dataset.from_list(short_rows(NUM_SHORT_ROWS, seed))
         for arm, settings in ARMS.items():
-            found[arm].append(_exact_match(_fine_tuned(forgot, scored, short, settings, seed), held_out))
+            found[arm].append(_exact_match(_fine_tuned(forgot, scored, short, settings, seed, advance), held_out))
     return dict(found)
 
 
-def forgetful():
-    """The long model after 100 steps on packs of documents of up to 128 tokens."""
+def forgetful(advance: Callable[[], object] | None = None):
+    """The long model after some steps on packs of documents of up to 128 tokens; `advance` is called after each."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -56,19 +66,25 @@ def forgetful():
 
     model = AutoModelForCausalLM.from_pretrained(LONG_MODEL, dtype=torch.float32)
     style = DocumentStyle(p_fact=0.4, p_opposite=0.35)
-    train(model.train(), (Stage(100, 1024, 2, style, packed=True),), learning_rate=1e-3, seed=5)
+    stages = (Stage(STEPS_TO_FORGET, 1024, 2, style, packed=True),)
+    train(model.train(), stages, learning_rate=1e-3, seed=5, advance=advance)
     return model.eval()
 
 
-def _fine_tuned(model, scored, short, settings: dict, seed: int):
+def _fine_tuned(model, scored, short, settings: dict, seed: int, advance: Callable[[], object] | None):
     """A copy of the model after `NUM_STEPS` steps on the selected rows and the short ones."""
     from copy import deepcopy
 
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, TrainerCallback
 
     from ..training.arguments import GateauSFTConfig
     from ..training.selector import GateauSelector
     from ..training.trainer import GateauSFTTrainer
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, *_, **__):
+            if advance is not None:
+                advance()
 
     selector = GateauSelector(fraction=FRACTION, **settings, **({"rank_seed": seed} if settings else {}))
     rows = selector.mix(selector.select(scored), short)
@@ -92,7 +108,7 @@ def _fine_tuned(model, scored, short, settings: dict, seed: int):
         )
         tokenizer = AutoTokenizer.from_pretrained(LONG_MODEL)
         trainer = GateauSFTTrainer(
-            deepcopy(model), args, train_dataset=rows, processing_class=tokenizer, callbacks=[selector]
+            deepcopy(model), args, train_dataset=rows, processing_class=tokenizer, callbacks=[selector, Steps()]
         )
         trainer.train()
     return trainer.model

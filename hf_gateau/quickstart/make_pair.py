@@ -22,6 +22,7 @@ import json
 import math
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -147,8 +148,15 @@ def _look_for_same_token(
     attention.k_proj.weight[slow] = sharpness * token_before[: len(slow)]
 
 
-def train(model: LlamaForCausalLM, stages: tuple[Stage, ...], learning_rate: float, seed: int) -> None:
-    """AdamW through the stages, with a warm-up of 100 steps and a cosine down to a tenth over all of them.
+def train(
+    model: LlamaForCausalLM,
+    stages: tuple[Stage, ...],
+    learning_rate: float,
+    seed: int,
+    advance: Callable[[], object] | None = None,
+) -> None:
+    """AdamW through the stages, with a warm-up of 100 steps and a cosine down to a tenth over all of them; `advance` is called after
+    each step.
 
     Words that have to be looked up count `LOOK_UP_WEIGHT` times in the loss: they are few, and what the model is for.
     """
@@ -167,6 +175,8 @@ def train(model: LlamaForCausalLM, stages: tuple[Stage, ...], learning_rate: flo
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        if advance is not None:
+            advance()
         if (step + 1) % 60 == 0:
             seconds = time.perf_counter() - start
             print(f"  step {step + 1:3d}  {stage.num_tokens:4d} tokens  loss {loss.item():.3f}  {seconds:3.0f} s")

@@ -33,7 +33,7 @@ def clusters(embeddings_nD: np.ndarray, num_clusters: int, seed: int) -> np.ndar
         from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise RuntimeError(
-            "method='car' needs scikit-learn; install it with `pip install hf-gateau[embed]`."
+            "method='car' needs scikit-learn; install it with `pip install \"hf-gateau[embed]\"`."
         ) from error
     order, num_distinct = _sorted_rows(embeddings_nD)
     num_clusters = min(num_clusters, num_distinct)

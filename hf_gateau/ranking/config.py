@@ -11,7 +11,7 @@ from typing import Any
 
 from ..measuring.config import MeasureConfig
 from ..models.config import DTYPES, ModelPairConfig
-from ..settings import check_belongings, check_choice
+from ..settings import check_belongings, check_choice, short_repr
 
 
 # GATEAU without one of its parts -> the part, and what stands in its place
@@ -52,22 +52,35 @@ PAPER_FRACTION = 0.1
 class RankConfig:
     """How measured rows are put in order (Eqs. 2-6 of arXiv 2410.15633, and the baselines)."""
 
+    RARELY_GIVEN = (
+        "hmp",
+        "cas",
+        "combine",
+        "ifd_below_one",
+        "reward_column",
+        "car_clusters",
+        "car_per_cluster",
+        "car_best",
+    )
+
     method: str = field(
         default="gateau",
         metadata={
-            "help": "What to rank by: 'gateau' (Eq. 6) or it 'without_hmg', 'without_cam' or 'without_norm'; 'perplexity' "
+            "help": "Method to rank by. 'gateau' (Eq. 6) or it 'without_hmg', 'without_cam' or 'without_norm'; 'perplexity' "
             "(highest long-model perplexity first); 'ifd' (Cherry Selection: perplexity of the response after its prompt over "
             "that of the response alone, highest first); 'ifd_context' (with the context over without it); 'longfilter', "
             "'key_tokens' (LongPPL's) and 'ladm', other measures of long-range need; 'car' (the best "
-            "reward of each cluster, then by reward); 'longest'; 'random'; 'full' (every row, as they come); 'no_long' (none)."
+            "reward of each cluster, then by reward); 'longest'; 'random'; 'full' (every row, as they come); 'no_long' (none).",
+            "choices": list(RANK_METHODS),
         },
     )
     mode: str = field(
         default="robust",
         metadata={
-            "help": "Named settings of GATEAU and its ablations: 'robust' (sums over response tokens of what only far context "
+            "help": "Named settings of GATEAU and its ablations. 'robust' (sums over response tokens of what only far context "
             "tells, combined on ranks), 'mean' (means over them: needs no columns of tokens), 'paper' (the equations to the "
-            "letter) or 'released' (the public code)."
+            "letter) or 'released' (the public code).",
+            "choices": list(RANK_MODES),
         },
     )
     alpha: float = field(
@@ -79,15 +92,24 @@ class RankConfig:
     )
     hmp: str | None = field(
         default=None,
-        metadata={"help": f"HMP variant instead of the mode's: {', '.join(HMP_VARIANTS)} ('none': without HMG)."},
+        metadata={
+            "help": f"HMP variant instead of the mode's: {', '.join(HMP_VARIANTS)} ('none': without HMG).",
+            "choices": list(HMP_VARIANTS),
+        },
     )
     cas: str | None = field(
         default=None,
-        metadata={"help": f"CAS variant instead of the mode's: {', '.join(CAS_VARIANTS)} ('none': without CAM)."},
+        metadata={
+            "help": f"CAS variant instead of the mode's: {', '.join(CAS_VARIANTS)} ('none': without CAM).",
+            "choices": list(CAS_VARIANTS),
+        },
     )
     combine: str | None = field(
         default=None,
-        metadata={"help": f"How HMP and CAS are combined, instead of the mode's way: {', '.join(COMBINE_VARIANTS)}."},
+        metadata={
+            "help": f"How HMP and CAS are combined, instead of the mode's way: {', '.join(COMBINE_VARIANTS)}.",
+            "choices": list(COMBINE_VARIANTS),
+        },
     )
     tau: float = field(
         default=0.5,
@@ -124,6 +146,8 @@ class RankConfig:
             "record says how many rows n1 and n2 make together, for --top_k."
         },
     )
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         check_choice("method", self.method, RANK_METHODS)
@@ -162,6 +186,15 @@ class MethodModelsConfig:
     Raises:
         ValueError: a setting without the model that it belongs to.
     """
+
+    RARELY_GIVEN = (
+        "reward_revision",
+        "reward_max_length",
+        "embedding_revision",
+        "embed_context",
+        "response_revision",
+        "length_model",
+    )
 
     reward_model: str | None = field(
         default=None,
@@ -205,6 +238,8 @@ class MethodModelsConfig:
         },
     )
 
+    __repr__ = short_repr
+
     def __post_init__(self):
         for model in ("reward_model", "embedding_model", "response_model"):
             if (
@@ -226,12 +261,16 @@ def _like(config: type, name: str) -> Any:
 class RunConfig:
     """How models are run that measure columns for a method: fields of `ModelPairConfig` and `MeasureConfig`."""
 
+    RARELY_GIVEN = ("trust_remote_code", "batch_tokens", "find_context")
+
     dtype: str = _like(ModelPairConfig, "dtype")
     device: str = _like(ModelPairConfig, "device")
     trust_remote_code: bool = _like(ModelPairConfig, "trust_remote_code")
     batch_tokens: int | None = _like(MeasureConfig, "batch_tokens")
     find_context: str | None = _like(MeasureConfig, "find_context")
     store: str | None = _like(MeasureConfig, "store")
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         check_choice("dtype", self.dtype, DTYPES)
@@ -246,6 +285,8 @@ class SelectConfig:
     Raises:
         ValueError: a field is out of range, or two fields contradict each other.
     """
+
+    RARELY_GIVEN = ("strata_edges", "min_share")
 
     fraction: float | None = field(
         default=None,
@@ -277,6 +318,8 @@ class SelectConfig:
             "up. Default: the share that is kept of all rows, which makes every stratum's share equal."
         },
     )
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         limits = {name: getattr(self, name) for name in ("fraction", "top_k", "min_score", "max_tokens")}
@@ -317,6 +360,8 @@ class MixConfig:
         ValueError: a field is out of range, or two fields contradict each other.
     """
 
+    RARELY_GIVEN = ("short_name", "short_data_file", "short_split", "short_data_revision")
+
     short_data: str | None = field(
         default=None,
         metadata={
@@ -345,6 +390,8 @@ class MixConfig:
         default=None,
         metadata={"help": "Take short rows from the first on until they hold this share of all training tokens."},
     )
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         check_belongings(self, "short_data", "the data")

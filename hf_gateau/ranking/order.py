@@ -16,6 +16,7 @@ import numpy as np
 from .. import __version__
 from ..records import attach_record, commonest, find_record, origin_of
 from ..rows.batches import REASON, VALUE_COLUMNS
+from ..rows.cuts import Cuts
 from .columns import ARROW_TYPES, CODE, DERIVED_COLUMNS, FRAME_TYPES, is_frame, read_columns
 from .config import RankConfig
 from .formulas import (
@@ -170,7 +171,9 @@ def _saw_the_same(rows: dict[str, Any], hmp: np.ndarray) -> bool:
 # The record: how the order was made, kept with the data
 
 
-def _record(columns: dict, derived: dict, messages: list[str], about: dict, config: RankConfig) -> dict[str, Any]:
+def _record(
+    columns: dict, derived: dict, messages: list[str], about: dict, config: RankConfig, cut: Cuts
+) -> dict[str, Any]:
     """The JSON record of one ranking; reasons beyond the 20 most common (errors can be long) are counted as other."""
     import pyarrow.compute as pc
 
@@ -195,6 +198,7 @@ def _record(columns: dict, derived: dict, messages: list[str], about: dict, conf
         "seed": int(config.rank_seed),
         "num_ranked": len(derived["gateau_note"]) - reasons.total(),
         "num_unranked": commonest(reasons),
+        "cut": cut.to_record(),
         "measuring_configs": sorted(prefixes.unique().to_pylist()),
         "warnings": messages,
         "version": __version__,
@@ -242,8 +246,17 @@ def check_ranked(ds: Dataset) -> None:
     """
     if "gateau_rank" not in ds.column_names:
         raise ValueError(
-            f"The rows are not ranked: no column gateau_rank among {ds.column_names}. Call rank(ds) first."
+            f"The rows are not ranked: no column gateau_rank among {ds.column_names}. Rank them first, with `hf-gateau rank` or rank(ds)."
         )
+
+
+def none_ranked(num_rows: int, reasons: dict[str, int]) -> str:
+    """Why there is nothing to choose from: the commonest reason, and what to do."""
+    reason, count = next(iter(reasons.items()), ("no reason is on record", num_rows))
+    return (
+        f"None of {num_rows:,} rows can be ranked; of {count:,} the reason is: {reason}. The column gateau_note has that of each; "
+        "mend the rows or the settings, and measure and rank again."
+    )
 
 
 def ranking_record(data: Any) -> dict | None:
@@ -329,7 +342,7 @@ def rank(
             )
         columns = read_columns(part, config)
         derived, messages, about = _derive(columns, config)
-        record = _record(columns, derived, messages, about, config)
+        record = _record(columns, derived, messages, about, config, Cuts.of_data(part))
         if record["num_unranked"] and config.method != "no_long":
             unranked = sum(record["num_unranked"].values())
             logger.warning("%d of %d rows have no rank: %s", unranked, len(part), record["num_unranked"])

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..records import attach_record, column_of, commonest, find_record, origin_of
 from ..rows.conversations import CONTENT_COLUMNS, HASHED_COLUMNS, content_hash
+from ..rows.cuts import Cuts
 from ..settings import set_fields
 from .config import SelectConfig
-from .order import check_ranked, rank_order, ranking_record
+from .order import check_ranked, none_ranked, rank_order, ranking_record
 
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class SelectionRecord:
         strata (`dict`): stratum -> {"ranked", "kept"}.
         scores, tokens (`dict`): quantiles of `gateau_score`, and of context and response tokens, over the ranked and over
             the kept rows; empty where not counted.
+        cut (`dict`): of the kept rows, how many lost how much context to fit when they were measured, see `rows.cuts.Cuts`.
         short (`dict`): what was mixed in, see `mix`; None for nothing.
         versions (`dict`): of this package and the libraries it stands on.
     """
@@ -67,6 +69,7 @@ class SelectionRecord:
     strata: dict[str, dict[str, int]] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     tokens: dict[str, Any] = field(default_factory=dict)
+    cut: dict[str, Any] = field(default_factory=dict)
     short: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -100,6 +103,8 @@ class SelectionRecord:
                 f"; {self.short['num_kept']:,} short ones" if self.short else ""
             )
         tokens = f", {self.num_tokens_kept:,} tokens" if self.num_tokens_kept else ""
+        cut = Cuts.of_record(self.cut)
+        tokens += f", {cut.rows:,} of the rows cut to fit max_length" if cut else ""
         short = f"; and {self.short['num_kept']:,} short ones" if self.short else ""
         return f"{self.num_kept:,} of {self.num_rows:,} rows kept, best by {by}{tokens}{short}"
 
@@ -162,6 +167,8 @@ def select_rows(ds: Any, config: SelectConfig, *, may_be_empty: bool = False, le
         )
     config = config.resolved(method)
     columns = _Columns(ds, config)
+    if not columns.order and not is_none:
+        raise ValueError(none_ranked(len(ds), commonest(Counter(columns.notes))))
     kept = [] if is_none else _kept(columns, config)
     if not kept and not is_none:
         raise ValueError(f"{set_fields(config)} keeps none of {len(columns.order)} ranked rows; ask for more.")
@@ -299,7 +306,8 @@ def _checked_hashes(ds: Dataset, kept: list[int]) -> list[str]:
         if changed:
             raise ValueError(
                 f"{len(changed)} of the {len(kept)} kept rows have changed since they were measured (row {changed[0]} is "
-                "the first). Measure them again, ds.map(gateau_score, batched=True): what is unchanged is not measured twice."
+                "the first). Measure them again, with `hf-gateau score` or ds.map(gateau_score, batched=True): what is unchanged is "
+                "not measured twice."
             )
     return hashes
 
@@ -372,6 +380,7 @@ def _record(
         strata=strata,
         scores=quantiles(columns.scores) if kept else {},
         tokens=quantiles(counted) if counted is not None else {},
+        cut=Cuts.of_data(ds.select(kept)).to_record(),
         versions={"hf_gateau": __version__, **library_versions()},
     )
 

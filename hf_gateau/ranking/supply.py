@@ -173,7 +173,7 @@ def _check_response(ds: Dataset, scorer: ResponseScorer) -> None:
             raise ValueError(
                 f"The response of row {row.get('id')!r} was measured as {row[LENGTHS[1]]} tokens, and has {found} with the "
                 f"tokenizer of {scorer.settings['model']!r}, so IFD would compare different tokens. Measure it with the "
-                "tokenizer= and response_head= that measured the rows: ds.map(ResponseScorer(MODEL, tokenizer=...), batched=True)."
+                "tokenizer and the response_head that measured the rows, in Python: ds.map(ResponseScorer(MODEL, tokenizer=...), batched=True)."
             )
 
 

@@ -18,7 +18,7 @@ from ..ranking.order import rank, rank_order
 from ..records import column_of
 from .drawing import Figure, bars, bars_height, legend_above, points, save_png
 from .ranked_rows import RankedRows, best_rows, length_ranges, num_kept_of, read_ranked, source_groups
-from .sample_text import in_words, merge_segments, segment_measures
+from .segments import FULL, SCALES, in_words, merge_segments, segment_measures
 
 
 if TYPE_CHECKING:
@@ -66,15 +66,16 @@ def write_figures(ds: Dataset, folder: str | os.PathLike, **settings: Any) -> li
 
 
 def segment_figures(ds: Dataset, num_samples: int = 2) -> list[Figure]:
-    """The strips of segment importance and attention of the best and the worst samples, in one figure; empty where they
-    have no segments. (A page shows them beside the samples' texts.)"""
-    needed = ("gateau_rank", "gateau_segment_ppl", "gateau_segment_attention")
-    if not set(needed) <= set(ds.column_names):
+    """The strips of segment gain and attention of the best and the worst samples, in one figure; empty where they have no
+    segments. (A page shows them beside the samples' texts.)"""
+    if not {"gateau_rank", "gateau_segment_ppl"} <= set(ds.column_names):
         return []
+    names = ("rank", "segment_ppl", "segment_attention", "ppl_no_context")
+    needed = [f"gateau_{name}" for name in names if f"gateau_{name}" in ds.column_names]
     order = rank_order(column_of(ds, "gateau_rank"))
     places = order if len(order) <= 2 * num_samples else [*order[:num_samples], *order[-num_samples:]]
-    rows = ds.select_columns(list(needed)).with_format(None)
-    found = {f"rank {row['gateau_rank']:,}": segment_measures(row) for row in map(rows.__getitem__, places)}
+    rows = ds.select_columns(needed).with_format(None)
+    found = {f"rank {row['gateau_rank']:,}": segment_measures(row).bars for row in map(rows.__getitem__, places)}
     found = {label: measures for label, measures in found.items() if measures}
     if not found:
         return []
@@ -84,7 +85,8 @@ def segment_figures(ds: Dataset, num_samples: int = 2) -> list[Figure]:
         Figure(
             "segments",
             "Segments of the best and worst samples",
-            f"Strips of segment importance and attention of samples of {len(order):,}. {'. '.join(words)}.",
+            f"Strips of segment gain and attention of samples of {len(order):,}; gain: {SCALES['gain']}, attention: "
+            f"{SCALES['attention']}. {'. '.join(words)}.",
             (("sample", "measure", "highest at segment", "segments"), table),
             partial(_draw_strips, found=found),
             0.8 + 0.6 * len(found),
@@ -93,15 +95,16 @@ def segment_figures(ds: Dataset, num_samples: int = 2) -> list[Figure]:
 
 
 def _draw_strips(ax: Axes, found: dict[str, dict[str, list[float]]]) -> None:
-    """One strip a measure, from the first segment to the last; heights are the strip's own."""
+    """One strip a measure, from the first segment to the last; heights are from zero, of one scale in all rows."""
     labels = []
     for label, measures in found.items():
         for name, values in measures.items():
             blocks = merge_segments(values, MAX_BLOCKS)
-            low, spread, width = min(blocks), max(blocks) - min(blocks), 1 / len(blocks)
-            heights = [0.1 + 0.75 * (value - low) / spread if spread else 0.5 for value in blocks]
+            width = 1 / len(blocks)
+            heights = [0.85 * min(1, max(0, value / FULL[name])) for value in blocks]
             starts = [(at + 0.5) * width for at in range(len(blocks))]
-            colour = "C0" if name == "importance" else "C1"
+            colour = "C0" if name == "gain" else "C1"
+            ax.axhline(-len(labels), color="C2", linewidth=0.6)
             ax.bar(starts, heights, 0.9 * width, bottom=-len(labels), color=colour)
             labels.append(f"{label}, {name}")
     ax.set_yticks([0.4 - at for at in range(len(labels))], labels, fontsize=9)

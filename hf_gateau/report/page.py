@@ -1,4 +1,5 @@
-"""A ranked dataset as one HTML page that needs no network: what was ranked and how, figures, best and worst samples."""
+"""A ranked dataset as one HTML page that needs no network: what was found, figures, best and worst samples and what in their
+contexts tells most, how the numbers came about."""
 
 from __future__ import annotations
 
@@ -9,20 +10,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..models.packing import Cut
 from ..ranking.order import rank_order, ranking_record
-from ..records import column_of, commonest
+from ..records import column_of, commonest, find_record
 from ..rows.conversations import CONTENT_COLUMNS
 from ..shipped import render
 from .drawing import Figure, to_svg
 from .figures import figures
-from .sample_text import in_words, merge_segments, sample_texts, segment_measures, shortened
+from .findings import about, finding, glossary
+from .provenance import how_measured
+from .ranked_rows import read_ranked
+from .sample_text import need_of
+from .segments import (
+    FULL,
+    SCALES,
+    SLIGHT,
+    TEXT_COLUMNS,
+    cut_mark,
+    cut_of,
+    in_words,
+    merge_segments,
+    nothing_told,
+    segment_measures,
+    telling_segments,
+    text_read,
+)
+from .texts import excerpt, sample_texts, shortened
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 MAX_BLOCKS = 60  # of a strip of segments: at 360 pixels, 5 pixels each
-REASON_WIDTH, TEXT_WIDTH = 300, 600  # characters shown
+REASON_WIDTH, TEXT_WIDTH, SEGMENT_WIDTH = 300, 600, 1500  # characters shown
+LOWEST = -0.5  # of a full bar: what lies below zero is drawn so far
 SETTINGS = ("method", "mode", "hmp", "cas", "combine", "alpha", "version")
 MEASURED = {  # column of a shown sample -> its name and digits after the point
     "gateau_score": ("score", 4),
@@ -59,17 +80,20 @@ def write_report(
     """
     if num_samples < 0:
         raise ValueError(f"num_samples={num_samples} is no number of samples; give 0 or more.")
-    drawn = [_figure(figure) for figure in figures(ds, cuts, source_column)]
-    record = ranking_record(ds)
+    rows = read_ranked(ds, source_column)
+    record, measuring = ranking_record(ds), find_record(ds, "measuring")
     page = render(
         "report.html",
         autoescape=True,
         title=title or "How these data were ranked",
-        summary=_summary(ds, record),
+        finding=finding(rows),
+        summary=_summary(ds),
         reasons=_reasons(ds),
         warnings=(record or {}).get("warnings", []),
-        figures=drawn,
-        groups=_groups(ds, num_samples),
+        figures=[_figure(figure) for figure in figures(ds, cuts, source_column)],
+        glossary=glossary(record) if num_samples else {},
+        groups=_groups(ds, num_samples, cut_of(measuring)),
+        settings=_settings(record, measuring),
         version=__version__,
     )
     path = Path(path).expanduser()
@@ -78,13 +102,21 @@ def write_report(
     return path
 
 
-def _summary(ds: Dataset, record: dict | None) -> list[tuple[str, str]]:
+def _summary(ds: Dataset) -> list[tuple[str, str]]:
+    """Rows and what became of them, and the models and data behind them."""
     num_ranked = sum(rank is not None for rank in column_of(ds, "gateau_rank"))
     rows = [("rows", f"{len(ds):,}"), ("ranked", f"{num_ranked:,}"), ("not ranked", f"{len(ds) - num_ranked:,}")]
+    return [*rows, *about(ds)]
+
+
+def _settings(record: dict | None, measuring: dict | None) -> list[tuple[str, str]]:
+    """How rows were measured and ranked."""
     if record is None:
-        return [*rows, ("made with", "not recorded with these data")]
-    rows += [(name, _cell(record[name])) for name in SETTINGS if record.get(name) is not None]
-    return [*rows, ("measured by", ", ".join(record.get("measuring_configs", [])) or "not recorded")]
+        ranked = [("ranked with", "not recorded with these data")]
+    else:
+        ranked = [(name, _cell(record[name])) for name in SETTINGS if record.get(name) is not None]
+        ranked.append(("measured by", ", ".join(record.get("measuring_configs", [])) or "not recorded"))
+    return ranked + [(name, value) for name, value in how_measured(measuring or {})]
 
 
 def _reasons(ds: Dataset) -> list[tuple[str, str]]:
@@ -114,40 +146,52 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _groups(ds: Dataset, num_samples: int) -> list[dict[str, Any]]:
+def _groups(ds: Dataset, num_samples: int, cut: Cut | None) -> list[dict[str, Any]]:
     """The best samples and the worst, none in both."""
     order = rank_order(column_of(ds, "gateau_rank"))
     shown = {"best": order[:num_samples], "worst": order[max(num_samples, len(order) - num_samples) :]}
-    segments = ("gateau_rank", "gateau_segment_ppl", "gateau_segment_attention", "id")
+    segments = ("gateau_rank", "gateau_segment_ppl", "gateau_segment_attention", *TEXT_COLUMNS, "id")
     wanted = [name for name in (*segments, *MEASURED, *CONTENT_COLUMNS) if name in ds.column_names]
     rows = ds.select_columns(wanted).with_format(None)
     return [
-        {"name": name, "samples": [_sample(rows[i], len(order)) for i in places]}
+        {"name": name, "samples": [_sample(rows[i], len(order), cut) for i in places]}
         for name, places in shown.items()
         if places
     ]
 
 
-def _sample(row: dict[str, Any], num_ranked: int) -> dict[str, Any]:
-    texts = zip(("context", "instruction", "response"), sample_texts(row), strict=True)
-    known = {name: (row.get(column), digits) for column, (name, digits) in MEASURED.items()}
+def _sample(row: dict[str, Any], num_ranked: int, cut: Cut | None) -> dict[str, Any]:
+    known = [(name, row.get(column), digits) for column, (name, digits) in MEASURED.items()]
+    known.insert(1, ("need", need_of(row), 2))
+    measures, told, (_, instruction, response) = segment_measures(row), telling_segments(row, cut), sample_texts(row)
+    ends = "" if told else excerpt(text_read(row) or "", TEXT_WIDTH)
+    texts = [
+        ("context", ends),
+        *((x, excerpt(y, TEXT_WIDTH)) for x, y in (("instruction", instruction), ("response", response))),
+    ]
     return {
         "rank": f"{row['gateau_rank']:,} of {num_ranked:,}",
         "id": None if row.get("id") is None else shortened(str(row["id"]), REASON_WIDTH),
-        "numbers": [(name, f"{value:,.{digits}f}") for name, (value, digits) in known.items() if value is not None],
-        "strips": [_strip(name, values) for name, values in segment_measures(row).items()],
-        "texts": [(name, shortened(text, TEXT_WIDTH)) for name, text in texts if text.strip()],
+        "numbers": [(name, f"{value:,.{digits}f}") for name, value, digits in known if value is not None],
+        "strips": [_strip(name, values, measures.baseline) for name, values in measures.bars.items()],
+        "nothing": "" if told else nothing_told(row),
+        "cut": cut_mark(row),
+        "segments": [(segment.label, excerpt(segment.text or "", SEGMENT_WIDTH)) for segment in told],
+        "texts": [(name, text) for name, text in texts if text],
     }
 
 
-def _strip(name: str, values: list[float]) -> dict[str, Any]:
-    """Bars for the eye, heights from 0 to 1, and words for the ear."""
+def _strip(name: str, values: list[float], baseline: str) -> dict[str, Any]:
+    """Bars for the eye, from LOWEST to 1 with zero between, of one scale in all rows; and words for the ear."""
     blocks = merge_segments(values, MAX_BLOCKS)
     per_block = -(-len(values) // len(blocks))
-    spread = max(values) - min(blocks)
+    heights = [value / FULL[name] for value in blocks]
+    notes = [f"zero is the response {baseline}"] if name == "gain" else []
+    notes += [SCALES[name], *([f"{per_block} segments to a bar"] if per_block > 1 else [])]
     return {
         "name": name,
         "words": in_words(name, values),
-        "heights": [round((value - min(blocks)) / spread, 3) if spread > 0 else 0.5 for value in blocks],
-        "note": f"{per_block} segments to a bar" if per_block > 1 else "",
+        "heights": [round(min(1, max(LOWEST, x)), 3) if abs(x) >= SLIGHT else 0 for x in heights],
+        "low": LOWEST if min(heights) <= -SLIGHT else 0,
+        "notes": "; ".join(notes),
     }

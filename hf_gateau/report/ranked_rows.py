@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..ranking.order import check_ranked, ranking_record
-from .sample_text import shortened
+from .texts import shortened
 
 
 if TYPE_CHECKING:
@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 TOP = 0.1  # the fraction that is marked, counted and compared
-NUMBERS = ("rank", "score", "hmp", "cas", "ppl_long", "ppl_no_context", "num_context_tokens", "num_response_tokens")
+NUMBERS = (
+    "rank",
+    "score",
+    "hmp",
+    "cas",
+    "ppl_short",
+    "ppl_long",
+    "ppl_no_context",
+    "num_context_tokens",
+    "num_response_tokens",
+)
 SOURCE_COLUMNS = ("source", "dataset", "kind", "category")  # tried in this order
 MAX_SOURCES = 20
 SOURCE = "source"  # column of the frame
@@ -93,7 +103,9 @@ def read_ranked(ds: Dataset, source_column: str | None) -> RankedRows:
     source, labels = _find_source(ds, source_column)
     frame = (frame if source is None else frame.assign(**{SOURCE: labels}))[ranked].reset_index(drop=True)
     if frame["gateau_rank"].duplicated().any():
-        raise ValueError("Rows share a rank: parts were ranked apart and put together. Call rank(ds) on the whole.")
+        raise ValueError(
+            "Rows share a rank: parts were ranked apart and put together. Rank the whole, with `hf-gateau rank` or rank(ds)."
+        )
     return RankedRows(frame, int((~ranked).sum()), ranking_record(ds), source)
 
 

@@ -1,41 +1,66 @@
-"""What one sample looks like, as text: its numbers, its segments' importance and attention, the ends of what it says."""
+"""What one sample looks like in a terminal: its numbers, what its segments tell, and the text of those that tell most."""
 
+from __future__ import annotations
+
+import math
+import textwrap
 from typing import Any
 
-import numpy as np
-
-from ..rows.conversations import last_paragraph, read_turns
+from ..models.packing import Cut
+from .segments import (
+    FULL,
+    SLIGHT,
+    cut_mark,
+    merge_segments,
+    nothing_told,
+    segment_measures,
+    telling_segments,
+    text_read,
+)
+from .texts import sample_texts, shortened
 
 
 BLOCKS = "▁▂▃▄▅▆▇█"
+NAME_WIDTH, SEGMENT_WIDTH, TEXT_WIDTH, MIN_BLOCKS = 12, 700, 300, 10  # characters
 
 
-def strip(values: list[float]) -> str:
-    """One block a value, from the lowest to the highest; a line of middling blocks where all are equal."""
-    low, high = min(values), max(values)
-    if high == low:
-        return BLOCKS[3] * len(values)
-    return "".join(BLOCKS[round((value - low) / (high - low) * (len(BLOCKS) - 1))] for value in values)
+def strip(values: list[float], full: float) -> str:
+    """One block a value, from zero to `full` and more; a blank where there is nothing to show, or less."""
+    eighths = (0 if value < SLIGHT * full else math.ceil(min(1, value / full) * len(BLOCKS)) for value in values)
+    return "".join(BLOCKS[number - 1] if number else " " for number in eighths)
 
 
-def sample_text(row: dict[str, Any], num_ranked: int, width: int = 100) -> str:
-    """A ranked sample for the terminal: its numbers, its segments' importance and attention, its instruction and response.
+def need_of(row: dict[str, Any]) -> float | None:
+    """Nats a token by which the response is likelier for the long model than for the short sibling."""
+    short, long = (row.get(f"gateau_ppl_{name}") or math.nan for name in ("short", "long"))
+    need = math.log(short) - math.log(long) if short > 0 and long > 0 else math.nan
+    return need if math.isfinite(need) else None
+
+
+def sample_text(row: dict[str, Any], num_ranked: int, width: int = 100, cut: Cut | None = None) -> str:
+    """A ranked sample for the terminal.
 
     Args:
         row: a row with raw and derived columns, and `messages` or the explicit columns.
         num_ranked (`int`): how many rows have a rank.
         width (`int`): characters in a line.
+        cut: how contexts were cut into segments, see `segments.cut_of`.
     """
     ppl = {name: _number(row.get(f"gateau_ppl_{name}"), 2) for name in ("short", "long", "no_context")}
-    terms = [f"{name} {row[f'gateau_{name}']:.3f}" for name in ("hmp", "cas") if row.get(f"gateau_{name}") is not None]
-    lines = [
-        f"rank {row['gateau_rank']} of {num_ranked}  id {row.get('id')}  score {row['gateau_score']:.4f}  {'  '.join(terms)}",
-        f"perplexity  short {ppl['short']}  long {ppl['long']}  without context {ppl['no_context']}",
-        *_segment_lines(row, width),
+    terms = [
+        f"{name.upper()} {row[f'gateau_{name}']:.3f}"
+        for name in ("hmp", "cas")
+        if row.get(f"gateau_{name}") is not None
     ]
-    context, instruction, response = sample_texts(row)
-    for name, text in (("context", context), ("instruction", instruction), ("response", response)):
-        lines.append(f"{name:<12}{shortened(text, width - 12)}")
+    name = "" if row.get("id") is None else f"  id {shortened(str(row['id']), width)}"
+    lines = [
+        f"rank {row['gateau_rank']} of {num_ranked}{name}  score {row['gateau_score']:.4f}  {'  '.join(terms)}".rstrip(),
+        f"perplexity  short {ppl['short']}  long {ppl['long']}  without context {ppl['no_context']}  need {_number(need_of(row), 2)}",
+        *_segment_lines(row, width),
+        *_context_lines(row, width, cut),
+    ]
+    for name, text in zip(("instruction", "response"), sample_texts(row)[1:], strict=True):
+        lines += _wrapped(name, shortened(text, TEXT_WIDTH), width)
     return "\n".join(lines)
 
 
@@ -44,52 +69,31 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _segment_lines(row: dict[str, Any], width: int) -> list[str]:
-    """Tall = this segment alone tells much of the response, or gets much of its attention; the end is on the right."""
-    if not (measures := segment_measures(row)):
-        return []
-    num_segments = len(measures["importance"])
-    merged = {name: merge_segments(values, max(1, width - 30)) for name, values in measures.items()}
-    per_block = -(-num_segments // len(merged["importance"]))
-    unit = f"{num_segments} segments" + (f", {per_block} to a block" if per_block > 1 else "")
-    return [f"importance  {strip(merged['importance'])}  {unit}", f"attention   {strip(merged['attention'])}"]
+    """The end of the context is on the right."""
+    lines, measures = [], segment_measures(row)
+    for name, values in measures.bars.items():
+        blocks = merge_segments(values, max(MIN_BLOCKS, width - 45))
+        per_block = -(-len(values) // len(blocks))
+        unit = f"{len(values)} segments" + (f", {per_block} to a block" if per_block > 1 else "")
+        lines.append(f"{name:<{NAME_WIDTH}}│{strip(blocks, FULL[name])}│{'' if lines else f' {unit}'}")
+    return lines
 
 
-def segment_measures(row: dict[str, Any]) -> dict[str, list[float]]:
-    """`importance`, minus the log of a segment's perplexity, and `attention`, a value a segment; high = matters.
-
-    Empty where the row has no segments, or a value that is null or not finite.
-    """
-    columns = [row.get(f"gateau_segment_{name}") or [] for name in ("ppl", "attention")]
-    ppl, attention = (np.array(column, dtype=np.float64) for column in columns)
-    if not len(ppl) or len(ppl) != len(attention) or not (np.isfinite(ppl).all() and np.isfinite(attention).all()):
-        return {}
-    return {"importance": (-np.log(ppl)).tolist(), "attention": attention.tolist()} if ppl.min() > 0 else {}
-
-
-def merge_segments(values: list[float], num_blocks: int) -> list[float]:
-    """The highest value of each block of neighbours, at most `num_blocks` of them."""
-    per_block = -(-len(values) // num_blocks)
-    return [max(values[start : start + per_block]) for start in range(0, len(values), per_block)]
+def _context_lines(row: dict[str, Any], width: int, cut: Cut | None) -> list[str]:
+    """The segments that tell most, each with its text; where none does, the ends of what the models read."""
+    told, mark = telling_segments(row, cut), cut_mark(row)
+    lines = _wrapped("context", mark, width) if mark else []
+    for segment in told:
+        lines += textwrap.wrap(segment.label, width)
+        lines += textwrap.wrap(
+            shortened(segment.text or "", SEGMENT_WIDTH), width, initial_indent="    ", subsequent_indent="    "
+        )
+    if not told:
+        lines += filter(None, [nothing_told(row)])
+        lines += _wrapped("context", shortened(text_read(row) or "", width - NAME_WIDTH), width)
+    return lines
 
 
-def in_words(name: str, values: list[float]) -> str:
-    """Where along its segments a measure of a sample is highest."""
-    high = max(values)
-    where = f"the highest {name} at segment {values.index(high) + 1} of {len(values)}"
-    return f"{len(values)} segments; {where if high > min(values) else f'{name} is equal in all of them'}"
-
-
-def sample_texts(row: dict[str, Any]) -> tuple[str, str, str]:
-    """Context, instruction and response of a row in any of the forms that can be measured; empty where there is none."""
-    if not (turns := read_turns(row)):
-        return tuple(row.get(name) or "" for name in ("context", "instruction", "response"))
-    *earlier, question, answer = ["", *(turn.get("content") or "" for turn in turns)]
-    end = last_paragraph(question)[1]
-    return "\n\n".join([*filter(None, earlier), question[:end]]), question[end:], answer
-
-
-def shortened(text: str, width: int) -> str:
-    """The beginning and the end of a text on one line."""
-    text = " ".join(text.split())
-    half = (width - 5) // 2
-    return text if len(text) <= width else f"{text[:half]} ... {text[-half:]}"
+def _wrapped(name: str, text: str, width: int) -> list[str]:
+    indents = {"initial_indent": f"{name:<{NAME_WIDTH}}", "subsequent_indent": " " * NAME_WIDTH}
+    return textwrap.wrap(text, max(width, 2 * NAME_WIDTH), **indents) or [name]

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..files.json_records import UNREADABLE_REASON
-from .conversations import HASHED_COLUMNS, TURN_COLUMNS
+from ..settings import a_type
+from .conversations import HASHED_COLUMNS, MAY_HOLD_TURNS, TURN_COLUMNS
 from .decoding import cell, column_values, plain
 
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset, Features
 
-# Name -> type of every column that measuring adds, in order.
+# Name -> type of every column that measuring adds, in order; "list" is a list of float64, "places" one of int64.
 COLUMNS = {
     "gateau_ppl_short": "float64",
     "gateau_ppl_long": "float64",
@@ -29,14 +30,26 @@ COLUMNS = {
     "gateau_token_nll_no_context": "nlls",
     "gateau_token_nll_far": "nlls",
     "gateau_token_nll_near": "nlls",
-    "gateau_token_far_segment": "ints",
+    "gateau_token_far_segment": "places",
     "gateau_num_context_tokens": "int64",
     "gateau_num_response_tokens": "int64",
     "gateau_truncated": "bool",
+    "gateau_num_cut_tokens": "int64",
+    "gateau_context_rule": "string",
+    "gateau_context_span": "places",
+    "gateau_segment_starts": "places",
     "gateau_error": "string",
     "gateau_key": "string",
     "gateau_content_hash": "string",
 }
+# What the layout alone tells, which no store keeps
+LAYOUT_COLUMNS = (
+    "gateau_truncated",
+    "gateau_num_cut_tokens",
+    "gateau_context_rule",
+    "gateau_context_span",
+    "gateau_segment_starts",
+)
 # Likewise of what other scorers than the pair add, some of them to some data; see `LISTS`.
 VALUE_COLUMNS = {
     "gateau_ppl_response": "float64",
@@ -48,7 +61,7 @@ VALUE_COLUMNS = {
 }
 
 # Types of lists -> of what is in them
-LISTS = {"list": "float64", "list32": "float32", "nlls": "float32", "ints": "int32"}
+LISTS = {"list": "float64", "list32": "float32", "nlls": "float32", "places": "int64"}
 
 # All that measuring looks at; other columns of a batch are not even decoded.
 READ_COLUMNS = ("id", *HASHED_COLUMNS, UNREADABLE_REASON)
@@ -70,9 +83,16 @@ def rows_of(batch: dict[str, list]) -> list[dict[str, Any]]:
 
 def column_features() -> Features:
     """The types of `COLUMNS`, as `datasets` names them."""
-    from datasets import Features, List, Value
+    from datasets import Features
 
-    return Features({x: List(Value(LISTS[y])) if y in LISTS else Value(y) for x, y in COLUMNS.items()})
+    return Features({name: feature_of(kind) for name, kind in COLUMNS.items()})
+
+
+def feature_of(kind: str) -> Any:
+    """A type of `COLUMNS`, as `datasets` has it."""
+    from datasets import List, Value
+
+    return List(Value(LISTS[kind])) if kind in LISTS else Value(kind)
 
 
 class BatchShape:
@@ -110,7 +130,7 @@ class BatchShape:
             num_rows = batch.pa_table.num_rows if self.is_lazy else len(next(iter(batch.values()), ()))
         else:
             raise TypeError(
-                f"A batch is a {type(batch).__name__}; give a mapping of columns, an Arrow table or a data frame of pandas: "
+                f"A batch is {a_type(batch)}; give a mapping of columns, an Arrow table or a data frame of pandas: "
                 "ds.with_format(None), or batch_format='pyarrow'."
             )
         self.rows = [{name: values[i] for name, values in columns.items()} for i in range(num_rows)]
@@ -123,7 +143,7 @@ class BatchShape:
         import pyarrow as pa
 
         types = {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
-        types |= {"list": pa.list_(pa.float64()), "list32": pa.list_(pa.float32()), "nlls": pa.list_(pa.float32()), "ints": pa.list_(pa.int32())}
+        types |= {kind: pa.list_(types.get(of) or getattr(pa, of)()) for kind, of in LISTS.items()}
         new = {name: pa.array([row[name] for row in rows], types[kind]) for name, kind in columns.items()}
         if self.table is None:
             return _ArrowColumns(new)
@@ -175,7 +195,7 @@ class _ArrowColumns(dict):
 
 def _looks_like_a_row(batch: Mapping[str, Any]) -> bool:
     """A plain mapping is a row if a column of turns holds turns, or if its values are not lists of one length."""
-    for turns in (plain(batch.get(name)) for name in TURN_COLUMNS):
+    for turns in (plain(batch.get(name)) for name in MAY_HOLD_TURNS):
         if isinstance(turns, list) and turns and all(isinstance(turn, Mapping) for turn in turns):
             return True
     lengths = {len(value) if isinstance(plain(value), list) else None for value in batch.values()}

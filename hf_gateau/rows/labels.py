@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .conversations import SampleError, checked_turns, read_conversation
+from .conversations import SampleError, checked_prompt, checked_turns, has_prompt, read_conversation
 from .places import Rendered
 from .rendering import (
     INSTRUCTION_HEADER,
     RESPONSE_HEADER,
     ChatTemplate,
+    common_prefix,
     encode,
     plain_texts,
+    prompt_text,
     render_plain,
 )
 
@@ -22,7 +24,8 @@ def tokenize_for_training(row: Mapping[str, Any], tokenizer) -> dict[str, list[i
     """The tokens that `SFTTrainer` would make of a row, with labels on the assistant's turns alone.
 
     What the template marks with `{% generation %}` has labels; without marks, everything from each generation prompt to
-    the end of the assistant's turn, end-of-turn token included. Without a chat template, what follows `### Response:`.
+    the end of the assistant's turn, end-of-turn token included. Without a chat template, what follows `### Response:`. Of rows
+    with `prompt` and `completion`, all of the completion.
 
     Args:
         row: as for `build_sample`; a context is not needed, and there may be any number of turns.
@@ -38,6 +41,12 @@ def tokenize_for_training(row: Mapping[str, Any], tokenizer) -> dict[str, list[i
     if all(message["role"] != "assistant" for message in messages):
         raise SampleError("no turn is the assistant's")
     template = ChatTemplate.of(row, tokenizer)
+    if has_prompt(row):
+        prompt, completion, is_text = checked_prompt(row)
+        if is_text:
+            return _completion_of_text(prompt[0]["content"], completion[0]["content"], tokenizer)
+        if template.source is not None:
+            return _completion_of_turns(prompt, completion, template)
     if template.marks_answers:
         Rendered(template, messages).check_written()
         input_ids, mask = template.marked(messages)
@@ -50,10 +59,11 @@ def tokenize_for_training(row: Mapping[str, Any], tokenizer) -> dict[str, list[i
     else:
         rendered = Rendered(template, messages)
         text, spans = rendered.text, rendered.answers()
-    input_ids, borders = encode(
-        text, [border for span in spans for border in span], tokenizer, template.source is not None
-    )
-    if template.source is None:
+    is_plain = template.source is None
+    borders = [border for span in spans for border in span]
+    found = encode(text, borders, tokenizer, add_special_tokens=is_plain, close=is_plain)
+    input_ids, borders = found.input_ids, list(found.firsts)
+    if is_plain:
         borders[-1] = len(input_ids)  # the end-of-sequence token that the tokenizer lacks is learned too
     labels = [IGNORED] * len(input_ids)
     for start, end in zip(borders[::2], borders[1::2], strict=True):
@@ -61,10 +71,29 @@ def tokenize_for_training(row: Mapping[str, Any], tokenizer) -> dict[str, list[i
     return {"input_ids": input_ids, "labels": labels}
 
 
+def _completion_of_text(prompt: str, completion: str, tokenizer) -> dict[str, list[int]]:
+    text = prompt_text(prompt, completion, tokenizer)
+    return _completion_only(tokenizer(text)["input_ids"], tokenizer(prompt)["input_ids"])
+
+
+def _completion_of_turns(prompt: list[dict], completion: list[dict], template: ChatTemplate) -> dict[str, list[int]]:
+    rendered = Rendered(template, [*prompt, *completion])
+    rendered.check_written()
+    found = encode(rendered.text, (), template.tokenizer, add_special_tokens=False, close=False)
+    return _completion_only(found.input_ids, template.prompt_ids(prompt))
+
+
+def _completion_only(input_ids: list[int], prompt: list[int]) -> dict[str, list[int]]:
+    """Labels on what follows the tokens that the prompt alone has, as far as they are the same."""
+    start = common_prefix(prompt, input_ids)
+    return {"input_ids": input_ids, "labels": [IGNORED] * start + input_ids[start:]}
+
+
 def render_plain_turns(row: Mapping[str, Any], messages: list[dict]) -> tuple[str, list[tuple[int, int]]]:
     """The paper's form, with `### Input:` only where there is a context; and the characters of the last turn's content."""
     try:
-        text, (_, _, start) = render_plain(read_conversation(row))
+        written = render_plain(read_conversation(row))
+        text, start = written.text, written.borders[2]
     except SampleError:
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
         *asked, answer = plain_texts(messages[: last + 1])

@@ -5,11 +5,13 @@ change is not that turn's. Words are what a turn says: its content, its thoughts
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 from .conversations import MARKER, THOUGHTS, Conversation, SampleError, says_something
+from .parts import Slice
 from .rendering import ChatTemplate, described
 
 
@@ -164,6 +166,23 @@ class Rendered:
         start = self._place(first, conversation.start, 1)
         end = self._place(last, conversation.end, -1)
         return start, max(start, end)
+
+    def slices(self, slices: Sequence[Slice]) -> list[tuple[int, int, int]] | None:
+        """Where pieces of turns' contents stand: first character and end in the text, and the character of `context_text` that
+        the first is. White space at the ends of a piece, which a template may strip, is none of it. None where the template
+        rewrites one of the turns."""
+        messages, shown = list(self.messages), []
+        for piece in slices:
+            content = self.messages[piece.turn]["content"]
+            start, end = _next_printed(content, piece.start, 1), _next_printed(content, piece.end, -1)
+            shown.append(piece.at + start - piece.start)
+            marked = content[:start] + MARKER + content[start:end] + MARKER + content[end:]
+            messages[piece.turn] = {**self.messages[piece.turn], "content": marked}
+        parts = self.template.render(messages).split(MARKER)
+        if len(parts) != 2 * len(shown) + 1 or "".join(parts) != self.text:
+            return None
+        ends = list(accumulate(map(len, parts)))
+        return list(zip(ends[::2], ends[1::2], shown, strict=False))
 
     def _place(self, turn: int, at: int, step: int) -> int:
         """Where in the text a character of a turn's content stands; if it was stripped, the next by `step` that stands."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ..settings import a_type
 from .conversations import Conversation, SampleError, says_something
 from .decoding import from_json
 
@@ -17,20 +18,46 @@ ROW_DECIDES = ("tools", "documents", "chat_template")
 TURNS_TRIED = 100  # to find the one that a template refuses
 
 
-def render_plain(conversation: Conversation) -> tuple[str, tuple[int, int, int]]:
-    """The paper's form for tokenizers without a chat template; all turns before the response, one after the other.
+@dataclass(frozen=True)
+class Written:
+    """A conversation as text, without a chat template.
 
-    Returns:
-        The text, and the characters at which context, what follows the context, and response begin.
+    Attributes:
+        text (`str`): all of it.
+        borders (`tuple[int, int, int]`): the characters at which context, what follows it, and response begin.
+        offsets (`list[int]`): of each turn that may hold context: the character at which its content stands, or would stand.
     """
+
+    text: str
+    borders: tuple[int, int, int]
+    offsets: list[int]
+
+
+def render_plain(conversation: Conversation) -> Written:
+    """The paper's form for tokenizers without a chat template; all turns before the response, one after the other. Where all
+    that is asked stands before the context, so it does here."""
     texts, offsets = plain_texts(conversation.messages), [0]
     for text in texts[:-1]:
         offsets.append(offsets[-1] + (len(text) + len("\n\n") if text else 0))
     asked = "\n\n".join(filter(None, texts[:-1]))
     start, end = offsets[conversation.first] + conversation.start, offsets[conversation.last] + conversation.end
-    head = CONTEXT_HEADER + asked[:end]
-    text = head + INSTRUCTION_HEADER + asked[end:].strip() + RESPONSE_HEADER
-    return text + texts[-1], (len(CONTEXT_HEADER) + start, len(head), len(text))
+    before, behind = asked[:start].strip(), asked[end:].strip()
+    if before and not behind:
+        begin = INSTRUCTION_HEADER.lstrip() + before + "\n" + CONTEXT_HEADER
+        head = begin + asked[start:end]
+        text = head + RESPONSE_HEADER
+        moved = len(begin) - start
+    else:
+        head, moved = CONTEXT_HEADER + asked[:end], len(CONTEXT_HEADER)
+        text = head + INSTRUCTION_HEADER + behind + RESPONSE_HEADER
+    borders = moved + start, len(head), len(text)
+    return Written(text + texts[-1], borders, [moved + offset for offset in offsets])
+
+
+def prompt_text(prompt: str, completion: str, tokenizer) -> str:
+    """`prompt` and `completion` as `SFTTrainer` puts strings together: with the end of sequence, where it is not there."""
+    end_of_sequence = tokenizer.eos_token or ""
+    return prompt + completion + ("" if completion.endswith(end_of_sequence) else end_of_sequence)
 
 
 def plain_texts(messages: list[Mapping]) -> list[str]:
@@ -86,6 +113,14 @@ class ChatTemplate:
         """
         return self._applied(messages, tokenize=False, **({"add_generation_prompt": True} if prompts else {}))
 
+    def prompt_ids(self, messages: list[dict]) -> list[int]:
+        """The tokens of a prompt, with the beginning of an answer behind it.
+
+        Raises:
+            SampleError: the template refuses it.
+        """
+        return list(self._applied(messages, tokenize=True, return_dict=True, add_generation_prompt=True)["input_ids"])
+
     def marked(self, messages: list[dict]) -> tuple[list[int], list[int]]:
         """Tokens, and 1 for each that `{% generation %}` marks.
 
@@ -137,9 +172,7 @@ def _template_kwargs(row: Mapping[str, Any], tokenizer) -> dict[str, Any]:
     if kwargs is None:
         return {}
     if not isinstance(kwargs, Mapping):
-        raise SampleError(
-            f"chat_template_kwargs is a {type(kwargs).__name__}, not a mapping of the template's variables"
-        )
+        raise SampleError(f"chat_template_kwargs is {a_type(kwargs)}, not a mapping of the template's variables")
     own = inspect.signature(tokenizer.apply_chat_template).parameters
     own = {name for name in own if own[name].kind != inspect.Parameter.VAR_KEYWORD} - {*ROW_DECIDES}
     if wrong := sorted(own & kwargs.keys()):
@@ -156,27 +189,50 @@ def _refusal_as_reason() -> Iterator[None]:
         raise SampleError(f"the chat template refuses the conversation: {error}") from error
 
 
-def encode(text: str, borders: Sequence[int], tokenizer, chat: bool) -> tuple[list[int], list[int]]:
-    """The text, of a `chat` template or in the paper's form, as tokens, and the first token after each border.
+@dataclass(frozen=True)
+class Encoded:
+    """A text as tokens.
+
+    Attributes:
+        input_ids (`list[int]`): the tokens.
+        firsts (`list[int]`): the first token after each border that was asked for.
+        starts (`list[int]` or `None`): the character at which each token begins; None where the tokenizer does not tell.
+    """
+
+    input_ids: list[int]
+    firsts: list[int]
+    starts: list[int] | None
+
+
+def encode(text: str, borders: Sequence[int], tokenizer, *, add_special_tokens: bool, close: bool) -> Encoded:
+    """The text as tokens, and the first token after each border.
 
     All is tokenised at once; a token belongs to the span of its last character, so each counts once.
+
+    Args:
+        add_special_tokens (`bool`): the tokenizer's own, before and after; a chat template writes them itself.
+        close (`bool`): it ends with the end of sequence, which the tokenizer may lack.
     """
-    encoding = tokenizer(text, add_special_tokens=not chat, return_offsets_mapping=tokenizer.is_fast)
-    input_ids = encoding["input_ids"]
+    found = tokenizer(text, add_special_tokens=add_special_tokens, return_offsets_mapping=tokenizer.is_fast)
+    input_ids, starts = found["input_ids"], None
     if tokenizer.is_fast:
-        ends = [end for _, end in encoding["offset_mapping"]]
-        while not chat and ends and ends[-1] == 0:  # special tokens appended by the tokenizer: training appends EOS
+        starts, ends = [start for start, _ in found["offset_mapping"]], [end for _, end in found["offset_mapping"]]
+        while close and ends and ends[-1] == 0:  # special tokens appended by the tokenizer: training appends EOS
             input_ids.pop(), ends.pop()
-        starts = [next((i for i, end in enumerate(ends) if end > border), len(ends)) for border in borders]
+        firsts = [next((i for i, end in enumerate(ends) if end > border), len(ends)) for border in borders]
     else:
-        starts = [_common_prefix(input_ids, tokenizer, text[:border], chat) for border in borders]
-    if not chat and tokenizer.eos_token_id is not None and input_ids[-1:] != [tokenizer.eos_token_id]:
+        firsts = [_common_prefix(input_ids, tokenizer, text[:border], add_special_tokens) for border in borders]
+    if close and tokenizer.eos_token_id is not None and input_ids[-1:] != [tokenizer.eos_token_id]:
         input_ids = [*input_ids, tokenizer.eos_token_id]
-    return list(input_ids), starts
+    return Encoded(list(input_ids), firsts, starts)
 
 
-def _common_prefix(input_ids: list[int], tokenizer, text: str, chat: bool) -> int:
+def _common_prefix(input_ids: list[int], tokenizer, text: str, add_special_tokens: bool) -> int:
     """Border for tokenizers without offsets: how many tokens of the text up to the border stand in the whole one."""
-    head = tokenizer(text, add_special_tokens=not chat)["input_ids"]
-    pairs = enumerate(zip(head, input_ids, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(head), len(input_ids)))
+    return common_prefix(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"], input_ids)
+
+
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

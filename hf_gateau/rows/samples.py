@@ -13,14 +13,15 @@ Spans (token indices into `input_ids`):
 
 import hashlib
 from array import array
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from .conversations import Conversation, FindContext, SampleError, last_paragraph, read_conversation
+from .conversations import Conversation, FindContext, SampleError, read_conversation
+from .parts import slices_between, span_of
 from .places import Rendered
-from .rendering import ChatTemplate, encode, render_plain
+from .rendering import ChatTemplate, Encoded, common_prefix, encode, prompt_text, render_plain
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Sample:
         input_ids (`list[int]`): all tokens that `SFTTrainer` would see for the row, context truncated.
         context_start, context_end, response_start, response_end (`int`): span borders, see the module's legend.
         num_truncated (`int`): context tokens dropped from the left.
+        rule (`str`), span (`list[int]`): what told where the context stands, and where in the row it does (`parts.span_of`).
+        context_starts (`array` or `None`): of each context token the character at which it begins, in the rendered text; None
+            where the tokenizer does not tell.
+        slices (`list` or `None`): where the context's turns stand in that text, see `Rendered.slices`.
     """
 
     input_ids: list[int]
@@ -39,6 +44,10 @@ class Sample:
     response_start: int
     response_end: int
     num_truncated: int = 0
+    rule: str = field(default="", compare=False)
+    span: list[int] | None = field(default=None, compare=False)
+    context_starts: array | None = field(default=None, compare=False, repr=False)
+    slices: list[tuple[int, int, int]] | None = field(default=None, compare=False)
 
     @property
     def prefix(self) -> list[int]:
@@ -60,6 +69,20 @@ class Sample:
     @property
     def response(self) -> list[int]:
         return self.input_ids[self.response_start : self.response_end]
+
+    def places(self, tokens: Iterable[int]) -> list[int] | None:
+        """The characters of `parts.context_text` at which some of the context's tokens begin; None where it cannot be told.
+
+        What a template writes between two turns belongs to the next.
+        """
+        if self.context_starts is None or not self.slices:
+            return None
+        places = []
+        for at in (self.context_starts[token] for token in tokens):
+            start, end, place = next((x for x in self.slices if at < x[1]), self.slices[-1])
+            is_begin = at <= self.slices[0][0]  # white space that a template may strip included
+            places.append(0 if is_begin else place + min(max(at, start), end) - start)
+        return places
 
     @cached_property
     def key(self) -> str:
@@ -89,19 +112,23 @@ def build_sample(
             as `### Input / ### Instruction / ### Response`, the paper's form.
         max_length (`int`, *optional*): longest sample in tokens; the context loses tokens from its left until it fits.
         find_context: maps the text of the last user turn to the character span `(start, end)` of its context; what stands
-            before stays in front of it, what follows is the instruction. Default: `last_paragraph`. Where there are several
+            before stays in front of it, what follows is the instruction. Default: the first of `context_rules.RULES` that can tell. Where there are several
             turns, all before the last user turn are context too. Where that turn is alone and has no context, what tools
             answered to it is the context.
 
     Raises:
         SampleError: the row has no usable context, instruction or response; the message says why.
     """
-    conversation = read_conversation(row, find_context or last_paragraph)
+    conversation = read_conversation(row, find_context)
+    span = span_of(conversation)
     template = ChatTemplate.of(row, tokenizer)
-    if template.source is None:
-        sample = _tokenize(*render_plain(conversation), tokenizer, chat=False)
+    if conversation.is_text:
+        sample = _of_strings(conversation, tokenizer)
+    elif template.source is None:
+        sample = _without_template(conversation, span, tokenizer)
     else:
-        sample = _through_template(conversation, template)
+        sample = _through_template(conversation, span, template)
+    sample = replace(sample, rule=conversation.rule, span=span)
     if not sample.response:
         raise SampleError("the response has no tokens")
     if not sample.context:
@@ -139,27 +166,67 @@ def truncate_context(sample: Sample, max_length: int) -> Sample:
         response_start=sample.response_start - excess,
         response_end=sample.response_end - excess,
         num_truncated=sample.num_truncated + excess,
+        context_starts=None if sample.context_starts is None else sample.context_starts[excess:],
     )
 
 
-def _tokenize(text: str, borders: tuple[int, int, int], tokenizer, chat: bool) -> Sample:
-    """The whole text as tokens, cut into spans."""
-    input_ids, (context_start, context_end, response_start) = encode(text, borders, tokenizer, chat)
-    return Sample(input_ids, context_start, max(context_start, context_end), response_start, len(input_ids))
+def _cut_into_spans(found: Encoded) -> Sample:
+    context_start, context_end, response_start = found.firsts
+    context_end = max(context_start, context_end)
+    starts = None if found.starts is None else array("q", found.starts[context_start:context_end])
+    return Sample(
+        found.input_ids, context_start, context_end, response_start, len(found.input_ids), context_starts=starts
+    )
 
 
-def _through_template(conversation: Conversation, template: ChatTemplate) -> Sample:
-    """The conversation as the chat template writes it; the response is what training puts loss on in the last turn."""
+def _without_template(conversation: Conversation, span: list[int], tokenizer) -> Sample:
+    """In the paper's form."""
+    written = render_plain(conversation)
+    found = encode(written.text, written.borders, tokenizer, add_special_tokens=True, close=True)
+    slices, offsets = slices_between(conversation.messages, span), written.offsets
+    places = [(offsets[x.turn] + x.start, offsets[x.turn] + x.end, x.at) for x in slices]
+    return replace(_cut_into_spans(found), slices=places)
+
+
+def _of_strings(conversation: Conversation, tokenizer) -> Sample:
+    """`prompt` and `completion` as they are."""
+    prompt, completion = (message["content"] for message in conversation.messages)
+    start, end = conversation.start, conversation.end
+    text, borders = prompt_text(prompt, completion, tokenizer), (start, end, len(prompt))
+    sample = _cut_into_spans(encode(text, borders, tokenizer, add_special_tokens=True, close=False))
+    return _with_completion(replace(sample, slices=[(start, end, 0)]), tokenizer(prompt)["input_ids"])
+
+
+def _with_completion(sample: Sample, prompt: list[int]) -> Sample:
+    """Where a row has `prompt` and `completion`, the response begins where the tokens of the prompt alone end, or differ."""
+    start = common_prefix(prompt, sample.input_ids)
+    end = min(sample.context_end, start)
+    starts = None if sample.context_starts is None else sample.context_starts[: max(0, end - sample.context_start)]
+    return replace(sample, context_end=end, response_start=start, context_starts=starts)
+
+
+def _through_template(conversation: Conversation, span: list[int], template: ChatTemplate) -> Sample:
+    """The conversation as the chat template writes it; the response is what training puts loss on in the last turn, all of
+    `completion` where the row has that."""
     rendered, last = Rendered(template, conversation.messages), len(conversation.messages) - 1
+    slices = rendered.slices(slices_between(conversation.messages, span))
+    is_marked = template.marks_answers and conversation.completion is None
     follows = conversation.messages[last - 1]["role"] == "assistant"
-    if not template.marks_answers:
+    if conversation.completion is not None:
+        rendered.check_written()
+        answer = len(rendered.text)
+    elif not is_marked:
         answer = rendered.answers()[-1][0]
     else:  # the mask tells; where no header stands between two turns, it runs on from one to the other
         rendered.check_written()
         answer = rendered.answer_end(last - 1) if follows else rendered.words_start(last)
     start, end = rendered.context(conversation)
-    sample = _tokenize(rendered.text, (start, min(end, answer), answer), template.tokenizer, chat=True)
-    if not template.marks_answers:
+    borders = start, min(end, answer), answer
+    found = encode(rendered.text, borders, template.tokenizer, add_special_tokens=False, close=False)
+    sample = replace(_cut_into_spans(found), slices=slices)
+    if conversation.completion is not None:
+        return _with_completion(sample, template.prompt_ids(conversation.messages[: conversation.completion]))
+    if not is_marked:
         return sample
     return _with_marked_response(sample, conversation, template, sample.response_start if follows else 0)
 

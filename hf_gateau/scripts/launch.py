@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+from argparse import Namespace
 from pathlib import Path
 
-from .arguments import find_recipe, make_parser, recipes_folder, split_flag
+from ..shell.ending import error_text
+from ..shell.values import read_yaml
+from .arguments import find_recipe, launch_parser, make_parser, recipes_folder, split_flag
 
 
 SCRIPT = "hf_gateau.scripts.sft"
@@ -15,7 +18,8 @@ def launch(arguments: list[str], prog: str = "hf-gateau sft") -> int:
     """Run the training script on as many processes as accelerate's configuration or flags say; returns its exit status.
 
     Arguments that are not the script's go to `accelerate launch`, such as `--num_processes 2` or `--accelerate_config
-    FILE` (a file, a name of TRL's, or of one of the plugin's in recipes/accelerate).
+    FILE` (a file, a name of TRL's, or of one of the plugin's in recipes/accelerate). What neither takes is refused, in a dry
+    run as well.
     """
     parser = make_parser(prog)
     *parsed, from_recipe, from_command_line = parser.parse_args_and_config(
@@ -23,24 +27,32 @@ def launch(arguments: list[str], prog: str = "hf-gateau sft") -> int:
     )
     launch_args = _accelerate_arguments(parser, [*from_recipe, *from_command_line])
     script_args = _without(arguments, from_command_line)
-    command = ["accelerate", "launch", *launch_args, "-m", SCRIPT, *script_args]
+    launched = _parse_launch(parser, launch_args, script_args)
+    num_processes = _num_processes(parser, launched)
     if not parsed[-1].dry_run:
-        return _launch(parser, launch_args, script_args)
+        return _launch(launched)
     from .sft import main
 
-    print("launch     " + " ".join(command))
-    main(*parsed, num_processes=_num_processes(launch_args))  # here: the plan loads no model
+    print("launch     " + " ".join(["accelerate", "launch", *launch_args, "-m", SCRIPT, *script_args]))
+    main(*parsed, num_processes=num_processes)  # here: the plan loads no model
     return 0
 
 
-def _launch(parser, launch_args: list[str], script_args: list[str]) -> int:
-    from accelerate.commands.launch import launch_command, launch_command_parser
+def _parse_launch(parser, launch_args: list[str], script_args: list[str]) -> Namespace:
+    """What `accelerate launch` makes of its arguments; the script stands first of what it does not know."""
+    accelerates = launch_parser()
+    accelerates.error = lambda message: parser.error(f"accelerate launch: {message}")
+    parsed, unknown = accelerates.parse_known_args([*launch_args, "--module", SCRIPT, *script_args])
+    if unknown or parsed.training_script != SCRIPT:
+        parser.error(f"unexpected argument {[*unknown, parsed.training_script][0]!r}")
+    return parsed
 
-    parsed, unknown = launch_command_parser().parse_known_args([*launch_args, "--module", SCRIPT, *script_args])
-    if unknown:
-        parser.error(f"unknown arguments: {' '.join(unknown)}")
+
+def _launch(launched: Namespace) -> int:
+    from accelerate.commands.launch import launch_command
+
     try:
-        launch_command(parsed)
+        launch_command(launched)
     except subprocess.CalledProcessError as error:  # one process: it has said why
         return error.returncode
     return 0
@@ -62,16 +74,14 @@ def _accelerate_arguments(parser, arguments: list[str]) -> list[str]:
         parser.error(str(error))
 
 
-def _num_processes(launch_args: list[str]) -> int:
+def _num_processes(parser, launched: Namespace) -> int:
     """How many processes accelerate would start, as far as its arguments tell."""
-    import yaml
-
-    if "--num_processes" in launch_args[:-1]:
-        return int(launch_args[launch_args.index("--num_processes") + 1])
-    if "--config_file" in launch_args[:-1]:
-        path = Path(launch_args[launch_args.index("--config_file") + 1])
-        return int(yaml.safe_load(path.read_text(encoding="utf-8")).get("num_processes") or 1)
-    return 1
+    if launched.num_processes or not launched.config_file:
+        return launched.num_processes or 1
+    try:
+        return int(read_yaml(launched.config_file).get("num_processes") or 1)
+    except (OSError, ValueError, TypeError) as error:
+        parser.error(error_text(error))
 
 
 def _without(arguments: list[str], others: list[str]) -> list[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil
@@ -27,6 +26,7 @@ from ..ranking.mixture import load_short
 from ..ranking.selection import TOKEN_COLUMNS
 from ..ranking.supply import missing_values
 from ..settings import set_fields
+from ..shell.ending import TRACEBACK, interrupted, plain_warnings, tell_error
 from ..training.layout import tokenizer_to_train, told_reasons
 from ..training.selector import GateauSelector
 from .arguments import config_of, given_settings, make_parser, resolve_shipped
@@ -102,10 +102,16 @@ def clear_errors() -> Iterator[None]:
     """Wrong input ends with its message and status 2, without a traceback."""
     try:
         yield
-    except (ValueError, TypeError, OSError, RuntimeError) as error:  # the last: of the Hub, of the store
-        if os.environ.get("HF_GATEAU_TRACEBACK"):
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        RuntimeError,
+        ImportError,
+    ) as error:  # RuntimeError: of the Hub, of the store
+        if os.environ.get(TRACEBACK):
             raise
-        print(f"hf-gateau sft: {error}\n(HF_GATEAU_TRACEBACK=1 shows where.)", file=sys.stderr)
+        tell_error("hf-gateau sft", error)
         raise SystemExit(2) from error
 
 
@@ -235,9 +241,8 @@ def plan(
         else:
             config = selector.select_config.resolved(selector.rank_config.method)
             num_kept = round(config.fraction * len(ds)) if config.fraction is not None else config.top_k
-            lines["select"] = f"{set_fields(config)}" + (
-                f", at most {num_kept:,} rows" if num_kept is not None else ""
-            )
+            chosen = ", ".join(f"{name} {value}" for name, value in set_fields(config).items())
+            lines["select"] = chosen + (f", at most {num_kept:,} rows" if num_kept is not None else "")
     else:
         lines["select"] = f"of a stream, rows with a score of {selector.select_config.min_score} or more"
     if mix_config.short_data is not None:
@@ -270,8 +275,9 @@ def _measuring(ds, selector: GateauSelector) -> tuple[str, bool]:
     other = f"{', '.join(values)} of {len(ds):,} rows, where the store has it not" if values else ""
     if not missing or "gateau_rank" in columns:
         return other or "nothing: the columns are there", not values
-    names = {**selector.given(ModelPairConfig), **selector.given(MeasureConfig)}
-    counts = GateauScorer(**names).count(ds)
+    scorer = GateauScorer(**{**selector.given(ModelPairConfig), **selector.given(MeasureConfig)})
+    selector.fit(ds, scorer)
+    counts = scorer.count(ds)
     text = "{pending:,} rows to measure, {kept:,} in the store, {unusable:,} that cannot be measured".format(**counts)
     return text + (f"; and {other}" if other else ""), counts["pending"] == 0 and not values
 
@@ -309,5 +315,14 @@ def _steps(args, num_rows: int | None, num_tokens: int | None, num_processes: in
     return f"{'about ' if args.packing else ''}{steps:,} steps ({args.num_train_epochs:g} epochs); {shape}"
 
 
+def run() -> None:
+    """What `accelerate launch` starts in each process."""
+    try:
+        with plain_warnings():
+            main(*make_parser("hf-gateau sft").parse_args_and_config())
+    except KeyboardInterrupt:
+        raise SystemExit(interrupted()) from None
+
+
 if __name__ == "__main__":
-    main(*make_parser("hf-gateau sft").parse_args_and_config(fail_with_unknown_args=True))
+    run()

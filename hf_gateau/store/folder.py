@@ -3,6 +3,7 @@
     FOLDER/gateau_store.json                     says that the folder is a store, and of which version
     FOLDER/<config_key>/configuration.json       what the key stands for
     FOLDER/<config_key>/<host>-<pid>-<x>.jsonl   one line a measured row, flushed to the disk before the next is measured
+    FOLDER/<config_key>/<host>-<pid>-<x>.claims  the rows that the process is measuring; its time tells whether it still does
 
 No file has two writers, so no lock is needed, which shared disks rarely keep. A line that a crash tore is passed over. A field
 that lines of older versions lack has its default, so a new field of `Measurement` with one needs nothing here; `VERSION` is
@@ -13,16 +14,16 @@ import base64
 import json
 import os
 import shutil
-import socket
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from uuid import uuid4
 
+from .owners import has_ended, new_name
 from .schema import NewerError
 from .sqlite import (
     KEPT,
@@ -39,7 +40,7 @@ from .sqlite import (
 
 VERSION = 1
 FIELDS = Measurement.__dataclass_fields__
-MARKER, CONFIGURATION = "gateau_store.json", "configuration.json"
+MARKER, CONFIGURATION, CLAIMS = "gateau_store.json", "configuration.json", ".claims"
 
 
 @dataclass
@@ -75,7 +76,7 @@ class FolderStore:
         self._known: dict[str, _Known] = {}
         self._name, self._process = None, None
         with self._explained():
-            self._claim()
+            self._mark()
 
     def get(self, config_key: str, sample_keys: Iterable[str]) -> dict[str, Measurement]:
         """The measurements there are, by sample key; reads only what was written since the last call."""
@@ -120,6 +121,45 @@ class FolderStore:
                 os.fsync(stream.fileno())
             if is_new:
                 _flush_folder(folder)
+
+    def claim(self, config_key: str, keys: Iterable[str], owner: str, seconds: float) -> dict[str, str]:
+        """See `MeasurementStore.claim`. Disks that show files late may let two processes measure one row; one row counts."""
+        keys = set(keys)
+        with self._explained():
+            path = self.path / config_key / f"{owner}{CLAIMS}"
+            others = self._claimed(config_key, owner, seconds)
+            _write_claims(path, keys - others.keys())
+            # Who claimed meanwhile sees this claim too, or is seen here; the first by name keeps the row.
+            others |= {k: name for k, name in self._claimed(config_key, owner, seconds).items() if name < owner}
+            _write_claims(path, keys - others.keys())
+        return {key: others[key] for key in keys & others.keys()}
+
+    def claimed(self, config_key: str, owner: str, seconds: float) -> dict[str, str]:
+        """See `MeasurementStore.claimed`."""
+        with self._explained():
+            return self._claimed(config_key, owner, seconds)
+
+    def _claimed(self, config_key: str, owner: str, seconds: float) -> dict[str, str]:
+        """A machine's clock may be wrong, so the disk's is asked: by it claims of more than some seconds ago are void."""
+        folder, found = self.path / config_key, {}
+        others = [path for path in folder.glob(f"*{CLAIMS}") if path.stem != owner and not has_ended(path.stem)]
+        if others:
+            now = _time_of_disk(folder / f".{owner}.now")
+            for path in others:
+                with suppress(OSError, ValueError):  # gone by now, or being replaced
+                    if now - path.stat().st_mtime <= seconds:
+                        found |= dict.fromkeys(json.loads(path.read_text()), path.stem)
+        return found
+
+    def renew(self, config_key: str, owner: str, seconds: float) -> None:
+        """See `MeasurementStore.renew`."""
+        with self._explained(), suppress(FileNotFoundError):
+            os.utime(self.path / config_key / f"{owner}{CLAIMS}")
+
+    def release(self, config_key: str, owner: str) -> None:
+        """See `MeasurementStore.release`."""
+        with self._explained():
+            (self.path / config_key / f"{owner}{CLAIMS}").unlink(missing_ok=True)
 
     def describe(self, config_key: str, description: dict) -> None:
         """Keep what a configuration key stands for."""
@@ -166,7 +206,7 @@ class FolderStore:
         with self._explained():
             return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
 
-    def _claim(self) -> None:
+    def _mark(self) -> None:
         """Mark the folder as a store; refuse one that holds something else."""
         self.path.mkdir(parents=True, exist_ok=True)
         marker = self.path / MARKER
@@ -200,8 +240,7 @@ class FolderStore:
     def _own_name(self) -> str:
         """Of the file that no other process writes to, nor this one's parent before a fork."""
         if self._process != os.getpid():
-            host = "".join(c if c.isalnum() or c in "-." else "-" for c in socket.gethostname())
-            self._name, self._process = f"{host}-{os.getpid()}-{uuid4().hex[:8]}.jsonl", os.getpid()
+            self._name, self._process = f"{new_name()}.jsonl", os.getpid()
         return self._name
 
     def _refresh(self, config_key: str) -> _Known:
@@ -315,6 +354,22 @@ def _found(row: dict) -> Measurement | Value:
         if kind is not None and name in found:
             found[name] = array(kind, base64.b64decode(found[name])).tolist()
     return Measurement(**found)
+
+
+def _write_claims(path: Path, keys: Iterable[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(json.dumps(sorted(keys)))
+    os.replace(partial, path)
+
+
+def _time_of_disk(probe: Path) -> float:
+    """What time it is (seconds since 1970) by the clock that a disk dates files with."""
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _is_torn(stream) -> bool:

@@ -32,6 +32,12 @@ MIGRATIONS: tuple[Migration, ...] = (
             times_measured INTEGER NOT NULL DEFAULT 1, created REAL NOT NULL,
             PRIMARY KEY (config_key, content_key)) WITHOUT ROWID""",
     ),
+    # Rows that a process is measuring just now; see `claims`.
+    (
+        """CREATE TABLE claims (
+            config_key TEXT NOT NULL, row_key TEXT NOT NULL, owner TEXT NOT NULL, expires REAL NOT NULL,
+            PRIMARY KEY (config_key, row_key)) WITHOUT ROWID""",
+    ),
     # What the response's tokens tell
     (
         "ALTER TABLE measurements ADD COLUMN num_far_segments INTEGER",

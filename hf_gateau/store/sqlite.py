@@ -1,7 +1,7 @@
 """Measurements that survive a crash: one SQLite file, one row per sample and measuring configuration.
 
 Measured rows are committed, and flushed to the disk, before the next are measured. Many processes of one machine may
-write to the file at once (SQLite's write-ahead log); for several machines there is `folder_store`. Nothing here ever
+write to the file at once (SQLite's write-ahead log); for several machines there is `folder`. Nothing here ever
 deletes a row but `prune`, which is asked to.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from .owners import has_ended
 from .schema import NewerError, SchemaError, is_current, migrate, transaction
 
 
@@ -78,7 +79,6 @@ class Measurement:
     def without_tokens(self) -> "Measurement":
         """The same without the evidence of tokens."""
         return replace(self, **dict.fromkeys(TOKEN_FIELDS))
-
 
 
 class MeasureError(RuntimeError):
@@ -189,6 +189,42 @@ class MeasurementStore:
                 whole,
             )
 
+    def claim(self, config_key: str, keys: Iterable[str], owner: str, seconds: float) -> dict[str, str]:
+        """Mark rows as being measured by `owner` for some seconds, all but those that others have marked; returns these, with
+        their owners."""
+        with self._connected() as connection, _unflushed(connection), transaction(connection):
+            connection.execute("DELETE FROM claims WHERE expires < ?", [time.time()])
+            others = self._claimed(connection, config_key, owner)
+            mine = [[config_key, key, owner, time.time() + seconds] for key in keys if key not in others]
+            connection.executemany(
+                "REPLACE INTO claims (config_key, row_key, owner, expires) VALUES (?, ?, ?, ?)", mine
+            )
+            return {key: others[key] for key in keys if key in others}
+
+    def claimed(self, config_key: str, owner: str, seconds: float) -> dict[str, str]:
+        """The rows that others than `owner` are measuring, and who."""
+        with self._connected() as connection:
+            return self._claimed(connection, config_key, owner)
+
+    def _claimed(self, connection: sqlite3.Connection, config_key: str, owner: str) -> dict[str, str]:
+        query = "SELECT row_key, owner FROM claims WHERE config_key = ? AND owner != ? AND expires >= ?"
+        found = connection.execute(query, [config_key, owner, time.time()]).fetchall()
+        ended = {name for name in {name for _, name in found} if has_ended(name)}
+        return {key: name for key, name in found if name not in ended}
+
+    def renew(self, config_key: str, owner: str, seconds: float) -> None:
+        """Let what `owner` has marked stay so for some seconds from now."""
+        with self._connected() as connection, _unflushed(connection):
+            connection.execute(
+                "UPDATE claims SET expires = ? WHERE config_key = ? AND owner = ?",
+                [time.time() + seconds, config_key, owner],
+            )
+
+    def release(self, config_key: str, owner: str) -> None:
+        """Take the marks of `owner` away."""
+        with self._connected() as connection, _unflushed(connection):
+            connection.execute("DELETE FROM claims WHERE config_key = ? AND owner = ?", [config_key, owner])
+
     def describe(self, config_key: str, description: dict) -> None:
         """Keep what a configuration key stands for."""
         with self._connected() as connection:
@@ -218,7 +254,8 @@ class MeasurementStore:
             for key in keys:
                 for table in TABLES:
                     deleted += connection.execute(f"DELETE FROM {table} WHERE config_key = ?", [key]).rowcount
-                connection.execute("DELETE FROM configurations WHERE config_key = ?", [key])
+                for table in ("configurations", "claims"):
+                    connection.execute(f"DELETE FROM {table} WHERE config_key = ?", [key])
             connection.execute("VACUUM")
         return deleted
 
@@ -278,6 +315,16 @@ class MeasurementStore:
 
     def __reduce__(self):
         return MeasurementStore, (self.path,)
+
+
+@contextmanager
+def _unflushed(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commits that need not outlive a crash, and so do not wait for the disk."""
+    connection.execute("PRAGMA synchronous = NORMAL")
+    try:
+        yield
+    finally:
+        connection.execute("PRAGMA synchronous = FULL")
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:

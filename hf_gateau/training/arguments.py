@@ -47,6 +47,9 @@ class GateauSFTConfig(TrainConfig, SFTConfig):
             self.truncation_mode,
             "keep_start",
         )  # TRL's own 'keep_end' is deprecated, ours is not
+        # The name that transformers gives it now; TRL sets the old one.
+        if getattr(self, "activation_checkpointing", False) is None:
+            self.activation_checkpointing = self.gradient_checkpointing
         SFTConfig.__post_init__(self)
         self.truncation_mode = mode
         if self.hub_token is not None or {"token", "use_auth_token"} & (self.model_init_kwargs or {}).keys():

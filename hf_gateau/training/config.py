@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..settings import check_choice
+from ..settings import check_choice, short_repr
 
 
 LOSS_WEIGHTINGS = ("sequence", "token")
@@ -24,14 +24,16 @@ class TrainConfig:
         metadata={
             "help": "'sequence': every sequence of an optimiser step counts the same, whatever its number of target tokens "
             "(LongAlign's loss weighting, exact under packing, accumulation and several ranks, and in evaluations); 'token': "
-            "TRL's mean over all target tokens, which favours long answers."
+            "TRL's mean over all target tokens, which favours long answers.",
+            "choices": list(LOSS_WEIGHTINGS),
         },
     )
     batching: str = field(
         default="random",
         metadata={
             "help": "'sorted': batches of rows of similar length, in random order (LongAlign's sorted batching: less "
-            "padding, less waiting between ranks); 'random': as TRL does."
+            "padding, less waiting between ranks); 'random': as TRL does.",
+            "choices": list(BATCHINGS),
         },
     )
     response_only_loss: bool = field(
@@ -41,6 +43,8 @@ class TrainConfig:
             "assistant_only_loss and completion_only_loss."
         },
     )
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         check_choice("loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS)

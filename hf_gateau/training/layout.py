@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, Features, IterableDataset, List, Value
 
-from ..rows.conversations import ROW_FORMS, SampleError, find_context_of
+from ..rows.conversations import PROMPT_FORM, ROW_FORMS, TURN_COLUMNS, SampleError, find_context_of
 from ..rows.cutting import NO_TARGETS, tokens_to_train
 
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .arguments import GateauSFTConfig
 
 LOST = "gateau_lost"  # why a row cannot be trained on, "" where it can
-TRLS_COLUMNS = {"input_ids", "prompt", "image", "images"}  # rows that TRL lays out
+TRLS_COLUMNS = {"input_ids", "image", "images"}  # rows that TRL lays out
 SPLITTING = ("bfd_split", "wrapped")  # packing strategies that cut rows themselves, and lose nothing of them
 
 
@@ -76,6 +76,8 @@ def told_reasons(reasons: Counter, max_length: int | None) -> str:
 def lays_out(columns: Iterable[str]) -> bool:
     """Whether rows with these columns are laid out here, and not by TRL."""
     columns = set(columns)
+    if "prompt" in columns and (columns & {*TURN_COLUMNS} or not columns.issuperset(PROMPT_FORM)):
+        return False  # TRL trains on the prompt, and scoring reads another form
     return any(columns.issuperset(form) for form in ROW_FORMS) and not columns & TRLS_COLUMNS
 
 

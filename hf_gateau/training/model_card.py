@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..files.hub_reading import HubError, head_of, read_text
-from ..hub.dataset_card import license_text, measuring_rows, ranking_rows, source_rows
+from ..hub.dataset_card import cut_rows, license_text, measuring_rows, ranking_rows, source_rows
 from ..hub.readme import BEGIN, CITATIONS, TAGS, TRAINING_CITATIONS, license_of, merge_readme
 from ..markdown import escape, inline, is_repo_id, link, public_name, table
 from ..models.fingerprints import commit_of
@@ -306,7 +306,7 @@ def _selection_table(record: SelectionRecord | None) -> str:
         [["kept", f"{record.num_kept:,} of {record.num_rows:,} rows: {inline(settings)}"]] if record.num_kept else []
     )
     rows += [["tokens kept", f"{record.num_tokens_kept:,}"]] if record.num_tokens_kept else []
-    rows += ranking_rows(record.ranking or {}) + measuring_rows(record.measuring)
+    rows += ranking_rows(record.ranking or {}) + measuring_rows(record.measuring) + cut_rows(record.cut)
     rows += [["fingerprint", inline(record.fingerprint)]]
     return table(["", ""], rows)
 

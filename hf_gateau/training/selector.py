@@ -19,16 +19,17 @@ from transformers.trainer_callback import ExportableState
 from ..hub.readme import BEGIN
 from ..hub.reuse import reuse_scores
 from ..measuring.config import MeasureConfig
+from ..measuring.lengths import CAS, HMP
 from ..measuring.responses import ResponseScorer
 from ..models.config import ModelPairConfig
 from ..ranking.config import MethodModelsConfig, RankConfig, RunConfig, SelectConfig
-from ..ranking.formulas import needed_columns
+from ..ranking.formulas import PPL_PAIR, SEGMENT_COLUMNS, needed_columns
 from ..ranking.mixture import mix
 from ..ranking.order import rank
 from ..ranking.selection import SelectionRecord, select_rows, selection_record
 from ..ranking.supply import measure_missing, missing_values
 from ..redaction import clear_secrets, redact
-from ..settings import did_you_mean
+from ..settings import call_text, did_you_mean
 from ..store.folder import known_measuring
 from .layout import RowLayout, lays_out, told_reasons
 from .model_card import write_model_card
@@ -37,6 +38,7 @@ from .model_card import write_model_card
 logger = logging.getLogger(__name__)
 
 SELECTION_FILE = "gateau_selection.json"
+NEEDS = {HMP: PPL_PAIR[0], CAS: SEGMENT_COLUMNS[0]}  # of rows -> a column that it is made of
 NOT_TRAINABLE = "cannot be trained on"  # how a reason on record begins
 CONFIGS = (SelectConfig, RankConfig, ModelPairConfig, MeasureConfig, MethodModelsConfig)
 # A Trainer may rebuild its callbacks from a checkpoint's state; by output folder, what the rebuilt one replaced had chosen.
@@ -84,6 +86,9 @@ class GateauSelector(TrainerCallback, ExportableState):
         self._trainer, self._has_warned = None, False
         self.left_out: Counter = Counter()  # reason -> rows, since `trainable` until `select`
         self.num_left_out = 0
+
+    def __repr__(self) -> str:
+        return call_text(type(self).__name__, self.settings)
 
     def given(self, config: type) -> dict[str, Any]:
         """The settings that are fields of one of the dataclasses."""
@@ -210,8 +215,22 @@ class GateauSelector(TrainerCallback, ExportableState):
 
         scorer = self._scorer()
         with _whole_models():
-            ds = measure_together(ds, scorer)
+            part = self.fit(ds, scorer) if len(ds) else None
+            ds = measure_together(ds, scorer, part=part)
         return ds, scorer.describe()
+
+    def fit(self, ds: Any, scorer: Any) -> Any:
+        """Let the rows choose what the scorer's settings leave open, as `hf-gateau score` does, so that both know a measurement by
+        the same key; returns what `measure_together` takes as `part`.
+
+        Raises:
+            ValueError: the settings leave no row with what the method needs.
+        """
+        from ..measuring.together import fit_to_rows
+
+        columns = needed_columns(self.rank_config)
+        needs = [what for what, name in NEEDS.items() if name in columns]
+        return fit_to_rows(ds, scorer, needs)[0]
 
     def mix(self, selected: Any, short: Any, **settings) -> Any:
         """Short instruction data beside the selected rows; `settings` are those of `mix`, which also goes on record."""

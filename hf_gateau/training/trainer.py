@@ -11,7 +11,8 @@ from datasets import Dataset, IterableDataset
 from trl import SFTTrainer
 
 from ..redaction import clear_secrets
-from ..rows.conversations import TURN_COLUMNS
+from ..rows.conversations import MAY_HOLD_TURNS
+from ..settings import a_type
 from .arguments import GateauSFTConfig
 from .fused_head import WeightedHead
 from .layout import LOST, RowLayout, lays_out, told_reasons
@@ -52,7 +53,7 @@ class GateauSFTTrainer(SFTTrainer):
     def __init__(self, model, args: GateauSFTConfig | None = None, *, callbacks=None, **kwargs):
         args = GateauSFTConfig() if args is None else args
         if not isinstance(args, GateauSFTConfig):
-            raise TypeError(f"args is a {type(args).__name__}; GateauSFTTrainer takes a GateauSFTConfig.")
+            raise TypeError(f"args is {a_type(args)}; GateauSFTTrainer takes a GateauSFTConfig.")
         self.selectors = [callback for callback in callbacks or () if isinstance(callback, GateauSelector)]
         if any(selector.record is None for selector in self.selectors):
             raise ValueError(
@@ -128,8 +129,8 @@ class GateauSFTTrainer(SFTTrainer):
             dataset = self._tokenized(dataset, layout, args, dataset_name)
         elif args.truncation_mode == "keep_end":
             raise ValueError(
-                "truncation_mode='keep_end' shortens the context of rows with messages, conversations or context, "
-                f"instruction and response, by response_only_loss=True; the {dataset_name} rows have the columns "
+                "truncation_mode='keep_end' shortens the context of rows with messages, conversations, prompt and "
+                f"completion, or context, instruction and response, by response_only_loss=True; the {dataset_name} rows have the columns "
                 f"{', '.join(sorted(columns))}. Cut them beforehand, and give 'keep_start'."
             )
         args = copy.copy(args)
@@ -152,7 +153,7 @@ class GateauSFTTrainer(SFTTrainer):
         self._count_lost(name, lost, len(tokens), layout.max_length)
         with args.main_process_first(desc=f"filtering {name} dataset"):
             tokens = tokens.filter(_has_targets, input_columns=[LOST]) if lost else tokens
-        return tokens.remove_columns([LOST, *(name for name in TURN_COLUMNS if name in tokens.column_names)])
+        return tokens.remove_columns([LOST, *(name for name in MAY_HOLD_TURNS if name in tokens.column_names)])
 
     def _count_lost(self, name: str, lost: Counter, num_rows: int, max_length: int | None) -> None:
         """Tell of the rows that are dropped, and refuse to go on where all are."""

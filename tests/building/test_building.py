@@ -257,7 +257,7 @@ def test_rows_are_read_by_their_columns(tmp_path):
     documents = load_documents(str(tmp_path / "t.parquet"), config)
     found = [(x.id, x.source, x.text, x.license) for x in (documents[i] for i in range(len(documents)))]
     assert found == [("t.parquet:0", "x", "One text.", "MIT"), ("t.parquet:2", "t.parquet", "Two texts.", None)]
-    assert documents.dropped == {"the text is a NoneType, not a string": 1, "a copy of another document": 1}
+    assert documents.dropped == {"the text is null, not a string": 1, "a copy of another document": 1}
 
 
 def test_what_cannot_be_read_is_refused_at_once(tmp_path, long_documents):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, load_dataset
@@ -50,7 +51,12 @@ def test_score_rank_top(output, data, rows, pair, tiny_model, tmp_path, capsys):
     assert run("top", ranked, "-n", 2) == 0
     shown = capsys.readouterr().out
     best = expected["id"][expected["gateau_rank"].index(1)]
-    assert f"rank 1 of 12  id {best}" in shown and "rank 12 of 12" in shown and "importance  " in shown
+    assert (
+        f"rank 1 of 12  id {best}" in shown
+        and "rank 12 of 12" in shown
+        and f"long model: {Path(tiny_model).name}" in shown
+        and "gain        │" in shown
+    )
 
 
 def test_top_ranks_what_is_not_ranked(data, pair, tmp_path, capsys):
@@ -109,7 +115,7 @@ def test_malformed_lines_end_no_run(data, rows, pair, tmp_path, capsys):
         in out
     )
     assert f"1 not measured: unreadable: it is an array, not an object (line {bad + 1} of rows.jsonl)" in out
-    assert "1 not measured: messages is a int, not a list" in out and "1 not measured: messages is null" in out
+    assert "1 not measured: messages is an integer, not a list" in out and "1 not measured: messages is null" in out
     ds = load_rows(str(tmp_path / "m.parquet"))
     assert ds["id"][: len(rows)] == [row["id"] for row in rows]
     assert all(ds["gateau_error"][len(rows) :]) and not any(ds["gateau_error"][: len(rows)])
@@ -202,8 +208,10 @@ def test_json_has_the_figures_of_the_last_lines(data, rows, pair, tmp_path, caps
     assert "14 rows; long model" in printed.err and "7/7 rows (and 5 in the store, 1 not measurable)" in printed.err
     assert run(*command) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("13 of 14 rows measured in 0:00:0") and "(0 now, 13 from the store)" in lines[1]
-    assert lines[2] == "  1 not measured: messages is null"
+    assert lines[1].startswith("  13 of 13 rows were cut to fit max_length"), "before anything is measured"
+    assert lines[2].startswith("13 of 14 rows taken from the store, none measured: ")
+    assert lines[3] == "  1 not measured: messages is null"
+    assert told["cut"]["rows"] == 13 and lines[4] == lines[1], "and after"
 
 
 def test_json_of_a_stream(data, pair, tmp_path, capsys):

@@ -282,4 +282,4 @@ def test_a_full_disk_loses_nothing_that_was_measured(output, folder, settings, c
     assert not (folder / output).exists()
     monkeypatch.undo()
     assert run("score", folder / "plain", folder / output, settings, *more) == 0
-    assert "(0 now, 12 from the store)" in capsys.readouterr().out
+    assert "12 of 12 rows taken from the store, none measured: " in capsys.readouterr().out

@@ -177,20 +177,9 @@ def command_lines(page: Path) -> list[str]:
 @cache
 def parser_of(command: str):
     """The parser of a subcommand of `hf-gateau`."""
-    from hf_gateau.scripts.arguments import make_parser
+    from hf_gateau.cli.parser import parser_of
 
-    return make_parser("hf-gateau sft") if command == "sft" else _subcommand_parser(command)
-
-
-def _subcommand_parser(command: str):
-    from trl import TrlParser
-
-    takes = _reference().commands()[command][1]
-    parser = TrlParser([kind for kind in takes if not isinstance(kind, str)], prog=f"hf-gateau {command}")
-    parser.add_argument("--config")
-    for name in (kind for kind in takes if isinstance(kind, str)):
-        parser.add_argument(name)
-    return parser
+    return parser_of(command)
 
 
 @cache

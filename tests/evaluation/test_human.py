@@ -22,6 +22,7 @@ from hf_gateau.evaluation.human_tally import (
     tally,
     tally_text,
 )
+from hf_gateau.evaluation.markdown_html import markdown_html
 from hf_gateau.evaluation.results import load_result
 from tests.browser import HOSTILE, Page, browse
 
@@ -152,6 +153,71 @@ def test_the_page_is_whole_and_blind_and_nothing_in_it_is_run(tmp_path):
         next(attributes["data-id"] for tag, attributes in page.elements if attributes.get("data-id", "q")[0] != "q")
         == HOSTILE
     )
+
+
+# What a model may answer to do harm -> what of it a rater sees
+HARMFUL = {
+    "<script>alert(1)</script>": "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>": "<img src=x onerror=alert(1)>",
+    "a <b onmouseover=alert(1)>b</b>": "a <b onmouseover=alert(1)>b</b>",
+    "[here](javascript:alert(1))": "[here](javascript:alert(1))",
+    "[here](data:text/html,<script>alert(1)</script>)": "[here](data:text/html,<script>alert(1)</script>)",
+    "![seen](http://a.invalid/b.png)": "![seen](http://a.invalid/b.png)",
+    "<http://a.invalid>": "<http://a.invalid>",
+    "[a][b]\n\n[b]: javascript:alert(1)": "[b]: javascript:alert(1)",
+    '```js" onclick="alert(1)\n</code></pre><script>\n```': "</code></pre><script>",
+    "`<script>`": "<script>",
+    "&lt;script&gt;alert(1)&lt;/script&gt;": "<script>alert(1)</script>",
+    "| a |\n|---|\n| <iframe src=x> |": "<iframe src=x>",
+    "</div></article><article>": "</div></article><article>",
+    "{{ 7*7 }} {% raw %}": "{{ 7*7 }} {% raw %}",
+    "good \u202eerew\u202c \u2066x\u2069\x1b[2J": "good erew x[2J",
+    ">" * 5 + " deep": "deep",
+    ">" * 60 + " deep": "deep",
+    **{">" * number + " deep": "deep" for number in range(94, 106)},
+    **{"- " * number + "deep": "deep" for number in range(46, 54)},
+    ">" * 3000 + " deep": "deep",
+    "*" * 3000 + "deep" + "[" * 3000: "deep",
+}
+MADE = "p strong em s code pre ul ol li blockquote h hr br table thead tbody tr th td".split()
+
+
+@pytest.mark.parametrize("text", HARMFUL)
+def test_no_tag_or_attribute_of_an_answer_is_one_of_the_page(text):
+    page = Page(html_text := str(markdown_html(text)))
+    assert HARMFUL[text] in page.text and {tag for tag, _ in page.elements} <= {*MADE}
+    assert {name for _, attributes in page.elements for name in attributes} <= {"class", "style", "start"}
+    assert not any(x in html_text for x in "\u202e\u202c\u2066\u2069\x1b")
+
+
+def test_markdown_is_shown_as_what_it_means():
+    text = "# Title\n\n**bold** *thin* ~~no~~ `x < y`\n\n3. three\n4. four\n\n- a\n\n| k | v |\n|:-:|--|\n| 1 | 2 |\n\n> said\n"
+    page = Page(str(markdown_html(text)))
+    tags = [tag for tag, _ in page.elements]
+    assert tags[0] == "p" and page.elements[0][1] == {"class": "heading"}, "not a heading of the page's"
+    for tag in ("strong", "em", "s", "code", "ol", "ul", "table", "th", "td", "blockquote"):
+        assert tag in tags
+    assert ("ol", {"start": "3"}) in page.elements and "x < y" in page.text
+    assert ("th", {"style": "text-align:center"}) in page.elements
+    assert markdown_html("") == "" and "<pre>" in markdown_html("```python\nx = 1\n")
+
+
+def test_the_document_stands_apart_from_what_is_asked(tmp_path):
+    document = "Chapter one.\n\nIt rained.\n\nIt snowed."
+    firsts = answers(2, "First", question=f"{document}\n\nWhat fell?", answer="**Rain** and snow.\n\n- both")
+    seconds = answers(2, "Second", question=f"{document}\n\nWhat fell?")
+    pairs, _ = pair_answers(firsts, seconds, NAMES)
+    page, _ = write_sheet(pairs, str(tmp_path / "sheet.html"), NAMES)
+    found = Page(page.read_text())
+    shown = [x for x in found.all("div") if x.get("class") == "document"]
+    assert len(shown) == 1 and shown[0]["role"] == "region" and shown[0]["tabindex"] == "0", "of one of the two"
+    assert (
+        document in found.text
+        and "What fell?" in found.text
+        and "**" not in found.text
+        and "Question 1?" in found.text
+    )
+    assert len(found.all("strong")) == 1 + 1, "and that of the note for browsers without scripts"
 
 
 def test_settings_out_of_range():
@@ -387,3 +453,61 @@ def test_a_rater_in_a_browser(tmp_path):
     assert found["checked"] == ["left", "tie"] and found["rater"] == 'Ann "the" B, Ü'
     # The next rater at the same browser begins with nothing, where the one before did not refuse.
     assert found["refused"] == 2 and found["left"] == [0, ""] and found["kept"] == {"rater": "", "choices": {}}
+
+
+# What the keys do, and where things are: told for the size of the window that the page is opened in.
+KEYBOARD = """<script nonce="%s">
+const articles = [...document.querySelectorAll("article")];
+const box = (element) => { const { left, right, top, bottom } = element.getBoundingClientRect(); return { left, right, top, bottom }; };
+const press = (key, target = document.body, more = {}) => target.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true, ...more }));
+const current = () => articles.map((x) => x.getBoundingClientRect().height > 0).indexOf(true);
+const shown = () => articles.filter((x) => x.getBoundingClientRect().height > 0).length;
+const chosen = () => articles.map((x) => x.querySelector("input:checked")?.value ?? null);
+const seen = { start: current(), shown: shown() };
+const last = articles.length - 1;
+press("1"); press("n"); press("3"); press("n"); press("2"); press("n"); press("n");
+seen.end = current(); seen.chosen = chosen();
+press("p"); seen.back = current();
+press("1", document.getElementById("rater")); press("2", document.body, { ctrlKey: true }); press("x");
+seen.same = chosen();
+articles[current()].querySelector(".previous").click(); seen.clicked = current();
+const at = articles.findIndex((x) => x.matches(".two"));
+while (current() > at) press("p");
+while (current() < at) press("n");
+const two = articles[at];
+seen.document = box(two.querySelector(".document")); seen.beside = box(two.querySelector(".beside"));
+seen.choose = box(two.querySelector(".choose")); seen.buttons = [...two.querySelectorAll(".choose label")].map(box);
+seen.window = [innerWidth, innerHeight]; seen.wide = document.documentElement.scrollWidth;
+seen.progress = document.getElementById("bar").value;
+seen.colours = [getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color];
+const told = document.createElement("output");
+told.textContent = JSON.stringify(seen);
+document.body.append(told);
+</script></body>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs the browser chromium")
+@pytest.mark.parametrize("size", [(1200, 800), (500, 800)])
+def test_keys_panes_and_the_bar_in_reach(size, tmp_path):
+    """The choice is in sight however long the document and the answers are; panes are side by side where there is room."""
+    harm = "\n\n".join(HARMFUL)
+    document = "\n\n".join("It rained on the old mill, and nobody asked who owned it. " * 20 for _ in range(40))
+    asked = {"question": f"{document}\n\nWho owned it?"}
+    firsts = answers(3, "First", answer=harm + " word" * 3000, **asked)
+    pairs, _ = pair_answers(firsts, answers(3, "Second", answer=HOSTILE + " word" * 3000, **asked), NAMES)
+    page, key_path = write_sheet(pairs, str(tmp_path / "sheet.html"), NAMES)
+    page.write_text(page.read_text().replace("</body>", KEYBOARD % read_key(str(key_path))["sheet"]))
+    elements, console, requests = browse(page, tmp_path, size)
+    assert console == [] and requests == [], "nothing of an answer is run or loaded"
+    seen = json.loads(html.unescape(re.search(r"<output>(.*)</output>", elements, re.DOTALL).group(1)))
+    assert (seen["start"], seen["shown"], seen["end"], seen["back"], seen["clicked"]) == (0, 1, 2, 1, 0)
+    assert seen["chosen"] == seen["same"] == ["left", "right", "tie"] and seen["progress"] == 3
+    width, height = seen["window"]
+    assert seen["wide"] <= width, "nothing makes the page scroll sideways"
+    for box in (seen["choose"], *seen["buttons"]):
+        assert 0 <= box["left"] <= box["right"] <= width and 0 <= box["top"] < box["bottom"] <= height + 1
+    if width >= 1024:
+        assert seen["document"]["right"] <= seen["beside"]["left"] and seen["document"]["top"] == seen["beside"]["top"]
+    else:
+        assert seen["document"]["bottom"] <= seen["beside"]["top"]

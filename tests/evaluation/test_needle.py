@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from hf_gateau.evaluation.needle import (
     SENTENCE_END,
     Haystack,
     NeedleConfig,
+    Question,
     default_lengths,
     grid_metrics,
     read_haystack,
     run,
+    spread_evenly,
 )
 from hf_gateau.evaluation.needle_map import needle_figure, needle_grid, write_maps
 from hf_gateau.evaluation.planted_needle import PlantedNeedleConfig, planted_text
@@ -209,6 +212,41 @@ def test_planted_texts_say_the_answer_once(tmp_path, tokenizer):
     result = run_planted(work_of(reader, tmp_path, grid, planted))
     assert result.metrics == {"mean": 100.0, "64 tokens": 100.0, "400 tokens": 100.0}
     assert len(reader.asked) == 18 and {row["num_tokens"] - row["length"] for row in result.rows} == {0}
+
+
+@pytest.mark.parametrize(
+    ("num_lengths", "num_depths", "repeats"), [(9, 11, 8), (2, 5, 1), (10, 11, 1), (4, 1, 2), (1, 6, 2)]
+)
+def test_a_limit_is_spread_over_lengths_and_depths(num_lengths, num_depths, repeats):
+    grid = [
+        Question(100 * (i + 1), float(depth), repeat, 100 * (i + 1), "", ())
+        for i in range(num_lengths)
+        for repeat in range(repeats)
+        for depth in range(num_depths)
+    ]
+    for limit in {*range(1, 40), len(grid) // 2, len(grid) - 1, len(grid), len(grid) + 1}:
+        chosen = spread_evenly(grid, limit)
+        places = [grid.index(question) for question in chosen]
+        assert len(places) == min(limit, len(grid)) and places == sorted(set(places))
+        lengths = Counter(question.length for question in chosen)
+        assert 100 * num_lengths in lengths and len(lengths) == min(limit, num_lengths)
+        assert max(lengths.values()) - min(lengths.values()) <= 1
+        depths = {question.depth for question in chosen}
+        if limit >= num_lengths * num_depths:
+            assert len(depths) == num_depths
+        elif 2 <= limit <= min(num_lengths, num_depths):
+            assert len(depths) == limit, "another depth at every length"
+    assert spread_evenly(grid, None) == grid
+
+
+def test_a_limit_shows_that_a_short_window_is_short(tmp_path, haystack):
+    """Asked of the shortest alone, a model that reads 400 tokens would find every needle."""
+    (tmp_path / "hay.txt").write_text(TEXT)
+    lengths = [100, 200, 300, 700]
+    config = NeedleConfig(needle_lengths=lengths, needle_depths=list(DEPTHS), haystack=str(tmp_path / "hay.txt"))
+    result = run(work_of(Finder(haystack.tokenizer, NEEDLE), tmp_path, config, limit=8))
+    assert Counter(row["length"] for row in result.rows) == dict.fromkeys(lengths, 2)
+    assert result.metrics["100 tokens"] == 100 and result.metrics["700 tokens"] < 100
 
 
 def test_planted_text_mentions_everybody_once():

@@ -394,14 +394,14 @@ WRONG = {
     ),
     "a table": (lambda x, _: x.update(tables=[{"name": "t", "methods": ["GATAU"]}]), "did you mean 'GATEAU'?"),
     "a column": (lambda x, _: x.update(tables=[{"name": "t", "columns": ["wights.a"]}]), "no task 'wights'"),
-    "nothing of a task": (lambda x, _: x["evaluation"].update(tasks={"needle": "all"}), "task 'needle' is a str"),
+    "nothing of a task": (lambda x, _: x["evaluation"].update(tasks={"needle": "all"}), "task 'needle' is a string"),
     "an option of a task": (
         lambda x, _: x["evaluation"].update(tasks={"needle": {"needle_lengts": [500]}}),
-        "task 'needle': `hf-gateau eval` does not take --needle_lengts 500",
+        "task 'needle': unknown argument --needle_lengts; did you mean --needle_lengths?",
     ),
     "an option's value": (
         lambda x, _: x["evaluation"].update(tasks={"needle": {"max_length": "long"}}),
-        "task 'needle': argument --max_length",
+        "task 'needle': --max_length takes an integer, got 'long'",
     ),
     "a file's name": (
         lambda x, _: x.update(tables=[{"name": "a/b", "columns": ["weights"]}]),

@@ -10,7 +10,7 @@ from hf_gateau import GateauScorer, rank
 from hf_gateau.hub.reuse import known_places, reuse_scores
 from hf_gateau.hub.scored import compact, rows_digest
 from hf_gateau.records import attach_record, find_record
-from hf_gateau.rows.batches import COLUMNS
+from hf_gateau.rows.batches import COLUMNS, LAYOUT_COLUMNS
 from tests.measured import SETTINGS
 from tests.tiny_models import make_model
 
@@ -108,6 +108,15 @@ def test_a_row_that_once_failed_is_known_where_it_was_measured_too(scored, rows)
         both = concatenate_datasets(order)
         out = reuse_scores(Dataset.from_list([rows[5]]), both)
         assert out["gateau_error"] == [None] and out["gateau_ppl_long"][0] == scored[0]["gateau_ppl_long"]
+
+
+def test_rows_measured_before_the_layout_had_columns_have_null_in_them(scorer, scored, rows):
+    missing = [name for name in LAYOUT_COLUMNS if name != "gateau_truncated"]
+    out = reuse_scores(Dataset.from_list([rows[0], rows[9]]), scored.remove_columns(missing), scorer)
+    assert set(out.column_names) == {*rows[0], *COLUMNS} and len(out) == 2
+    assert all(out[0][name] is None for name in missing) and out[0]["gateau_key"] == scored[1]["gateau_key"]
+    again = reuse_scores(Dataset.from_list([rows[0]]), scored, scorer)[0]
+    assert again["gateau_context_rule"] == "last paragraph" and again["gateau_segment_starts"][0] >= 0
 
 
 def test_an_edited_row_is_new(scored, rows):

@@ -21,7 +21,7 @@ from hf_gateau.hub.scored import (
     split_record,
 )
 from hf_gateau.ranking.columns import DERIVED_COLUMNS
-from hf_gateau.rows.batches import COLUMNS
+from hf_gateau.rows.batches import COLUMNS, feature_of
 from hf_gateau.rows.conversations import content_hash
 
 
@@ -46,6 +46,10 @@ def scored_rows() -> list[dict]:
                 "gateau_num_context_tokens": [384, 128, None, 0][i],
                 "gateau_num_response_tokens": 7 * i,
                 "gateau_truncated": [True, False, None, False][i],
+                "gateau_num_cut_tokens": [3, 0, None, 0][i],
+                "gateau_context_rule": ["last paragraph", "headings", None, ""][i],
+                "gateau_context_span": [[0, 0, 0, 1 << 25], [1, 7, 3, 9], None, []][i],
+                "gateau_segment_starts": [[0, (1 << 24) + 1], [0], None, None][i],
                 "gateau_error": [None, None, "too long: é\U0001f600", ""][i],
                 "gateau_key": f"0123456789abcdef:{i}" if i != 2 else None,
                 "gateau_content_hash": f"{i:016x}",
@@ -64,7 +68,7 @@ def wide_features() -> Features:
     """The types that measuring and ranking give; narrower ones are pushed."""
     features = {"messages": List({"role": Value("string"), "content": Value("string")})}
     for name, kind in COLUMNS.items():
-        features[name] = List(Value("float64")) if kind == "list" else Value(kind)
+        features[name] = feature_of(kind)
     for name in DERIVED_COLUMNS:
         features[name] = Value({"gateau_rank": "int64", "gateau_note": "string"}.get(name, "float64"))
     return Features(features)
@@ -87,6 +91,9 @@ def obvious_digest(rows: list[dict]) -> str:
                 part.update(struct.pack("<q", -1 if value is None else len(value)))
                 for x in value or []:
                     part.update(struct.pack("<f", NAN if x is None else x))
+            elif COLUMNS.get(name) == "places":
+                part.update(struct.pack("<q", -1 if value is None else len(value)))
+                part.update(b"".join(struct.pack("<i", x) for x in value or []))
             elif COLUMNS.get(name) == "string" or name == "gateau_note":
                 part.update(b"-" if value is None else f"{len(value.encode())}:".encode() + value.encode())
             else:
@@ -101,7 +108,10 @@ GOLDEN = "ad4cb3056aadf1b8d65b57fa168000d12254e143c213d1190a52c01b7df386aa"
 
 
 def test_digest_is_that_of_the_first_version():
-    assert rows_digest(scored_dataset()) == obvious_digest(scored_rows()) == GOLDEN
+    new = ["gateau_num_cut_tokens", "gateau_context_rule", "gateau_context_span", "gateau_segment_starts"]
+    first = [{name: row[name] for name in row if name not in new} for row in scored_rows()]
+    assert rows_digest(scored_dataset().remove_columns(new)) == obvious_digest(first) == GOLDEN
+    assert rows_digest(scored_dataset()) == obvious_digest(scored_rows()) != GOLDEN
 
 
 def test_digest_does_not_depend_on_how_rows_are_held(tmp_path):
@@ -169,6 +179,8 @@ def test_digest_changes_with_every_value(name):
         if kind == "list":
             others = [None, [], [1.0], [*(value or []), 1.0], (value or [])[:-1], [*(value or [])[:-1], 9.0]]
             others += [[None] * len(value)] if value else []
+        elif kind == "places":
+            others = [None, [], [1], [*(value or []), 1], (value or [])[:-1], [*(value or [])[:-1], 1 << 24]]
         elif kind == "bool":
             others = [None, True, False]
         elif kind == "string":
@@ -275,7 +287,11 @@ def test_compact_of_columns_without_a_value(kind):
         if kind is None
         else getattr(pa, {"bool": "bool_"}.get(kind, kind))()
     )
-    castable = [name for name in COLUMNS if kind == pa.null() or (pa.types.is_list(kind) == (COLUMNS[name] == "list"))]
+    castable = [
+        name
+        for name in COLUMNS
+        if kind == pa.null() or (pa.types.is_list(kind) == (COLUMNS[name] in ("list", "places")))
+    ]
     ds = Dataset(pa.table({name: pa.array([None, None], kind) for name in castable}))
     out = compact(ds)
     assert out.features.arrow_schema.types == [compact_type(name) for name in castable]
@@ -334,9 +350,12 @@ def test_split_record_counts():
         "num_rows": 4,
         "num_measured": 2,
         "errors": {"too long: é\U0001f600": 1, "": 1},
+        "cut": {"rows": 1, "of": 3, "tokens": 3, "before": 387},
         "ranking": {"method": "gateau"},
-        "digest": GOLDEN,
+        "digest": rows_digest(scored_dataset()),
     }
+    earlier = split_record(scored_dataset().remove_columns("gateau_num_cut_tokens"), None)
+    assert earlier["digest"] == GOLDEN and earlier["cut"] == {"rows": 1, "of": 3, "tokens": None, "before": None}
     assert split_record(scored_dataset().remove_columns("gateau_error"), None)["num_measured"] == 4
     rows = [dict(row) for row in scored_rows() * 30]
     for i, row in enumerate(rows):

@@ -1,6 +1,10 @@
 """What is said while rows are measured and after: operations against torch's own count, time left by work, quiet logs."""
 
+import multiprocessing
+import os
+import pickle
 import re
+import threading
 from collections import Counter
 from types import SimpleNamespace
 
@@ -9,6 +13,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from hf_gateau import GateauScorer, measure_together
 from hf_gateau.measuring.config import MeasureConfig
@@ -96,3 +101,34 @@ def test_summary_of_several_processes():
         "  2 not measured: messages is null",
     ]
     assert Summary.of(9, ERRORS).lines()[0] == "7 of 9 rows measured in 0:00:00"
+    summary = Summary.of(9, ERRORS, Reading(0, 0, 0.0, 0.0, 0.0), {"the store": 6, "other processes": 0})
+    assert summary.lines()[0] == "7 of 9 rows taken from the store and another row, none measured"
+
+
+def test_a_process_is_not_forked_while_another_thread_holds_the_lock_of_bars():
+    """As tqdm's own thread does, which looks at all bars from time to time."""
+    lock = tqdm.get_lock()
+    pickle.dumps(GateauScorer(long_model="any", store=False))  # as `datasets` does before it forks
+    held, forked = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            held.set()
+            forked.wait(0.5)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = multiprocessing.get_context("fork").Process(target=draw_a_bar)
+    child.start()
+    forked.set()
+    thread.join()
+    child.join(20)
+    hangs = child.exitcode is None
+    child.kill()
+    assert not hangs and child.exitcode == 0
+
+
+def draw_a_bar():
+    with tqdm(total=1, file=open(os.devnull, "w")) as bar:
+        bar.update()

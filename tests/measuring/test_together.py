@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,8 @@ from tests.measured import assert_same
 
 
 PAIR = {"long_model": LONG_MODEL, "short_window": 256, "segment_length": 64, "device": "cpu"}
-NUM_ROWS = 40
+NUM_ROWS, FEW = 40, 16
+PACKAGE_FOLDER = Path(together.__file__).parents[2]
 
 
 # Shares
@@ -131,6 +133,87 @@ def test_worker_killed_and_the_same_command_again(place, tmp_path):
     alone = Dataset.from_list(rows).map(GateauScorer(**PAIR, store=False), batched=True)
     assert_same(out, alone)
     assert out.select_columns(["id", "messages"]).to_dict() == alone.select_columns(["id", "messages"]).to_dict()
+
+
+COMMAND = """
+import json, os, sys, time
+from pathlib import Path
+from datasets import Dataset
+from hf_gateau import GateauScorer
+from hf_gateau.measuring import passes
+from hf_gateau.measuring.together import measure_together
+folder, name, stops_at, settings = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
+real, mine = passes.measure_samples, []
+def counted(pair, samples, *rest):
+    mine.append(len(samples))
+    if len(mine) == stops_at:
+        (folder / "stopped").touch()
+        time.sleep(600)
+    return real(pair, samples, *rest)
+passes.measure_samples = counted
+scorer = GateauScorer(**settings)
+scorer.start().pair.load()
+(folder / name).touch()
+while not (folder / "go").exists():
+    time.sleep(0.01)
+out = measure_together(Dataset.from_json(str(folder / "rows.jsonl"), cache_dir=str(folder / f"cache-{name}")), scorer)
+print(json.dumps({"mine": sum(mine), "out": out.to_list()}))
+"""
+
+
+def start_command(folder, name, settings, stops_at=-1) -> subprocess.Popen:
+    command = [sys.executable, "-c", COMMAND, str(folder), name, str(stops_at), json.dumps(settings)]
+    return subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=PACKAGE_FOLDER
+    )
+
+
+def wait_until(path, process) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()[-3000:]
+        time.sleep(0.01)
+
+
+@pytest.fixture()
+def command_folder(tmp_path):
+    rows = planted_rows(FEW, seed=7)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "folder").mkdir()
+    return tmp_path, rows
+
+
+@pytest.mark.parametrize("place", ["s.sqlite", "folder/"])
+def test_two_commands_at_once_share_the_rows(place, command_folder):
+    """Neither knows of the other but by the store; both end with all rows, as one alone gets them."""
+    folder, rows = command_folder
+    settings = {**PAIR, "batch_tokens": 512, "store": f"{folder}/{place}"}
+    one, two = (start_command(folder, name, settings) for name in ("one", "two"))
+    for name, process in (("one", one), ("two", two)):
+        wait_until(folder / name, process)
+    (folder / "go").touch()
+    told = [process.communicate() for process in (one, two)]
+    assert [one.returncode, two.returncode] == [0, 0], told[0][1][-2000:] + told[1][1][-2000:]
+    first, second = (json.loads(out.splitlines()[-1]) for out, _ in told)
+    assert FEW <= first["mine"] + second["mine"] < 1.2 * FEW and min(first["mine"], second["mine"]) > 0
+    assert first["out"] == second["out"]
+    assert_same(first["out"], Dataset.from_list(rows).map(GateauScorer(**PAIR, store=False), batched=True))
+    assert any("is measuring with the same models and settings" in errors for _, errors in told)
+
+
+@pytest.mark.parametrize("place", ["s.sqlite", pytest.param("folder/", marks=pytest.mark.slow)])
+def test_a_command_that_is_killed_leaves_its_rows_to_the_other(place, command_folder):
+    folder, rows = command_folder
+    settings = {**PAIR, "batch_tokens": 512, "store": f"{folder}/{place}"}
+    (folder / "go").touch()
+    with start_command(folder, "one", settings, stops_at=3) as one:
+        wait_until(folder / "stopped", one)
+        killer = threading.Timer(2.0, one.kill)  # while the other waits for its rows
+        killer.start()
+        out = measure_together(Dataset.from_list(rows), GateauScorer(**settings))
+        killer.join()
+    assert_same(out, Dataset.from_list(rows).map(GateauScorer(**PAIR, store=False), batched=True))
+    (configuration,) = open_store(settings["store"]).configurations()
+    assert configuration["num_rows"] == configuration["num_measured"] == FEW
 
 
 MACHINE = """

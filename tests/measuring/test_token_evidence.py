@@ -20,8 +20,18 @@ pytestmark = pytest.mark.quick
 
 CUT = Cut(16)
 FIRST = make_sample(150, 9, 7)
-SAMPLES = [FIRST, make_sample(20, 5, 3, seed=1), make_sample(150, 4, 12, seed=2, of=FIRST), make_sample(70, 1, 1, seed=3)]
-NUM_NEAR = {9: 51, 5: 20, 4: 56, 1: 59}  # by tokens of the instruction: a window of 60 holds both, and at most the context
+SAMPLES = [
+    FIRST,
+    make_sample(20, 5, 3, seed=1),
+    make_sample(150, 4, 12, seed=2, of=FIRST),
+    make_sample(70, 1, 1, seed=3),
+]
+NUM_NEAR = {
+    9: 51,
+    5: 20,
+    4: 56,
+    1: 59,
+}  # by tokens of the instruction: a window of 60 holds both, and at most the context
 KEPT_TOGETHER = ("ppl_short", "ppl_long", "ppl_no_context")
 
 
@@ -44,7 +54,9 @@ def test_tokens_are_those_of_full_passes(architecture, tokenizer, tmp_path):
         num_near, context = NUM_NEAR[len(sample.instruction)], sample.context
         assert found.token_nll_long == pytest.approx(own_nlls(model, sample, context), **close)
         assert found.token_nll_no_context == pytest.approx(own_nlls(model, sample, []), **close)
-        assert found.token_nll_short == pytest.approx(own_nlls(model, sample, context[len(context) - num_near :]), **close)
+        assert found.token_nll_short == pytest.approx(
+            own_nlls(model, sample, context[len(context) - num_near :]), **close
+        )
         starts = range(0, len(context), 16)
         alone = [own_nlls(model, sample, context[a : a + 16]) for a in starts]
         is_far = [min(a + 16, len(context)) <= len(context) - num_near for a in starts]
@@ -52,8 +64,12 @@ def test_tokens_are_those_of_full_passes(architecture, tokenizer, tmp_path):
         near = [nlls for nlls, x in zip(alone, is_far, strict=True) if not x]
         assert found.num_far_segments == len(far)
         assert found.token_nll_far == pytest.approx(list(map(min, *far)) if len(far) > 1 else sum(far, []), **close)
-        assert found.token_nll_near == pytest.approx(list(map(min, *near)) if len(near) > 1 else sum(near, []), **close)
-        for place, nll, best in zip(found.token_far_segment, found.token_nll_far, range(len(found.token_nll_far)), strict=True):
+        assert found.token_nll_near == pytest.approx(
+            list(map(min, *near)) if len(near) > 1 else sum(near, []), **close
+        )
+        for place, nll, best in zip(
+            found.token_far_segment, found.token_nll_far, range(len(found.token_nll_far)), strict=True
+        ):
             assert far[place][best] == pytest.approx(nll, **close)
 
 
@@ -79,7 +95,16 @@ def test_they_do_not_depend_on_what_is_measured_beside_them(tiny_model):
 @pytest.mark.parametrize(
     ("num_context", "num_near", "stride", "expected"),
     # segments end at 16, 32, 48, 50
-    [(50, 0, 1, 4), (50, 1, 1, 3), (50, 2, 1, 3), (50, 3, 1, 2), (50, 18, 1, 2), (50, 19, 1, 1), (50, 50, 1, 0), (9, 0, 1, 1)]
+    [
+        (50, 0, 1, 4),
+        (50, 1, 1, 3),
+        (50, 2, 1, 3),
+        (50, 3, 1, 2),
+        (50, 18, 1, 2),
+        (50, 19, 1, 1),
+        (50, 50, 1, 0),
+        (9, 0, 1, 1),
+    ]
     # every other one, the last included: those that end at 32 and 50
     + [(50, 0, 2, 2), (50, 18, 2, 1), (50, 19, 2, 0)],
 )

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from hf_gateau.files.reading import load_rows
 from hf_gateau.measuring.embeddings import parts_of_row
 from hf_gateau.quickstart import LONG_MODEL, PLANTED, SHORT_MODEL
 from hf_gateau.rows.batches import VALUE_COLUMNS
+from hf_gateau.rows.context_rules import last_paragraph
 from hf_gateau.store.folder import FolderStore
 from hf_gateau.store.sqlite import MeasurementStore
 from tests.chats import CHATML, turns
@@ -167,7 +169,7 @@ def asked_first(rows) -> dict:
 
 def test_a_reward_is_of_what_is_left_of_the_context_that_find_context_finds(models, asked_first):
     question, _, last = asked_first["messages"][0]["content"].split("\n\n")
-    blind = scorer_of(RewardScorer, models, max_length=300)
+    blind = scorer_of(RewardScorer, models, max_length=300, find_context=last_paragraph)
     seeing = scorer_of(
         RewardScorer, models, max_length=300, find_context="tests.measuring.test_value_scorers:question_first"
     )
@@ -180,7 +182,7 @@ def test_a_reward_is_of_what_is_left_of_the_context_that_find_context_finds(mode
 @pytest.mark.parametrize("kind", [EmbeddingScorer, RewardScorer])
 def test_another_context_is_another_value_in_the_store(kind, models, asked_first, tmp_path):
     limits = {"max_length": 300} if kind is RewardScorer else {}
-    finds = (None, question_first, "tests.measuring.test_value_scorers:question_first")
+    finds = (last_paragraph, question_first, "tests.measuring.test_value_scorers:question_first")
     store = str(tmp_path / "s.sqlite")
     kept, fresh = (
         [
@@ -253,7 +255,7 @@ def test_embeddings_are_of_instruction_and_response(models, rows):
 
 def test_without_sentence_transformers_it_says_what_to_install(models, rows, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(RuntimeError, match=r"pip install hf-gateau\[embed\]"):
+    with pytest.raises(RuntimeError, match=r'pip install "hf-gateau\[embed\]"'):
         scorer_of(EmbeddingScorer, models).measure_rows(rows)
 
 
@@ -422,6 +424,31 @@ def test_a_killed_run_goes_on_where_it_was(models, rows, tmp_path, monkeypatch):
         assert got["gateau_reward"] == pytest.approx(want["gateau_reward"], rel=1e-4, abs=1e-5)
     [after] = MeasurementStore(store).configurations()
     assert after["num_rows"] == after["num_measured"] == 12
+
+
+def test_rows_that_another_process_measures_are_waited_for_and_taken_over_when_it_lets_go(models, rows, tmp_path):
+    store = str(tmp_path / "s.sqlite")
+    scorer = scorer_of(RewardScorer, models, store=store)
+    expected = scorer_of(RewardScorer, models).measure_rows(rows)
+    keys = [scorer.key_of(row) for row in rows]
+    others, other = MeasurementStore(store), "another.host.1-1-0000"
+    value = {keys[0]: 7.0}  # which it measures meanwhile; of the second row it lets go
+    assert others.claim(scorer.config_key, keys[:2], other, 600.0) == {}
+
+    def end():
+        ended = MeasurementStore(store)
+        ended.put_values(scorer.config_key, value)
+        ended.release(scorer.config_key, other)
+
+    timer = threading.Timer(1.0, end)
+    timer.start()
+    found = [row["gateau_reward"] for row in scorer.measure_rows(rows)]
+    timer.join()
+    assert found[0] == 7.0 and found[1:] == pytest.approx(
+        [x["gateau_reward"] for x in expected[1:]], rel=1e-4, abs=1e-5
+    )
+    [configuration] = others.configurations()
+    assert configuration["num_rows"] == configuration["num_measured"] == len(rows)
 
 
 def test_the_same_weights_elsewhere_are_the_same_key_and_others_are_not(models, tmp_path, tokenizer):

@@ -150,7 +150,7 @@ def loads(monkeypatch) -> list[str]:
             from_pretrained=lambda *a, **kw: called.append(auto.__name__) or auto.from_pretrained(*a, **kw)
         )
 
-    for auto, module in ((AutoConfig, "loading"), (AutoTokenizer, "loading"), (AutoModelForCausalLM, "pair")):
+    for auto, module in ((AutoConfig, "loading"), (AutoTokenizer, "loading"), (AutoModelForCausalLM, "weights")):
         monkeypatch.setattr(f"hf_gateau.models.{module}.{auto.__name__}", counted(auto))
     return called
 
@@ -377,7 +377,7 @@ def test_quantised_through_bitsandbytes(bits, bound, rows, tokenizer):
 
 def test_a_tokenizer_of_another_model_is_refused_before_any_weight(tokenizer, tmp_path, monkeypatch):
     folder = make_model("llama", tmp_path, tokenizer, vocab_size=len(tokenizer) - 40)
-    monkeypatch.setattr("hf_gateau.models.pair.AutoModelForCausalLM", None)
+    monkeypatch.setattr("hf_gateau.models.weights.AutoModelForCausalLM", None)
     with pytest.raises(ValueError, match=r"makes 40 tokens that the model has no embedding for .* name the tokenizer"):
         ModelPair(ModelPairConfig(long_model=folder, short_window=60, device="cpu"))
 

@@ -1,22 +1,26 @@
 """`hf-gateau plan`: counts against the scorer's columns, sampling, fits of planted coefficients, prices, refusals."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 
 from hf_gateau import GateauScorer
 from hf_gateau.cli import main
 from hf_gateau.measuring.config import MeasureConfig
-from hf_gateau.measuring.costs import PARTS, LayerShape, ModelShape, RowShape, Way, pass_tokens, row_work
+from hf_gateau.measuring.costs import PARTS, LayerShape, ModelShape, RowShape, Way, flops, pass_tokens, row_work
 from hf_gateau.models.config import ModelPairConfig
 from hf_gateau.models.device import MATRIX_SIZE
-from hf_gateau.models.packing import Cut
+from hf_gateau.models.packing import Cut, Limits
 from hf_gateau.planning.pilot import MemoryModel, Pilot, PilotRow, TimeModel, Timing, nonnegative_least_squares
 from hf_gateau.planning.plan import Job, largest_fitting, make_plan, num_characters, spread
 from hf_gateau.planning.plan_text import duration, plan_text
-from hf_gateau.store.sqlite import MeasurementStore
+from hf_gateau.rows.samples import truncate_context
+from hf_gateau.store.sqlite import MeasureError, MeasurementStore
+from tests.measured import make_sample
 
 
 pytestmark = pytest.mark.quick
@@ -54,7 +58,7 @@ def test_counts_are_those_of_the_scorers_columns(rows, settings):
     assert tokens["response"] == sum(columns["gateau_num_response_tokens"])
     assert plan["segments"] == sum(map(len, columns["gateau_segment_ppl"]))
     assert plan["store"] == settings["store"]  # and the pilot kept nothing there
-    assert [known["num_rows"] for known in MeasurementStore(settings["store"]).configurations()] == [0]
+    assert [known["num_rows"] for known in MeasurementStore(settings["store"]).configurations()] == []
 
 
 def test_rows_that_the_template_cannot_write_are_counted_beforehand(rows, settings):
@@ -187,6 +191,76 @@ def test_a_pilot_without_time_measures_one_row(rows, settings):
     assert len(plan["pilot"]["tokens"]) == 1 and plan["pilot"]["rounds"] == 1
 
 
+class Clock:
+    """Time that passes as operations are done, a billion a second; the model of the pilot is never asked."""
+
+    def __init__(self, monkeypatch, slower: float = 1.0):
+        self.now, self.slower, self.tokens = 0.0, slower, []
+        for name in ("monotonic", "perf_counter", "process_time"):
+            monkeypatch.setattr(f"hf_gateau.planning.pilot.time.{name}", lambda: self.now)
+        monkeypatch.setattr("hf_gateau.measuring.passes.measure_sample", self.measure)
+        monkeypatch.setattr("hf_gateau.measuring.segments.segment_nlls", lambda *_: None)
+
+    def measure(self, pair, sample, cut, limits, watch):
+        row = row_of(sample)
+        self.tokens.append(sample.response_end)
+        for part, work in row.work.items():
+            with watch(part):
+                self.now += self.slower ** (sample.response_end > 600) * flops(work) / 1e9
+
+
+def row_of(sample) -> PilotRow:
+    shape = RowShape.of(sample)
+    return PilotRow(sample, row_work(SHAPE, SHAPE, shape, WAY), pass_tokens(shape, WAY))
+
+
+def seconds_of(sample) -> float:
+    return row_of(sample).flops / 1e9
+
+
+def pilot_of(samples, budget, clock) -> Pilot:
+    pair = SimpleNamespace(device=torch.device("cpu"), long=None)
+    runtime = SimpleNamespace(pair=pair, cut=WAY.cut, limits=Limits(1024))
+    return Pilot(runtime, samples, row_of, budget, lambda row: None)
+
+
+@pytest.mark.parametrize("slower", [1.0, 1.2, 3.0])
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.9])
+def test_of_a_row_that_takes_too_long_a_piece_is_measured(slower, share, monkeypatch):
+    """Long rows may be slower than short ones let expect; parts that would begin too late are left out."""
+    [long] = samples = [make_sample(20_000, 30, 40)]
+    clock, budget = Clock(monkeypatch, slower), share * seconds_of(long)
+    pilot = pilot_of(samples, budget, clock)
+    smallest = seconds_of(truncate_context(long, 512))
+    assert clock.tokens[0] == 512 and max(clock.tokens) >= 2_000
+    assert max(clock.tokens) < long.response_end
+    assert clock.now <= (1.25 * budget + smallest if slower < 2 else 2 * budget)
+    work, predicted = row_of(long).work, 0.0
+    predicted = sum(pilot.time["wall"](part, x) for part, x in work.items())
+    assert predicted == pytest.approx(slower * seconds_of(long), rel=0.3 if slower < 2 else 0.7)
+
+
+def test_whole_rows_are_measured_where_there_is_time(monkeypatch):
+    samples = [make_sample(n, 30, 40, seed=n) for n in (300, 2_000, 3_000, 5_000, 20_000)]
+    clock = Clock(monkeypatch)
+    pilot = pilot_of(samples, 10 * sum(map(seconds_of, samples)), clock)
+    assert {x.response_end for x in samples} <= {row.sample.response_end for row in pilot.rows} and pilot.rounds == 3
+
+
+def test_a_first_row_that_fails_leaves_the_others(monkeypatch):
+    clock, samples = Clock(monkeypatch), [make_sample(n, 30, 40, seed=n) for n in (300, 400, 450, 460, 470)]
+    real = clock.measure
+
+    def fails(pair, sample, *rest):
+        if sample.response_end == samples[0].response_end:
+            raise MeasureError("made to fail")
+        return real(pair, sample, *rest)
+
+    monkeypatch.setattr("hf_gateau.measuring.passes.measure_sample", fails)
+    pilot = pilot_of(samples, 1e9, clock)
+    assert pilot.failures and samples[-1] in [row.sample for row in pilot.rows]
+
+
 def test_a_row_that_is_expected_not_to_fit_is_not_tried():
     pilot = object.__new__(Pilot)
     rows = [PilotRow(None, row_work(SHAPE, SHAPE, row, WAY), pass_tokens(row, WAY)) for row in ROWS]
@@ -212,7 +286,7 @@ def test_json_and_price(rows, settings, tmp_path, capsys):
     plan = json.loads(capsys.readouterr().out)
     assert set(plan) == {
         *("rows", "tokens", "segments", "store", "pilot", "batches", "flops", "seconds", "cpu_seconds"),
-        *("rates", "memory", "cost", "cheaper", "training"),
+        *("rates", "memory", "cost", "cheaper", "training", "short_window", "short_window_chosen"),
     }
     assert set(plan["seconds"]) == {"loading", "laying_out", *PARTS, "total"} == set(plan["cpu_seconds"])
     assert plan["seconds"]["total"] == pytest.approx(sum(plan["seconds"].values()) / 2)

@@ -236,7 +236,7 @@ def test_clusters_are_the_same_in_another_process_order_and_number_of_threads():
 
 def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
-    with pytest.raises(RuntimeError, match=r"pip install hf-gateau\[embed\]"):
+    with pytest.raises(RuntimeError, match=r'pip install "hf-gateau\[embed\]"'):
         rank(fifty(), method="car")
 
 

@@ -633,7 +633,9 @@ def test_the_record_stays_short_and_mixed_measurements_are_told(caplog):
 def test_missing_columns_are_named():
     data = dataset(gateau_segment_ppl=None, gateau_ppl_short=None, gateau_token_nll_short=None)
     for part in (data, data.to_pandas()):
-        with pytest.raises(ValueError, match="gateau_token_nll_short; the data have .*rows measured before .*mode='mean'"):
+        with pytest.raises(
+            ValueError, match="gateau_token_nll_short; the data have .*rows measured before .*mode='mean'"
+        ):
             rank(part)
         with pytest.raises(ValueError, match="gateau_ppl_short, gateau_segment_ppl; the data have .*gateau_score"):
             rank(part, mode="mean")

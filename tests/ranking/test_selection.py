@@ -138,7 +138,7 @@ def test_strata_of_numbers_are_ranges_or_few_values(lengths, edges, sizes):
     "changes, settings, message",
     [
         ({"gateau_rank": None}, {}, "no column gateau_rank"),
-        ({"gateau_rank": [None] * 20}, {}, "keeps none of 0"),
+        ({"gateau_rank": [None] * 20}, {}, "None of 20 rows can be ranked; of 20 the reason is: not ranked"),
         *(({}, limit, "keeps none of 20") for limit in ({"fraction": 0.01}, {"min_score": 2.0}, {"max_tokens": 9})),
         ({}, {"top_k": 21}, "more than the 20 ranked rows"),
         ({"gateau_num_context_tokens": None}, {"max_tokens": 99}, "max_tokens needs the columns"),

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 from datasets import DatasetDict, concatenate_datasets
+from matplotlib.figure import Figure as Canvas
 from matplotlib.image import imread
 
 from hf_gateau import rank, select
@@ -228,6 +229,18 @@ def test_many_rows_are_quick_and_drawn_in_part():
     assert len(svg) < 300_000 and len(re.findall("<use ", svg)) < 100 and svg == to_svg(found["hmp_and_cas"], False)
 
 
+def test_strips_begin_at_zero_and_have_one_scale():
+    """What one row's highest bar is changes no other bar: heights are gains over no context, up to 1 nat."""
+    ppl = {"gateau_ppl_no_context": [4.0] * 2, "gateau_segment_attention": [[0.1] * 3] * 2}
+    gains = [[0.5, -0.3, 0.0], [7.0, 0.5, 0.25]]
+    ds = measured(2, gateau_segment_ppl=[[4 / np.exp(x) for x in row] for row in gains], **ppl)
+    (figure,) = segment_figures(rank(ds, method="longest"), num_samples=1)
+    ax = Canvas().add_subplot()
+    figure.draw(ax)
+    heights = [[round(bar.get_height() / 0.85, 6) for bar in bars] for bars in ax.containers]
+    assert sorted(heights) == sorted([[0.5, 0, 0], [0.25] * 3, [1, 0.5, 0.25], [0.25] * 3])
+
+
 def test_strips_of_the_best_and_worst_samples(ranked, tmp_path):
     """Against argmin and argmax of the rows that sorting by rank puts first and last."""
     (figure,) = segment_figures(ranked, num_samples=1)
@@ -235,11 +248,14 @@ def test_strips_of_the_best_and_worst_samples(ranked, tmp_path):
     expected = []
     for row in (ordered[0], ordered[len(ordered) - 1]):
         label = f"rank {row['gateau_rank']}"
-        expected.append((label, "importance", int(np.argmin(row["gateau_segment_ppl"])) + 1, 8))
+        expected.append((label, "gain", int(np.argmin(row["gateau_segment_ppl"])) + 1, 8))
         expected.append((label, "attention", int(np.argmax(row["gateau_segment_attention"])) + 1, 8))
     assert figure.table[1] == expected
     assert "rank 1:" in figure.text and "rank 120:" in figure.text
     save_png(figure, tmp_path / "strips.png")
     assert imread(tmp_path / "strips.png").size
     assert segment_figures(ranked.remove_columns("gateau_segment_ppl")) == []
+    assert "1 nat a token or more" in figure.text
+    (alone,) = segment_figures(ranked.remove_columns("gateau_segment_attention"), num_samples=1)
+    assert [row[1] for row in alone.table[1]] == ["gain", "gain"]
     assert segment_figures(rank(measured(3, gateau_segment_ppl=[None] * 3), method="perplexity")) == []

@@ -1,6 +1,7 @@
 """The page as a reader, a screen reader and a browser meet it."""
 
 import base64
+import math
 import re
 import shutil
 
@@ -8,6 +9,7 @@ import pytest
 
 from hf_gateau import rank
 from hf_gateau.cli import main
+from hf_gateau.records import attach_record
 from hf_gateau.report.page import write_report
 from hf_gateau.report.sample_text import shortened
 from hf_gateau.shipped import render, templates_folder
@@ -33,7 +35,7 @@ def test_figures_samples_and_summary(written):
     ds = rank(with_texts(gateau_error=["too long"] * 2 + [None] * 28), alpha=0.7)
     text, page = written(ds, title="Mine", num_samples=2)
     assert len(page.all("figure")) == len(page.all("img")) == len(page.all("source")) == 7
-    for name in ("Mine", "log_difference", "gain_far", "0.7", "too long", "28", "Who?", "Ida.", "A long story."):
+    for name in ("Mine", "log_difference", "gain_far", "0.7", "too long", "28", "Who?", "Ida."):
         assert name in page.text
     for place in (1, 2, 27, 28):
         assert f"Rank {place} of 28: {ds['id'][ds['gateau_rank'].index(place)]}" in page.text
@@ -41,7 +43,55 @@ def test_figures_samples_and_summary(written):
     best = ds[ds["gateau_rank"].index(1)]
     highest = best["gateau_segment_ppl"].index(min(best["gateau_segment_ppl"])) + 1
     words = [attributes["aria-label"] for attributes in page.all("svg")]
-    assert words[0] == f"8 segments; the highest importance at segment {highest} of 8" and len(words) == 8
+    gain = math.log(best["gateau_ppl_no_context"]) - math.log(min(best["gateau_segment_ppl"]))
+    assert words[0] == f"8 segments; the highest gain, {gain:.2f} nats a token, at segment {highest} of 8"
+    assert len(words) == 8
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert ids.index("summary") < ids.index("figures") < ids.index("best") < ids.index("settings") == len(ids) - 1
+
+
+def test_the_page_begins_with_what_was_found_and_shows_the_text_that_tells_most(written):
+    """Two facts in a long context: the segments that hold them are there, what lies between is not."""
+    pieces = (
+        ["The mill is old."] * 6
+        + ["Ida Baxter owns it."]
+        + ["It rains."] * 6
+        + ["Frank Brooks left."]
+        + ["It snows."] * 2
+    )
+    context = "".join(f"{piece:<30}" for piece in pieces)
+    turns = [{"role": "user", "content": f"{context}\n\nWho?"}, {"role": "assistant", "content": "Ida and Frank."}]
+    ppl = [2.06 if "Ida" in piece else 1.71 if "Frank" in piece else 4.22 for piece in pieces]
+    many = {
+        "gateau_ppl_no_context": [4.22] * 20,
+        "gateau_ppl_long": [1.03] * 20,
+        "gateau_ppl_short": [2.4] * 2 + [1.03] * 18,
+        "gateau_segment_ppl": [ppl] * 20,
+        "gateau_segment_attention": [[0.1] * 16] * 20,
+        "gateau_num_context_tokens": [16 * 128] * 20,
+        "gateau_segment_starts": [[30 * i for i in range(16)]] * 20,
+        "gateau_num_cut_tokens": [0] * 19 + [15_774],
+        "gateau_context_rule": ["last paragraph"] * 20,
+    }
+    ds = measured(20, messages=[turns] * 20, **many)
+    attach_record(
+        ds,
+        "measuring",
+        {"config_key": "c", "long": {"model": "them/long"}, "short": {"window": 512}, "segment_length": 128},
+    )
+    _, page = written(rank(ds, cas="none"), num_samples=1)
+    found = page.text.index(
+        "The best tenth (2 of 20 rows) needs far text: the long model finds its responses 0.85 nats"
+    )
+    assert found < page.text.index("them/long") < page.text.index("1 of 20, which lost 15,774 tokens")
+    assert "last paragraph (before the last paragraph): 20 rows" in page.text
+    best = page.text[page.text.index("Rank 1 of 20") : page.text.index("Rank 20 of 20")]
+    first = best.index("segment 7 of 16, 1,152 tokens before the context's end: gain 0.72")
+    second = best.index("segment 14 of 16, 256 tokens before the context's end: gain 0.90")
+    assert first < best.index("Ida Baxter owns it.") < second < best.index("Frank Brooks left.") < best.index("Who?")
+    assert "It rains." not in best and "The mill" not in best
+    for word in ("score", "need", "HMP", "gain", "attention", "perplexity"):
+        assert word in [attributes for attributes in re.findall(r"(\w+)\n?: ", page.text)], word
 
 
 @pytest.mark.filterwarnings("ignore::hf_gateau.ranking.order.DegenerateRankingWarning")
@@ -109,12 +159,16 @@ def test_hostile_text_stays_text(written):
         id=[HOSTILE + "\n"] * 30,
         source=[HOSTILE, "other"] * 15,
         gateau_error=[HOSTILE] + [None] * 29,
+        gateau_ppl_no_context=[4.0] * 30,
+        gateau_segment_ppl=[[1 + i / 100] + [4.0] * 7 for i in range(30)],
+        gateau_segment_starts=[[0] + [len(HOSTILE)] * 7] * 30,
+        gateau_context_rule=[HOSTILE] * 30,
     )
     text, page = written(rank(ds), title=HOSTILE, num_samples=1)
     assert not page.all("script") and len(page.all("style")) == 1 and len(page.all("img")) == 7
     assert text.count("<style") == 1 and "<script" not in text and "49" not in re.findall(r"\b\d+\b", page.text)
     assert not any("onerror" in attributes for _, attributes in page.elements)
-    assert page.text.count(HOSTILE) == 2 + 1 + 2 * 4, "title and heading, reason, and id and texts of two samples"
+    assert page.text.count(HOSTILE) == 2 + 1 + 1 + 2 * 4, "title, heading, rule, reason; id and texts of two samples"
     assert shortened(HOSTILE, 24) in page.text, "the source"
 
 
@@ -134,12 +188,14 @@ def test_edge_cases(written):
 
 def test_long_rows_have_few_bars_and_short_texts(written):
     segments = {"gateau_segment_ppl": [[2.0] * 499 + [1.5]] * 12, "gateau_segment_attention": [[0.1] * 500] * 12}
+    segments["gateau_ppl_no_context"] = [2.0] * 12
     talk = [{"from": "human", "value": "word " * 60_000 + "\n\nWhy?"}, {"from": "gpt", "value": "Because."}]
     text, page = written(rank(measured(12, conversations=[talk] * 12, **segments), method="longest"), num_samples=1)
     words = [x["aria-label"] for x in page.all("svg")][:2]
-    assert words[0] == "500 segments; the highest importance at segment 500 of 500"
+    assert words[0] == "500 segments; the highest gain, 0.29 nats a token, at segment 500 of 500"
     assert words[1] == "500 segments; attention is equal in all of them" and "9 segments to a bar" in page.text
-    assert len(page.all("rect")) == 4 * 56 and len(text) < 1_000_000 and "Why?" in page.text
+    assert len(page.all("rect")) == 2 * (1 + 56), "of two rows: the one gain there is, and attention"
+    assert len(text) < 1_000_000 and "Why?" in page.text
 
 
 def test_the_same_data_give_the_same_page(tmp_path):

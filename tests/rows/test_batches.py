@@ -131,6 +131,8 @@ def test_what_is_no_batch_is_refused():
 TURNS = {
     "messages": [{"role": "user", "content": "A text.\n\nWho?"}, {"role": "assistant", "content": "Ida."}],
     "conversations": [{"from": "human", "value": "A text.\n\nWho?"}, {"from": "gpt", "value": "Ida."}],
+    "prompt": [{"role": "user", "content": "A text.\n\nWho?"}],
+    "completion": [{"role": "assistant", "content": "Ida."}],
     "context": "A text.",
     "instruction": "Who?",
     "response": "Ida.",
@@ -142,3 +144,9 @@ def test_one_row_of_every_form_is_told_from_a_batch(form):
     row = {name: TURNS[name] for name in form}
     alone, batch = BatchShape(row), BatchShape({name: [value] for name, value in row.items()})
     assert alone.is_row and not batch.is_row and alone.rows == batch.rows == [row]
+
+
+def test_one_row_of_strings_of_prompt_and_completion():
+    row = {"prompt": "A text.\n\nWho?", "completion": "Ida."}
+    assert BatchShape(row).is_row and BatchShape(row).rows == [row]
+    assert not BatchShape({name: [value] for name, value in row.items()}).is_row

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from hf_gateau.rows.context_rules import last_paragraph
 from hf_gateau.rows.conversations import (
     MARKER,
     SampleError,
     checked_turns,
     content_hash,
-    last_paragraph,
     read_conversation,
 )
 
@@ -43,11 +43,11 @@ USER, ASSISTANT = {"role": "user", "content": "a\n\nb"}, {"role": "assistant", "
         ({"context": "a", "response": "b"}, "instruction"),
         ({"context": "a", "instruction": None, "response": "b"}, "instruction is null"),
         ({"context": " ", "instruction": "b", "response": "c"}, "context is empty"),
-        ({"context": "a", "instruction": "b", "response": 5}, "response is a int, not a string"),
-        ({"messages": "hello"}, "messages is a str"),
+        ({"context": "a", "instruction": "b", "response": 5}, "response is an integer, not a string"),
+        ({"messages": "hello"}, "messages is a string"),
         ({"messages": []}, "0 turn"),
         ({"messages": [USER]}, "1 turn"),
-        ({"messages": [USER, "c"]}, "turn 1 is a str"),
+        ({"messages": [USER, "c"]}, "turn 1 is a string"),
         ({"messages": [USER, {"role": "assistant"}]}, "turn 1 has no content"),
         ({"messages": [USER, {"content": "c"}]}, "turn 1 has no role"),
         ({"messages": [USER, {"role": "robot", "content": "c"}]}, "role 'robot'"),

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import warnings
 from dataclasses import fields
 from importlib.metadata import version
 
@@ -10,7 +11,7 @@ import pytest
 from datasets import Dataset
 from trl import SFTConfig, pack_dataset
 
-from hf_gateau import GateauSFTTrainer
+from hf_gateau import GateauSFTConfig, GateauSFTTrainer
 from hf_gateau.training.arguments import PACKING_FAULTS, WHOLE_DOCUMENTS
 from tests.tiny_models import make_model
 from tests.training import gradients
@@ -94,6 +95,16 @@ def test_every_argument_of_trl_is_accounted_for():
         f"TRL {version('trl')} with transformers {version('transformers')} has new arguments {sorted(there - known)}: say in "
         "this table what each does to weighted sequences, sorted batches and documents kept apart, with a test, or refuse it."
     )
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": False}, {"gradient_checkpointing": True}])
+def test_no_argument_goes_by_a_name_that_transformers_gives_up(settings, tmp_path):
+    """TRL sets `gradient_checkpointing` itself, and recipes do; transformers calls it `activation_checkpointing` now."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        args = GateauSFTConfig(str(tmp_path), bf16=False, **settings)
+    expected = settings.get("gradient_checkpointing", True)
+    assert (args.gradient_checkpointing, args.activation_checkpointing) == (expected, expected)
 
 
 def test_the_tables_tests_exist():

@@ -117,7 +117,7 @@ def test_keep_end_refuses_rows_that_trl_lays_out(tiny_model, tmp_path):
 def test_rows_that_trl_drops_are_counted_too(tiny_model, tmp_path, caplog):
     """It does so without a word: here prompts that fill `max_length`."""
     rows = Dataset.from_list([{"prompt": "a " * n, "completion": "b c"} for n in (5, 40, 41)])
-    args = gradients.settings(str(tmp_path), max_length=20)
+    args = gradients.settings(str(tmp_path), max_length=20, response_only_loss=False)
     trainer = GateauSFTTrainer(gradients.load(tiny_model), args, train_dataset=rows)
     assert trainer.num_lost == {"train": {"no label is left within max_length=20": 2}}
     assert "2 of 3 train rows are dropped" in caplog.text

@@ -571,3 +571,12 @@ def test_ordinary_arguments_with_such_names_are_not():
         "out", use_cpu=True, bf16=False, eos_token="</s>", pad_token="<pad>", model_init_kwargs={"dtype": "float32"}
     )
     assert hyperparameters(args).items() >= {"eos_token": "</s>", "pad_token": "<pad>"}.items()
+
+
+def test_model_card_says_what_was_cut(tmp_path, monkeypatch):
+    trainer = SimpleNamespace(args=SimpleNamespace(output_dir=str(tmp_path)), hub_model_id=None)
+    counts = {"num_rows": 4, "num_ranked": 4, "num_kept": 2}
+    for cut, said in (({"rows": 1, "of": 2, "tokens": 300, "before": 500}, True), ({}, False)):
+        record = SelectionRecord("0" * 16, {"name": "d"}, {"top_k": 2}, **counts, cut=cut)
+        text = written_card(trainer, ModelFacts("me/x", "x", "SFTTrainer", record=record), monkeypatch)
+        assert ("1 of 2 rows were cut to fit max_length, and lost 300 of the 500 tokens" in text) == said
