@@ -205,9 +205,10 @@ class Runtime:
         """Once, that others measure with the same settings into the same store."""
         if self.claims.others and not self.met_others:
             self.met_others = True
+            who = " and ".join(sorted(map(shown, self.claims.others)))
             logger.warning(
-                "%s is measuring with the same models and settings into %s: rows are shared, none is measured twice.",
-                " and ".join(sorted(map(shown, self.claims.others))).capitalize(), self.store.path,
+                "Rows are shared with %s, which is measuring with the same models and settings into %s: none is measured twice.",
+                who, self.store.path,
             )  # fmt: skip
 
     def survey(self, ds) -> Iterator[tuple[Sample | str, bool]]:
