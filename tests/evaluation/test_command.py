@@ -189,7 +189,7 @@ def test_a_task_that_fails_does_not_take_the_others_with_it(tmp_path, capsys):
         ((LONG_MODEL, "--tasks", "nedle"), "There is no task 'nedle'; use some of needle"),
         ((LONG_MODEL, "--tasks", "needle", "--limit", 0), "--limit is a number of questions, got 0"),
         (("./nothing", "--tasks", "needle"), "There is no model at './nothing'"),
-        ((LONG_MODEL, "--tasks", "needle", "--dtype", "int3"), "dtype is one of auto"),
+        ((LONG_MODEL, "--tasks", "needle", "--dtype", "int3"), "--dtype='int3' is not known; use one of 'auto'"),
         (
             (LONG_MODEL, "--tasks", "needle", "--haystack", "no.txt", "--device", "cpu"),
             "There is no haystack at 'no.txt'",

@@ -197,7 +197,7 @@ def test_two_commands_at_once_share_the_rows(place, command_folder):
     assert FEW <= first["mine"] + second["mine"] < 1.2 * FEW and min(first["mine"], second["mine"]) > 0
     assert first["out"] == second["out"]
     assert_same(first["out"], Dataset.from_list(rows).map(GateauScorer(**PAIR, store=False), batched=True))
-    assert any("is measuring with the same models and settings" in errors for _, errors in told)
+    assert any("Rows are shared with process " in errors for _, errors in told)
 
 
 @pytest.mark.parametrize("place", ["s.sqlite", pytest.param("folder/", marks=pytest.mark.slow)])

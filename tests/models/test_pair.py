@@ -239,7 +239,9 @@ def test_device_map_changes_no_number(sibling, rows):
             assert model.device.type == "cpu"
 
 
-def test_device_map_says_where_a_model_begins():
+def test_device_map_says_where_a_model_begins(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
     def device(device_map):
         config = ModelPairConfig(long_model="a", device_map=device_map)
         return ModelPair.device.fget(SimpleNamespace(config=config, rank=0))
@@ -247,6 +249,9 @@ def test_device_map_says_where_a_model_begins():
     assert device({"": "cpu"}) == device("cpu") == device({"a": "disk", "b": "cpu"}) == torch.device("cpu")
     assert device({"a": "cpu", "b": "cuda:1", "c": "cuda:0"}) == device("cuda:1") == torch.device("cuda", 1)
     assert device("balanced") == resolve_device("auto")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match="device='cuda:1' is not there"):
+        device("cuda:1")
 
 
 def test_device_map_is_refused_where_it_cannot_serve(sample, tiny_model, tmp_path):
