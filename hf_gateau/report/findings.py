@@ -33,11 +33,6 @@ HMP_WORDS = {
     "need_tokens": "about how many tokens of the response only far context lets the model foresee",
     "key_tokens": "how many tokens of the response are certain with the far context and not without it (LongPPL's)",
     "longfilter": "what far context adds to a token's log-probability, weighted by its probability, a token (LongFilter's)",
-    "need": "nats of the response that only far context tells: the sum over its tokens, each above tau",
-    "need_mean": "the same a token",
-    "need_tokens": "about how many tokens of the response only far context lets the model foresee",
-    "key_tokens": "how many tokens of the response are certain with the far context and not without it (LongPPL's)",
-    "longfilter": "what far context adds to a token's log-probability, weighted by its probability, a token (LongFilter's)",
     "rank": "the row's place from 0 to 1 by the short sibling's perplexity, minus that by the long model's",
 }
 CAS_WORDS = {
@@ -47,9 +42,6 @@ CAS_WORDS = {
     "spearman": "correlation of the ranks of the segments' perplexity and attention: high where attention is on segments that tell little",
     "gain": "gain of the segment that tells most, above the row's median segment",
     "gain_far": "the best gain of a far segment minus the best of a near one (the last four, or the last quarter of fewer)",
-    "far_need": "nats of the response that a far segment alone tells and no near one, each token by its own best segments",
-    "far_tokens": "about how many tokens of the response a far segment alone lets the model foresee, and no near one",
-    "places": "how many far segments are the best of some token that needs one",
     "far_need": "nats of the response that a far segment alone tells and no near one, each token by its own best segments",
     "far_tokens": "about how many tokens of the response a far segment alone lets the model foresee, and no near one",
     "places": "how many far segments are the best of some token that needs one",
