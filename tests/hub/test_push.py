@@ -134,16 +134,15 @@ def compare_rankings(repo_id: str, folder: str, alpha: float) -> dict:
     transformers.PreTrainedModel.from_pretrained = refuse
     try:
         there, here = load_scored(repo_id), load_from_disk(folder)
-        settings = {"fraction": 0.1, "alpha": alpha}
         chosen = GateauSelector(fraction=0.1).select(there)
-        other = GateauSelector(**settings).select(there)
+        other = GateauSelector(fraction=0.1, method="perplexity").select(there)
         return {
             "digests": [rows_digest(there), rows_digest(rank(compact(here)))],
             "ranked": [rows_digest(rank(there, alpha=alpha)), rows_digest(rank(compact(here), alpha=alpha))],
             "scores": [rank(x, alpha=alpha)["gateau_score"][:] for x in (there, compact(here))],
             "ids": [there["id"][:], here["id"][:]],
             "chosen": [ids(chosen), ids(select(here, fraction=0.1))],
-            "other": [ids(other), ids(select(rank(here, alpha=alpha), fraction=0.1))],
+            "other": [ids(other), ids(select(rank(here, method="perplexity"), fraction=0.1))],
         }
     finally:
         transformers.PreTrainedModel.from_pretrained = load
