@@ -35,7 +35,7 @@ BASELINES = (
     "no_long",
 )
 RANK_METHODS = ("gateau", *ABLATIONS, *BASELINES)
-RANK_MODES = ("robust", "mean", "paper", "released")
+RANK_MODES = ("robust", "need", "paper", "released")
 HMP_VARIANTS = (
     *("softmax", "minmax", "difference", "log_difference", "rank"),
     *("need", "need_mean", "need_tokens", "key_tokens", "longfilter", "none"),
@@ -77,9 +77,9 @@ class RankConfig:
     mode: str = field(
         default="robust",
         metadata={
-            "help": "Named settings of GATEAU and its ablations. 'robust' (sums over response tokens of what only far context "
-            "tells, combined on ranks), 'mean' (means over them: needs no columns of tokens), 'paper' (the equations to the "
-            "letter) or 'released' (the public code).",
+            "help": "Named settings of GATEAU and its ablations. 'robust' (log-perplexity difference, combined on ranks), "
+            "'need' (how much of the response only far context tells, summed over its tokens, combined on ranks), 'paper' (the "
+            "equations to the letter) or 'released' (the public code).",
             "choices": list(RANK_MODES),
         },
     )

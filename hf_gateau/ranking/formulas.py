@@ -207,8 +207,8 @@ COMBINE = {
 }
 # name -> (hmp, cas, combine)
 MODES = {
-    "robust": ("need", "far_need", "rank"),
-    "mean": ("log_difference", "gain_far", "rank"),
+    "robust": ("log_difference", "gain_far", "rank"),
+    "need": ("need", "far_need", "rank"),
     "paper": ("softmax", "paper", "softmax"),
     "released": ("minmax", "paper", "released"),
 }
