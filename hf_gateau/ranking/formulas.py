@@ -180,7 +180,7 @@ def _of_uniform(measure: Callable) -> ListMeasure:
     return _of_segments(lambda ppl, attention, rows: measure(ppl, 1 / rows.spread(rows.sizes), rows))
 
 
-# name -> measure; the last six use no attention. In all of them HIGH means keep.
+# name -> measure; 'gain' to 'places' use no attention. In all of them HIGH means keep.
 CAS: dict[str, ListMeasure | None] = {
     "paper": _of_segments(cas),
     "raw": _of_segments(cosine),  # Eq. 5 without the softmaxes of Eqs. 3 and 4
@@ -378,7 +378,7 @@ def needed_columns(config: RankConfig) -> list[str]:
     hmp, cas, _ = parts_of(config)
     pair = () if hmp is None or isinstance(HMP[hmp], ListMeasure | None) else PPL_PAIR
     scored = (config.reward_column, EMBEDDING) if config.method == "car" else ()
-    lists = dict.fromkeys(name for measure in measures_of(config).values() for name in measure.columns)
+    lists = dict.fromkeys(name for x in measures_of(config).values() for name in (*x.columns, *x.numbers))
     return [*METHODS[config.method].columns, *scored, *pair, *lists]
 
 
