@@ -15,7 +15,7 @@ from ..hub.pull import load_scored
 from ..hub.reuse import reuse_scores
 from ..measuring.progress import Meter, Summary, errors_of
 from ..measuring.scorer import GateauScorer
-from ..measuring.together import measure_together
+from ..measuring.together import calibrate_heads, measure_together
 from ..rows.batches import column_features
 from ..store.sqlite import resolve_store_path
 
@@ -48,6 +48,9 @@ def measured_rows(ds: Dataset, scorer: GateauScorer, num_proc: int, known: Score
     def measure(ds: Dataset) -> Dataset:
         if num_proc == 1:
             return measure_together(ds, scorer, tell=told.append)
+        if scorer.measure_config.cam == "heads":
+            calibrate_heads(ds, scorer)
+            scorer.configure()  # the workers load the models themselves
         _spawn_workers(num_proc)
         options = {"num_proc": min(num_proc, len(ds)), "batch_size": 10}
         ds = ds.map(scorer, batched=True, with_rank=True, desc="Rows", **options)

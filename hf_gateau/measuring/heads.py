@@ -110,7 +110,11 @@ class HeadCalibration:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, which `from_json` makes the same calibration of."""
-        return asdict(self) | {name: list(map(list, getattr(self, name))) for name in ("heads", "habits")} | {"bins": [*self.bins]}
+        return (
+            asdict(self)
+            | {name: list(map(list, getattr(self, name))) for name in ("heads", "habits")}
+            | {"bins": [*self.bins]}
+        )
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> HeadCalibration:
@@ -126,6 +130,8 @@ class HeadCalibration:
             attention (`np.ndarray`, (S, C)): as in `CalibrationRow`, of the chosen heads.
             distances (`np.ndarray`, (S,)): as there.
         """
+        if not len(distances):
+            return np.zeros(0)
         habits = np.array(self.habits).reshape(len(self.heads), len(self.bins)).T
         return (_centred(attention, distances, self.epsilon) - _at(distances, self.bins, habits)).mean(1)
 
@@ -172,6 +178,7 @@ def choose_heads(rows: Sequence[CalibrationRow], names: Sequence[tuple[int, int]
             hits += row.tells_once and found.argmax() == row.gains.argmax()
             values.append(far_minus_near(found, row.num_far))
             are_far.append(row.is_telling and row.gains.argmax() < row.num_far)
+    tested = int(tested)
     agreement = float(hits / tested) if tested >= LEAST_ROWS else None
     about = {"agreement": agreement, "auroc": auroc(values, are_far), "num_rows": len(rows), "num_tested": tested}
     return replace(_chosen(rows, names), **about)

@@ -34,7 +34,7 @@ def survey_rows(ds: Dataset, scorer: GateauScorer) -> Dataset:
     if not len(ds):  # of which `map` would leave the types
         return Dataset.from_dict({name: [] for name in ABOUT}, features=features)
     read = readable(ds)
-    lay_out = partial(_lay_out, scorer=scorer, config_key=scorer.start().config_key)
+    lay_out = partial(_lay_out, scorer=scorer, config_key=scorer.start().segments_key)
     options = {"batched": True, "batch_size": ROWS_LAID_OUT, "desc": "Laying out"}
     return read.map(lay_out, remove_columns=read.column_names, features=features, **options)
 

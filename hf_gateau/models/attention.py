@@ -65,7 +65,9 @@ class ResponseAttention:
         self.first_row = min(sample.response_start for sample in samples)
         self.num_layers = 0
         self.num_tokens = max(sample.response_end for sample in samples)
-        self._share_BT = torch.zeros(len(samples), 1, 1, self.num_tokens - self.first_row)  # 1 / |y| on a sample's own rows
+        self._share_BT = torch.zeros(
+            len(samples), 1, 1, self.num_tokens - self.first_row
+        )  # 1 / |y| on a sample's own rows
         for share_T, sample in zip(self._share_BT[:, 0, 0], samples, strict=True):
             rows = slice(sample.response_start - self.first_row, sample.response_end - self.first_row)
             share_T[rows] = 1 / (sample.response_end - sample.response_start)
@@ -131,7 +133,9 @@ class HeadAttention(ResponseAttention):
     def __init__(self, samples: Sequence[Sample], cut: Cut, heads: Sequence[tuple[int, int]] | None = None):
         super().__init__(samples)
         self.cut, self.heads = cut, heads
-        self._sums: dict[int, torch.Tensor] = {}  # layer -> (B, H, S + 1); what belongs to no segment goes to the last place
+        self._sums: dict[
+            int, torch.Tensor
+        ] = {}  # layer -> (B, H, S + 1); what belongs to no segment goes to the last place
         counts = [-(-len(sample.context) // cut.length) for sample in samples]
         self._places, self._rest = [cut(range(count)) for count in counts], max(counts)
         self._segment_BK = torch.full((len(samples), self.num_tokens), self._rest)
@@ -166,7 +170,9 @@ class HeadAttention(ResponseAttention):
         last segment over its own tokens."""
         self.check()
         if lacking := {layer for layer, _ in self.heads or ()} - self._sums.keys():
-            raise ValueError(f"The model has no attention layer {min(lacking)}, of which heads were chosen; choose heads anew.")
+            raise ValueError(
+                f"The model has no attention layer {min(lacking)}, of which heads were chosen; choose heads anew."
+            )
         found = []
         sums_BHS = torch.cat([sums.cpu().double() for _, sums in sorted(self._sums.items())], 1)
         for sums_HS, sample, places in zip(sums_BHS, self.samples, self._places, strict=True):
@@ -325,7 +331,6 @@ class _Layer:
             self.module, query.to(dtype), key.to(dtype), value.to(dtype), mask, **self.kw
         )
         return output.to(query.dtype), weights
-
 
     def weights(self, start: int, end: int, heads: tuple[int, ...]):
         """(weights, first row, first key) of chunks of query rows: those of some heads alone, as SDPA has them, in float32."""

@@ -23,24 +23,29 @@ TEXT_COLUMNS = ("gateau_error", "gateau_key")  # may be absent
 
 
 # Column -> how it comes about, where `gateau_score` does not measure it
-HOW_TO_MEASURE = {
-    "gateau_ppl_response": "ds.map(ResponseScorer(LONG_MODEL), batched=True), or `hf-gateau rank --method ifd "
-    "--response_model LONG_MODEL`, measures gateau_ppl_response; method='ifd_context' does without it",
-    "gateau_reward": "ds.map(RewardScorer(REWARD_MODEL), batched=True), or `hf-gateau rank --method car --reward_model "
-    "REWARD_MODEL`, measures gateau_reward; reward_column names any other column of scores",
-    EMBEDDING: "ds.map(EmbeddingScorer(EMBEDDING_MODEL), batched=True), or `hf-gateau rank --method car --embedding_model "
-    "EMBEDDING_MODEL`, measures gateau_embedding",
-} | dict.fromkeys(
-    LENGTHS,
-    "`hf-gateau rank --method longest --length_model MODEL` counts lengths with a model's tokenizer, and loads no weights",
-) | dict.fromkeys(
-    (*NEED_TOKENS, *FAR_TOKENS),
-    "rows measured before there were columns of tokens, or with token_nll off, are ranked by mode='mean' or any other method; "
-    "the same `hf-gateau score` measures them anew with these columns",
-) | dict.fromkeys(
-    (HEADS, NUM_FAR),
-    "`hf-gateau score --cam heads`, or GateauScorer(..., cam='heads') after calibrate_heads(ds, scorer), measures "
-    "gateau_segment_heads and what goes with it",
+HOW_TO_MEASURE = (
+    {
+        "gateau_ppl_response": "ds.map(ResponseScorer(LONG_MODEL), batched=True), or `hf-gateau rank --method ifd "
+        "--response_model LONG_MODEL`, measures gateau_ppl_response; method='ifd_context' does without it",
+        "gateau_reward": "ds.map(RewardScorer(REWARD_MODEL), batched=True), or `hf-gateau rank --method car --reward_model "
+        "REWARD_MODEL`, measures gateau_reward; reward_column names any other column of scores",
+        EMBEDDING: "ds.map(EmbeddingScorer(EMBEDDING_MODEL), batched=True), or `hf-gateau rank --method car --embedding_model "
+        "EMBEDDING_MODEL`, measures gateau_embedding",
+    }
+    | dict.fromkeys(
+        LENGTHS,
+        "`hf-gateau rank --method longest --length_model MODEL` counts lengths with a model's tokenizer, and loads no weights",
+    )
+    | dict.fromkeys(
+        (*NEED_TOKENS, *FAR_TOKENS),
+        "rows measured before there were columns of tokens, or with token_nll off, are ranked by mode='mean' or any other method; "
+        "the same `hf-gateau score` measures them anew with these columns",
+    )
+    | dict.fromkeys(
+        (HEADS, NUM_FAR),
+        "`hf-gateau score --cam heads`, or GateauScorer(..., cam='heads') after calibrate_heads(ds, scorer), measures "
+        "gateau_segment_heads and what goes with it",
+    )
 )
 
 BATCH_ROWS = 4096  # bounds of what is read at a time: rows, and values of a list column (one row is never cut)

@@ -296,7 +296,9 @@ def ladm(segment_ppl, segment_attention, rows):
     """LADM (arXiv 2503.02502) with the response for its one span that looks back: attention times distance, summed over segments,
     times the spread of attention over them."""
     sizes = rows.spread(rows.sizes)
-    spread = np.sqrt(rows.sum((segment_attention - rows.spread(rows.sum(segment_attention) / rows.sizes)) ** 2) / rows.sizes)
+    spread = np.sqrt(
+        rows.sum((segment_attention - rows.spread(rows.sum(segment_attention) / rows.sizes)) ** 2) / rows.sizes
+    )
     return spread * rows.sum(segment_attention * (sizes - rows.position) / sizes)
 
 
@@ -339,7 +341,9 @@ METHODS: dict[str, Method] = {
         ("ifd_below_one",),
     ),
     "longfilter": Method(
-        "LongFilter: gain of the long context, weighted by probability, a token", measured, measure=TOKEN_HMP["longfilter"]
+        "LongFilter: gain of the long context, weighted by probability, a token",
+        measured,
+        measure=TOKEN_HMP["longfilter"],
     ),
     "key_tokens": Method("LongPPL's key tokens, how many", measured, measure=TOKEN_HMP["key_tokens"]),
     "ladm": Method(

@@ -23,6 +23,7 @@ COLUMNS = {
     "gateau_ppl_no_context": "float64",
     "gateau_segment_ppl": "list",
     "gateau_segment_attention": "list",
+    "gateau_segment_heads": "list",
     "gateau_num_far_segments": "int64",
     "gateau_token_nll_long": "nlls",
     "gateau_token_nll_short": "nlls",
@@ -123,7 +124,12 @@ class BatchShape:
         import pyarrow as pa
 
         types = {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
-        types |= {"list": pa.list_(pa.float64()), "list32": pa.list_(pa.float32()), "nlls": pa.list_(pa.float32()), "ints": pa.list_(pa.int32())}
+        types |= {
+            "list": pa.list_(pa.float64()),
+            "list32": pa.list_(pa.float32()),
+            "nlls": pa.list_(pa.float32()),
+            "ints": pa.list_(pa.int32()),
+        }
         new = {name: pa.array([row[name] for row in rows], types[kind]) for name, kind in columns.items()}
         if self.table is None:
             return _ArrowColumns(new)

@@ -85,7 +85,9 @@ def test_a_layer_without_a_named_head_computes_no_weights(tiny_model, monkeypatc
     layers = []
     real = HeadAttention.add
     monkeypatch.setattr(HeadAttention, "add", lambda self, *rest: layers.append(self.num_layers) or real(self, *rest))
-    monkeypatch.setattr(attention, "eager_attention_forward", lambda module: pytest.fail("the eager function was asked for"))
+    monkeypatch.setattr(
+        attention, "eager_attention_forward", lambda module: pytest.fail("the eager function was asked for")
+    )
     found, _ = collected(pair, SAMPLES[:1], [(1, 2)])
     assert set(layers) == {2} and found.segment_heads()[0].shape == (10, 1)
 

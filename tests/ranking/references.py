@@ -142,7 +142,9 @@ REF_TOKEN_HMP = {
     "need_mean": lambda row: statistics.fmean(ref_needs(row)),
     "need_tokens": lambda row: math.fsum(
         max(0.0, math.exp(-long) - math.exp(-min(short, without)) - 0.1)
-        for short, without, long in zip(*(row[f"gateau_token_nll_{x}"] for x in ("short", "no_context", "long")), strict=True)
+        for short, without, long in zip(
+            *(row[f"gateau_token_nll_{x}"] for x in ("short", "no_context", "long")), strict=True
+        )
     ),
     "key_tokens": lambda row: sum(short - long > 2 and long < 2 for short, long in ref_pairs(row)),
     "longfilter": lambda row: statistics.fmean(math.exp(-long) * (short - long) for short, long in ref_pairs(row)),

@@ -267,7 +267,9 @@ def test_broken_numbers_of_heads_get_a_note():
 
 def test_rows_without_far_segments_are_the_last_by_heads():
     """By hand: the most of far segments minus the most of near ones; the row's lowest for those that are not there."""
-    frame = pd.DataFrame({"gateau_segment_heads": [[5.0, 1.0, 2.0], [0.0, 3.0, 1.0], [0.0, 3.0, -1.0], [0.0, 3.0, -1.0]]})
+    frame = pd.DataFrame(
+        {"gateau_segment_heads": [[5.0, 1.0, 2.0], [0.0, 3.0, 1.0], [0.0, 3.0, -1.0], [0.0, 3.0, -1.0]]}
+    )
     frame["gateau_num_far_segments"] = [2, 1, 0, 3]
     out = derived(rank(frame, hmp="none", cas="heads"))
     assert out["gateau_cas"] == [3.0, -3.0, -4.0, 4.0] and out["gateau_rank"] == [2, 3, 4, 1]
@@ -660,7 +662,9 @@ def test_the_record_stays_short_and_mixed_measurements_are_told(caplog):
 def test_missing_columns_are_named():
     data = dataset(gateau_segment_ppl=None, gateau_ppl_short=None, gateau_token_nll_short=None)
     for part in (data, data.to_pandas()):
-        with pytest.raises(ValueError, match="gateau_token_nll_short; the data have .*rows measured before .*mode='mean'"):
+        with pytest.raises(
+            ValueError, match="gateau_token_nll_short; the data have .*rows measured before .*mode='mean'"
+        ):
             rank(part)
         with pytest.raises(ValueError, match="gateau_ppl_short, gateau_segment_ppl; the data have .*gateau_score"):
             rank(part, mode="mean")
