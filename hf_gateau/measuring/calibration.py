@@ -79,7 +79,9 @@ def measure_for_calibration(runtime: Runtime, samples: Sequence[Sample]) -> tupl
                     raise
                 logger.warning("A row is left out of the calibration: %s: %s", type(error).__name__, error)
                 continue
-            store.put_values(runtime.heads_key, {NAMES: json.dumps(names)})
+            if NAMES not in kept:
+                kept[NAMES] = json.dumps(names)
+                store.put_values(runtime.heads_key, {NAMES: kept[NAMES]})
             store.put_values(runtime.heads_key, {key: attention.ravel().tolist()})
         num_far = num_far_segments(context, runtime.pair.num_near(by_key[key]), runtime.cut)
         distances = segment_distances(starts, runtime.cut.length, context)

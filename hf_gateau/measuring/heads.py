@@ -184,6 +184,19 @@ def choose_heads(rows: Sequence[CalibrationRow], names: Sequence[tuple[int, int]
     return replace(_chosen(rows, names), **about)
 
 
+def likely_heads(sizes: Sequence[int]) -> HeadCalibration:
+    """As many heads as would be chosen, evenly over the layers, where none are yet: to foresee what measuring by them takes.
+
+    Args:
+        sizes: heads of each layer that sees everything, by its number; 0 for those that do not.
+    """
+    layers = [layer for layer, size in enumerate(sizes) if size]
+    number = min(MOST_HEADS, max(1, sum(sizes) // ONE_OF))
+    places = [divmod(i * len(layers), number) for i in range(number)]
+    heads = tuple(sorted({(layers[place], i % sizes[layers[place]]) for i, (place, _) in enumerate(places)}))
+    return HeadCalibration(heads, (0,), ((0.0,),) * len(heads))
+
+
 def auroc(values: Sequence[float], are_positive: Sequence[bool]) -> float | None:
     """Share of pairs of a positive row and another in which the positive one has the higher value, ties half; None without one."""
     values, are_positive = np.asarray(values, float), np.asarray(are_positive, bool)
