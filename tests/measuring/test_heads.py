@@ -93,7 +93,9 @@ def test_what_does_not_serve_says_why():
     assert none.heads == () and none.refusal == "none of 10 calibration rows has a segment that tells of its response"
     assert choose_heads([], NAMES).refusal == "none of 0 calibration rows has a segment that tells of its response"
     few = choose_heads(make_rows(6), NAMES)
-    assert few.agreement is None and few.refusal.startswith("4 of 6 calibration rows have one telling segment, and 6 are")
+    assert few.agreement is None and few.refusal.startswith(
+        "4 of 6 calibration rows have one telling segment, and 6 are"
+    )
     noisy = choose_heads(make_rows(60, noise=8.0), NAMES)
     assert noisy.agreement < 0.8 and f"find the telling segment of {noisy.agreement:.0%} of 40 rows" in noisy.refusal
 
