@@ -16,6 +16,7 @@ from datasets import Dataset
 from hf_gateau import GateauScorer, GateauSelector, calibrate_heads, measure_together, rank
 from hf_gateau.cli import main
 from hf_gateau.files.reading import load_rows
+from hf_gateau.files.sidecar import read_sidecar
 from hf_gateau.measuring import heads, passes
 from hf_gateau.measuring.calibration import calibration_places
 from hf_gateau.measuring.heads import HeadCalibration
@@ -26,7 +27,6 @@ from hf_gateau.models.packing import Cut, Limits
 from hf_gateau.models.pair import ModelPair
 from hf_gateau.quickstart import LONG_MODEL
 from hf_gateau.quickstart.world import planted_rows
-from hf_gateau.records import find_record
 from hf_gateau.rows.batches import COLUMNS
 from hf_gateau.store.folder import open_store
 from hf_gateau.store.sqlite import Measurement
@@ -129,7 +129,15 @@ def test_a_later_run_and_other_processes_take_the_heads_that_are_there(store, mo
     assert calibrate_heads(ds, other) == found and other.describe()["config_key"] == first.describe()["config_key"]
     apart = ds.map(other, batched=True, batch_size=5, num_proc=2)
     together = measure_together(ds, GateauScorer(**PAIR, **HOW, store=store))
-    assert apart.to_dict() == together.to_dict()
+    for name in COLUMNS:
+        if COLUMNS[name] in (
+            "list",
+            "list32",
+            "float64",
+        ):  # of the row that is there twice each process has its own numbers
+            close(apart[name], together[name], rtol=1e-4, atol=1e-5)
+        else:
+            assert apart[name] == together[name], name
 
 
 def test_nothing_is_measured_before_heads_are_chosen(store):
@@ -184,7 +192,7 @@ print(json.dumps({"calibration": scorer.describe()["calibration"], "columns": ou
 """
 
 
-@pytest.mark.parametrize("place", ["s.sqlite", "folder/"])
+@pytest.mark.parametrize("place", ["s.sqlite", pytest.param("folder/", marks=pytest.mark.slow)])
 def test_killed_while_heads_are_chosen_and_gone_on_with_by_two_processes(place, tmp_path):
     """Nothing that was measured is lost, and heads and numbers are those of a run that was not stopped."""
     rows = [{"id": row["id"], "messages": row["messages"]} for row in ROWS]
@@ -231,14 +239,14 @@ def num_attended(store) -> int:
     return sum(x["num_rows"] for x in store.configurations() if x["description"].get("column") == "head_attention")
 
 
-def test_the_command_leaves_the_heads_on_record(tmp_path, monkeypatch, capsys):
+def test_the_command_leaves_the_heads_on_record(tmp_path, capsys):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     settings = [f"--{name}={value}" for name, value in (PAIR | HOW).items()]
     command = ["score", str(tmp_path / "rows.jsonl"), "-o", str(tmp_path / "out.parquet"), *settings]
     assert main([*command, "--store", str(tmp_path / "s.sqlite")]) in (None, 0)
     assert "23 of 24 rows measured" in capsys.readouterr().out
     out = load_rows(str(tmp_path / "out.parquet"))
-    calibration = HeadCalibration.from_json(find_record(out, "measuring")["calibration"])
+    calibration = HeadCalibration.from_json(read_sidecar(str(tmp_path / "out.parquet"))["measuring"]["calibration"])
     assert calibration.heads and sum(x is not None for x in out["gateau_segment_heads"]) == 23
 
 

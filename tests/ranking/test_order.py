@@ -277,6 +277,22 @@ def test_rows_without_far_segments_are_the_last_by_heads():
         rank(frame.drop(columns="gateau_segment_heads"), hmp="none", cas="heads")
 
 
+def test_rows_measured_by_heads_are_not_ranked_by_segments():
+    """Not by those few rows either that have both."""
+    columns = measurements()
+    for name in columns:
+        if name in ("gateau_segment_ppl", "gateau_segment_attention") or "_far" in name and "num" not in name:
+            columns[name] = [None] * 31 + columns[name][31:]
+    for data in (frame := pd.DataFrame(columns), datasets.Dataset.from_pandas(frame)):
+        for settings in ({}, {"mode": "mean"}, {"mode": "paper"}, {"method": "ladm"}):
+            with pytest.raises(
+                ValueError, match="cam='heads' measures no segments, and .* needs gateau_.*cas='heads'"
+            ):
+                rank(data, **settings)
+        assert derived(rank(data, cas="heads"))["gateau_note"] == [None] * 60
+    assert ranking_record(rank(frame.drop(columns="gateau_segment_heads")))["num_ranked"] == 29
+
+
 # Alpha and the ablations
 
 
