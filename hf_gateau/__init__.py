@@ -24,6 +24,7 @@ _PUBLIC = {
     "ResponseScorer": "measuring.responses",
     "RewardScorer": "measuring.rewards",
     "EmbeddingScorer": "measuring.embeddings",
+    "calibrate_heads": "measuring.together",
     "measure_together": "measuring.together",
     "RankConfig": "ranking.config",
     "SelectConfig": "ranking.config",
@@ -56,7 +57,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .measuring.responses import ResponseScorer  # noqa: F401
     from .measuring.rewards import RewardScorer  # noqa: F401
     from .measuring.scorer import GateauScorer, gateau_score  # noqa: F401
-    from .measuring.together import measure_together  # noqa: F401
+    from .measuring.together import calibrate_heads, measure_together  # noqa: F401
     from .models.config import ModelPairConfig  # noqa: F401
     from .ranking.config import MixConfig, RankConfig, SelectConfig  # noqa: F401
     from .ranking.mixture import mix  # noqa: F401

@@ -12,7 +12,7 @@ from ..files.writing import is_file_name
 from ..hub.reuse import reuse_scores
 from ..measuring.progress import Meter, Summary, errors_of
 from ..measuring.scorer import GateauScorer
-from ..measuring.together import measure_together
+from ..measuring.together import calibrate_heads, measure_together
 from ..rows.batches import column_features
 from ..rows.cuts import Cuts
 from ..store.sqlite import resolve_store_path
@@ -47,6 +47,9 @@ def measured_rows(ds: Dataset, scorer: GateauScorer, num_proc: int, ready: Ready
     def measure(ds: Dataset, part: Dataset | None = None) -> Dataset:
         if num_proc == 1:
             return measure_together(ds, scorer, tell=told.append, part=part)
+        if scorer.measure_config.cam == "heads":
+            calibrate_heads(ds, scorer)
+            scorer.configure()  # the workers load the models themselves
         options = {"num_proc": min(num_proc, len(ds)), "batch_size": 10}
         ds = ds.map(scorer, batched=True, with_rank=True, desc="Rows", **options)
         told.append(Summary.of(len(ds), errors_of(ds), cut=Cuts.of_data(ds)))

@@ -91,7 +91,7 @@ def command(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArg
     else:
         measured, summary = measured_rows(ds, scorer, work.num_proc or 1, ready)
         if state.is_main_process:
-            attach_record(measured, "measuring", description)
+            attach_record(measured, "measuring", scorer.describe())  # now it says which heads were chosen
             with told_what_is_kept(scorer, out.output):
                 save_rows(
                     measured,

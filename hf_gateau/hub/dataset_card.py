@@ -23,6 +23,7 @@ COLUMN_TEXTS = {
     "gateau_ppl_no_context": "the same under the long model, with the instruction alone",
     "gateau_segment_ppl": "from each segment of the context alone (Eq. 3 before its softmax)",
     "gateau_segment_attention": "mean attention that a token of each segment gets from the response (Eq. 4, likewise)",
+    "gateau_segment_heads": "how much more retrieval heads look at each segment than is their habit at its distance, in nats",
     "gateau_num_far_segments": "how many of the first segments end before what the short sibling sees",
     "gateau_token_nll_long": "negative log-likelihood of each token of the response under the long model, in nats",
     "gateau_token_nll_short": "the same under the short sibling",

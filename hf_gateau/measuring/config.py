@@ -8,6 +8,7 @@ from ..settings import check_choice, short_repr
 
 
 ON_ERROR = ("skip", "raise")
+CAM = ("segments", "heads")
 
 
 @dataclass
@@ -25,6 +26,20 @@ class MeasureConfig:
         default=1,
         metadata={
             "help": "Measure every so-many-th segment, the last included: an approximation that saves most of the segments' time."
+        },
+    )
+    cam: str = field(
+        default="segments",
+        metadata={
+            "help": "What tells which segments matter: 'segments' measures each alone (Eq. 3); 'heads' does so for `cam_rows` "
+            "rows, finds the attention heads that tell the same, and asks them alone for all other rows, in a third of the "
+            "time. Rank such rows with --cas heads."
+        },
+    )
+    cam_rows: int = field(
+        default=100,
+        metadata={
+            "help": "Rows that heads are chosen by, with cam 'heads'; the store keeps which, and no run chooses anew."
         },
     )
     response_head: int | None = field(
@@ -92,5 +107,8 @@ class MeasureConfig:
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise ValueError(f"batch_tokens is a number of tokens, got {self.batch_tokens}; give 1 or more.")
         check_choice("on_error", self.on_error, ON_ERROR)
+        check_choice("cam", self.cam, CAM)
+        if self.cam_rows < 1:
+            raise ValueError(f"cam_rows is a number of rows, got {self.cam_rows}; give 1 or more.")
         if isinstance(self.find_context, str) and self.find_context.count(":") != 1:
             raise ValueError(f"find_context is {self.find_context!r}; name a function as 'package.module:function'.")

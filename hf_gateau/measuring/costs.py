@@ -6,7 +6,8 @@ For one forward pass over B sequences of T tokens, with R rows of logits each:
     attention    4 B x (heads x head size) x (pairs of a query and a key that are computed) per layer, outside of the rows
                  whose weights are collected; T (T + 1) / 2 pairs without a sliding window
     weights      the same, and 2 B x heads for the mean over them, on the rows whose weights are collected: the response's, in
-                 the long pass
+                 the long pass. Where chosen heads are asked alone, those rows' attention is computed as all others', and beside
+                 it 2 B x (head size + 1) a pair of each chosen head
     head         2 B R x hidden size x vocabulary
 
 The last layer's MLP and attention run on the rows that are read alone, as last_layer.py says.
@@ -51,6 +52,7 @@ class ModelShape:
         blocked_tokens, block_rows (`int`): how long sequences are that go in blocks of rows, each over the keys up to its end, and
             how many rows a block has.
         last (`LayerShape`, *optional*): of `layers`, the last one, where it leaves out the rows that are not read.
+        order: the layers one by one, as they run; needed where heads are chosen.
     """
 
     linear: int
@@ -62,6 +64,7 @@ class ModelShape:
     last: LayerShape | None = None
     blocked_tokens: int = 0
     block_rows: int = 1
+    order: tuple[LayerShape, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class Way:
         short_window (`int`, *optional*): tokens that the short sibling sees; None: all.
         self_paired (`bool`): whether the siblings differ by the window alone, so that a row that fits it needs no short pass.
         reuses (`bool`): whether the window's keys and values come from the long pass, of which the short pass is a part then.
+        heads (*optional*): (layer, head) of those that tell of segments, which are not measured then.
     """
 
     cut: Cut
@@ -112,13 +116,15 @@ class Way:
     short_window: int | None
     self_paired: bool
     reuses: bool = False
+    heads: tuple[tuple[int, int], ...] | None = None
 
     @classmethod
     def of(cls, runtime) -> "Way":
         """As a `Runtime` measures."""
+        heads = None if runtime.heads is None else runtime.heads.heads
         pair = runtime.pair
         window, reuses = pair.config.short_window, pair.config.short_pass == "reuse"
-        return cls(runtime.cut, runtime.limits.batch_tokens, window, pair.is_self_paired, reuses)
+        return cls(runtime.cut, runtime.limits.batch_tokens, window, pair.is_self_paired, reuses, heads)
 
 
 class Forward(NamedTuple):
@@ -143,7 +149,7 @@ def forwards(row: RowShape, way: Way) -> dict[str, list[Forward]]:
     elif not (way.self_paired and seen == row.context):
         sees_all = way.short_window is None
         passes["short"] = [Forward(1, 1, fixed + seen - past, past) if sees_all else Forward(1, 1, fixed + seen)]
-    return passes | {"segments": _segment_forwards(row, way, fixed)}
+    return passes | {"segments": _segment_forwards(row, way, fixed) if way.heads is None else []}
 
 
 def _segment_forwards(row: RowShape, way: Way, fixed: int) -> list[Forward]:
@@ -159,6 +165,8 @@ def _segment_forwards(row: RowShape, way: Way, fixed: int) -> list[Forward]:
 
 def num_segments(row: RowShape, way: Way) -> int:
     """Segments of the row's context that are measured; the last may be shorter."""
+    if way.heads is not None:
+        return 0
     return len(way.cut(range(ceil(row.context / way.cut.length))))
 
 
@@ -175,12 +183,18 @@ def row_work(long: ModelShape, short: ModelShape, row: RowShape, way: Way) -> di
         work[part] = np.zeros(len(FEATURES))
         for x in found:
             split = row.length - row.response if part == "long" and x.past + x.tokens == row.length else None
-            work[part] += x.count * forward_work(model, x.batch, x.tokens, row.response, split, x.past)
+            work[part] += x.count * forward_work(model, x.batch, x.tokens, row.response, split, x.past, way.heads)
     return work
 
 
 def forward_work(
-    model: ModelShape, batch: int, tokens: int, num_logits: int, split: int | None = None, past: int = 0
+    model: ModelShape,
+    batch: int,
+    tokens: int,
+    num_logits: int,
+    split: int | None = None,
+    past: int = 0,
+    heads: tuple[tuple[int, int], ...] | None = None,
 ) -> np.ndarray:
     """The work of one forward pass: an array of `FEATURES`.
 
@@ -188,6 +202,7 @@ def forward_work(
         num_logits (`int`): rows of logits in each sequence.
         split (`int`, *optional*): first row, from the first token, whose attention weights are collected; None: none are.
         past (`int`): tokens before those of the pass, whose keys are kept.
+        heads (*optional*): (layer, head) of those whose weights are collected; None: all.
     """
     attention = weights = 0
     end = past + tokens
@@ -196,16 +211,38 @@ def forward_work(
         num_logits if split is None else num_logits + 1
     )  # of the last response token attention is read, no logits
     num_unread = tokens - num_read
-    for layer, count in model.layers:
+    kinds, last = _collected(model, heads if split is not None else None)
+    for (layer, number), count in kinds.items():
+        is_eager = number is None or (number and not model.sdpa)  # outputs and weights at once
+        first = start if is_eager else end
         num_whole, pairs = count, 0
-        if layer == model.last:
-            num_whole, pairs = count - 1, _chunked_pairs(model, layer, batch, past + num_unread, start, end)
-        pairs += num_whole * _pairs(model, layer, batch, past, start, end)
+        if (layer, number) == last:
+            num_whole, pairs = count - 1, _chunked_pairs(model, layer, batch, past + num_unread, first, end)
+        pairs += num_whole * _pairs(model, layer, batch, past, first, end)
         attention += 4 * layer.width * batch * pairs
-        per_pair = 4 * layer.width + 2 * layer.heads
-        weights += per_pair * count * batch * _chunked_pairs(model, layer, batch, start, end, end)
+        if is_eager:
+            per_pair = 4 * layer.width + 2 * (layer.heads if number is None else number)
+            weights += per_pair * count * batch * _chunked_pairs(model, layer, batch, first, end, end)
+        elif number:
+            per_pair = 2 * number * (layer.width // layer.heads + 1)
+            weights += (
+                per_pair * count * batch * _chunked_pairs(model, layer._replace(heads=number), batch, start, end, end)
+            )
     linear = 2 * batch * (tokens * model.linear - num_unread * model.last_mlp)
     return np.array([1, linear, attention, weights, 2 * batch * num_logits * model.head], float)
+
+
+def _collected(
+    model: ModelShape, heads: tuple[tuple[int, int], ...] | None
+) -> tuple[dict[tuple[LayerShape, int | None], int], tuple[LayerShape, int | None] | None]:
+    """Of how many layers of each shape the weights of how many heads are collected, None for all; and the same of the last layer,
+    where that leaves rows out."""
+    if heads is None:
+        kinds = {(layer, None): count for layer, count in model.layers}
+        return kinds, model.last and (model.last, None)
+    numbers = Counter(layer for layer, _ in heads)
+    kinds = [(layer, numbers[place]) for place, layer in enumerate(model.order)]
+    return Counter(kinds), model.last and kinds[-1]
 
 
 def flops(work: np.ndarray) -> float:
@@ -262,6 +299,7 @@ def model_shape(model) -> ModelShape:
         last=shapes[-1] if is_ours else None,
         blocked_tokens=BLOCKED_TOKENS if in_blocks else 0,
         block_rows=BLOCK_ROWS,
+        order=tuple(shapes),
     )
 
 

@@ -8,13 +8,15 @@ one context share what goes before their instructions.
 import logging
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from math import isfinite
+from typing import Any
 
+import numpy as np
 import torch
 
 from ..models.abilities import abilities_of
-from ..models.attention import ResponseAttention
+from ..models.attention import HeadAttention, ResponseAttention
 from ..models.device import is_out_of_memory, lost_device, release_memory
 from ..models.packing import MOST_TOGETHER, Cut, Limits, pack
 from ..models.perplexity import batch_nlls, batching_kinds, perplexity, response_nlls
@@ -22,6 +24,7 @@ from ..models.prefill import Prefill
 from ..models.rope import is_settled
 from ..rows.samples import Sample
 from ..store.sqlite import MeasureError, Measurement
+from .heads import HeadCalibration, segment_distances
 from .segments import BestSegments, num_far_segments, segment_nlls, shared_segment_nlls
 
 
@@ -57,6 +60,7 @@ def measure_samples(
     cut: Cut,
     limits: Limits,
     watch: Callable[[str], AbstractContextManager] = nullcontext,
+    heads: HeadCalibration | None = None,
 ) -> list[Measurement | MeasureError]:
     """Measure some samples, which are all in memory at a time.
 
@@ -66,6 +70,7 @@ def measure_samples(
         cut: where segments end, and which are measured.
         limits: of one forward pass; lowered where memory runs out.
         watch: makes the context that each part runs in, from its name: 'long', 'no_context', 'short' or 'segments'.
+        heads: that tell of segments, which are not measured then; None to measure them.
 
     Returns:
         for each sample its `Measurement`, or why there is none: it does not fit into memory, or the models give no finite
@@ -73,7 +78,7 @@ def measure_samples(
     """
     pair.load()
     try:
-        return [_checked(found) for found in _Work(pair, samples, cut, limits).measure(watch)]
+        return [_checked(found) for found in _Work(pair, samples, cut, limits, heads).measure(watch)]
     except Exception as error:  # one bad row never ends a run, whatever the model's own code raises
         if lost_device(error):
             raise
@@ -82,9 +87,9 @@ def measure_samples(
     release_memory(pair.device)  # here the failed pass's tensors are gone, with the exception
     if len(samples) > 1:
         logger.info("%d samples go one by one: %s", len(samples), failure)
-        return [found for x in samples for found in measure_samples(pair, [x], cut, limits, watch)]
+        return [found for x in samples for found in measure_samples(pair, [x], cut, limits, watch, heads)]
     if ran_out and _goes_in_smaller_pieces(pair, samples[0], limits):
-        return measure_samples(pair, samples, cut, limits, watch)
+        return measure_samples(pair, samples, cut, limits, watch, heads)
     return [failure]
 
 
@@ -108,13 +113,30 @@ def _goes_in_smaller_pieces(pair, sample: Sample, limits: Limits) -> bool:
     return True
 
 
-def measure_sample(pair, sample: Sample, cut: Cut, limits: Limits, watch=nullcontext) -> Measurement:
+def head_attention(pair, sample: Sample, cut: Cut, limits: Limits) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """Mean attention of a sample's response to each token of a segment, by every head of the long model.
+
+    Returns:
+        (layer, head) of the H heads, and `np.ndarray` of shape (S, H), float32.
+    """
+    pair.load()
+    work, names = _Work(pair, [sample], cut, limits), []
+
+    def read(attention: HeadAttention) -> list[torch.Tensor]:
+        names[:] = attention.names()
+        return attention.segment_heads()
+
+    found, _ = work.long(lambda samples: HeadAttention(samples, cut), read)
+    return names, found[0][1].float().numpy()
+
+
+def measure_sample(pair, sample: Sample, cut: Cut, limits: Limits, watch=nullcontext, heads=None) -> Measurement:
     """`measure_samples` of one.
 
     Raises:
         MeasureError: the sample cannot be measured.
     """
-    [found] = measure_samples(pair, [sample], cut, limits, watch)
+    [found] = measure_samples(pair, [sample], cut, limits, watch, heads)
     if isinstance(found, MeasureError):
         raise found
     return found
@@ -131,8 +153,10 @@ def shares_past(pair, sample: Sample) -> bool:
 class _Work:
     """The passes over some samples, whose results go by their places."""
 
-    def __init__(self, pair, samples: Sequence[Sample], cut: Cut, limits: Limits):
-        self.pair, self.samples, self.cut, self.limits = pair, samples, cut, limits
+    def __init__(
+        self, pair, samples: Sequence[Sample], cut: Cut, limits: Limits, heads: HeadCalibration | None = None
+    ):
+        self.pair, self.samples, self.cut, self.limits, self.heads = pair, samples, cut, limits, heads
         by_context: dict[str | int, list[int]] = {}
         for place, sample in enumerate(samples):
             key = sample.context_key if shares_past(pair, sample) else place
@@ -159,7 +183,7 @@ class _Work:
 
     def measure(self, watch) -> list[Measurement]:
         with watch("long"):
-            long, reused = self.long()
+            long, reused = self.long(self.collector, self.seen)
         with watch("no_context"):
             no_context = self.packed(self.pair.long, {place: [] for place in range(len(self.samples))})
         short = reused
@@ -169,35 +193,56 @@ class _Work:
         if len(short) < len(self.samples):
             with watch("short"):
                 short |= self.short(without=short)
+        measured = [self.measurement(i, short[i], long[i][0], no_context[i]) for i in range(len(self.samples))]
+        if self.heads is not None:
+            return [replace(found, segment_heads=long[i][1]) for i, found in enumerate(measured)]
         with watch("segments"):
             segments = self.segments()
-        return [
-            self.measurement(i, short[i], long[i][0], no_context[i], segments[i], long[i][1])
-            for i in range(len(self.samples))
-        ]
+        return [self.with_segments(found, segments[i], long[i][1]) for i, found in enumerate(measured)]
 
-    def measurement(self, place: int, short_R, long_R, no_context_R, segments: list, attention: list) -> Measurement:
+    def measurement(self, place: int, short_R, long_R, no_context_R) -> Measurement:
         """What is kept of a sample, from the negative log-likelihoods of its response's tokens under each context."""
-        num_far = num_far_segments(len(self.samples[place].context), self.pair.num_near(self.samples[place]), self.cut)
-        best = BestSegments.of(segments, num_far)
+        sample = self.samples[place]
         return Measurement(
             ppl_short=perplexity(short_R),
             ppl_long=perplexity(long_R),
             ppl_no_context=perplexity(no_context_R),
-            segment_ppl=[perplexity(nll_R) for nll_R in segments],
-            segment_attention=attention,
-            num_far_segments=num_far,
+            num_far_segments=num_far_segments(len(sample.context), self.pair.num_near(sample), self.cut),
             token_nll_long=_as_float32(long_R),
             token_nll_short=_as_float32(short_R),
             token_nll_no_context=_as_float32(no_context_R),
+        )
+
+    def with_segments(self, found: Measurement, segments: list[torch.Tensor], attention: list[float]) -> Measurement:
+        """The same with what segments alone tell, and the attention to each."""
+        best = BestSegments.of(segments, found.num_far_segments)
+        return replace(
+            found,
+            segment_ppl=[perplexity(nll_R) for nll_R in segments],
+            segment_attention=attention,
             token_nll_far=_as_float32(best.far_R),
             token_nll_near=_as_float32(best.near_R),
             token_far_segment=best.place_R.tolist(),
         )
 
-    def long(self) -> tuple[dict[int, tuple[torch.Tensor, list[float]]], dict[int, torch.Tensor]]:
-        """NLLs of the responses after everything with their mean attention to each segment; and NLLs of those whose short pass
-        reuses this one."""
+    def collector(self, samples: Sequence[Sample]) -> ResponseAttention:
+        """What sees the attention in the long pass of some samples."""
+        return ResponseAttention(samples) if self.heads is None else HeadAttention(samples, self.cut, self.heads.heads)
+
+    def seen(self, attention: ResponseAttention) -> list[list[float]]:
+        """What it has seen of each sample's segments."""
+        if self.heads is None:
+            return attention.segment_means(self.cut)
+        return [
+            self.heads.calibrated(found.numpy(), sample_distances(sample, self.cut)).tolist()
+            for sample, found in zip(attention.samples, attention.segment_heads(), strict=True)
+        ]
+
+    def long(
+        self, collector: Callable[[Sequence[Sample]], ResponseAttention], seen: Callable[[ResponseAttention], list]
+    ) -> tuple[dict[int, tuple[torch.Tensor, Any]], dict[int, torch.Tensor]]:
+        """NLLs of the responses after everything, with what is seen of each sample in the collected attention; and NLLs of those
+        whose short pass reuses this one."""
         found, reused = {}, {}
         with self.pair.long_with_attention() as model:
             lengths = [self.samples[i].response_end for i in self.whole]
@@ -205,15 +250,14 @@ class _Work:
             for batch in pack(lengths, self.limits.batch_tokens, kinds):
                 places = [self.whole[i] for i in batch]
                 samples = [self.samples[i] for i in places]
-                attention = ResponseAttention(samples)
+                attention = collector(samples)
                 prompts, responses = [x.prompt for x in samples], [x.response for x in samples]
                 nlls = batch_nlls(model, prompts, responses, full=True, response_attention=attention)
-                means = attention.segment_means(self.cut)
-                found |= dict(zip(places, zip(nlls, means, strict=True), strict=True))
+                found |= dict(zip(places, zip(nlls, seen(attention), strict=True), strict=True))
             for place, prefill, sample in self.after_prefill(model):
-                attention = ResponseAttention([sample])
+                attention = collector([sample])
                 [nll_R] = prefill.nlls(sample.instruction, sample.response, full=True, response_attention=attention)
-                found[place] = nll_R, attention.segment_means(self.cut)[0]
+                found[place] = nll_R, seen(attention)[0]
                 if place in self.reusing:
                     borders = len(sample.prefix), len(self.pair.short_context(sample))
                     [reused[place]] = prefill.windowed_nlls(*borders, sample.instruction, sample.response)
@@ -256,6 +300,11 @@ class _Work:
                 yield place, prefill, self.samples[place]
 
 
+def sample_distances(sample: Sample, cut: Cut) -> np.ndarray:
+    """`segment_distances` of a sample's measured segments."""
+    return segment_distances(cut(range(0, len(sample.context), cut.length)), cut.length, len(sample.context))
+
+
 def _as_float32(nll_R: torch.Tensor) -> list[float]:
     """What is kept of tokens: float32, so that numbers read from a store are those that were measured."""
     return nll_R.float().tolist()
@@ -264,7 +313,8 @@ def _as_float32(nll_R: torch.Tensor) -> list[float]:
 def _checked(measurement: Measurement) -> Measurement | MeasureError:
     for field in fields(Measurement):
         value = getattr(measurement, field.name)
-        bad = [number for number in (value if isinstance(value, list) else [value]) if not isfinite(number)]
+        numbers = value if isinstance(value, list) else [value] if value is not None else []
+        bad = [number for number in numbers if not isfinite(number)]
         if bad:
             return MeasureError(f"{field.name} is {bad[0]}: the models give no finite numbers for this row")
     return measurement

@@ -74,6 +74,10 @@ class Meter:
         """What rows cost; loads the models."""
         return RowCosts(self.runtime)
 
+    def forget_costs(self) -> None:
+        """To be called when rows are measured in another way than before."""
+        vars(self).pop("costs", None)
+
     @cached_property
     def rate(self) -> float:
         """Operations a second of the device in products of large matrices."""

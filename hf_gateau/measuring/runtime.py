@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from math import exp, log
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..store.keys import config_key, layout_key
 from ..store.owners import shown
 from ..store.sqlite import MeasureError, Measurement, resolve_store_path
 from .config import MeasureConfig
+from .heads import HeadCalibration
 from .lengths import Lengths, losses
 from .progress import Meter, View
 
@@ -36,6 +38,7 @@ LAYOUT_VERSION = 2
 APPROXIMATIONS = ("segment_stride", "response_head")  # settings that are part of a key where they are not the paper's
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1_024, 65_536
 ROWS_LAID_OUT = 20  # at a time, where no model runs: each may be 65,536 tokens
+CALIBRATION = "calibration"  # what the store knows a calibration by, beside the rows that it was made of
 TOKENS_LAID_OUT = 1 << 20  # at a time, where one does, and as many ahead: 40 MB each
 # The short sibling is broken by length, not short of information, when seeing more makes it this much worse (nats).
 BREAKS_ON_LENGTH_NATS, BREAKS_ON_LENGTH_ROWS = log(2), 8
@@ -58,7 +61,7 @@ class Runtime:
         default = CPU_BATCH_TOKENS if self.pair.device.type == "cpu" else GPU_BATCH_TOKENS
         self.cut = Cut(config.segment_length, config.segment_stride)
         self.limits = Limits(config.batch_tokens or default)
-        self.description = {
+        numbers = {
             "measuring_version": MEASURING_VERSION,
             **self.pair.describe(),
             "segment_length": config.segment_length,
@@ -67,9 +70,11 @@ class Runtime:
                 for name in APPROXIMATIONS
                 if (value := getattr(config, name)) != getattr(MeasureConfig, name)
             },
-            **({"token_nll": True} if config.token_nll else {}),  # rows from before there was any have no such entry
         }
-        self.config_key = config_key(self.description)
+        # Of rows whose segments are measured; rows from before there was any evidence of tokens have no such entry
+        self.by_segments = numbers | ({"token_nll": True} if config.token_nll else {})
+        self.by_all_heads = {"column": "head_attention", **numbers}
+        self.segments_key, self.heads_key = config_key(self.by_segments), config_key(self.by_all_heads)
         self.layout_key = layout_key(
             {
                 "layout_version": LAYOUT_VERSION,
@@ -82,15 +87,59 @@ class Runtime:
         path = resolve_store_path(config.store)
         self.store = open_store(path) if path is not None else None
         self._has_told = False
-        self._is_described = False  # in the store, which is told with the first measurement
-        self.claims = Claims(self.store, self.config_key) if self.store is not None else None
         self.length_check = _LengthCheck(self.pair, pair_config)
         self.failed: dict[str, str] = {}  # sample key -> reason, where another process has tried
         self.met_others = False
         self.meter: Meter | None = None  # counts what is measured, where somebody wants to know
+        if config.cam == "heads" and self.store is None:
+            raise ValueError(
+                "cam='heads' keeps in the store which heads were chosen, and it is off; name one as store or in HF_GATEAU_STORE."
+            )
+        self.settle(self.kept_calibration() if config.cam == "heads" else None)
+
+    def settle(self, calibration: HeadCalibration | None) -> None:
+        """Measure by the heads of a calibration from now on; by segments without one, and where its heads cannot serve.
+
+        Sets `heads` (None: segments are measured), `description` and `config_key`.
+        """
+        self.calibration, self.heads = calibration, None
+        if calibration is not None and calibration.refusal is not None:
+            logger.warning(
+                "cam='heads' does not serve this model on these rows, so segments are measured: %s.",
+                calibration.refusal,
+            )
+        elif calibration is not None:
+            self.heads = calibration
+        by_heads = {} if self.heads is None else {"cam": "heads", CALIBRATION: self.heads.to_json()}
+        self.description = self.by_segments | by_heads
+        self.config_key = config_key(self.description)
+        self._is_described = False  # in the store, which is told with the first measurement
+        self.claims = Claims(self.store, self.config_key) if self.store is not None else None
+        if self.meter is not None:
+            self.meter.forget_costs()
+
+    @property
+    def lacks_calibration(self) -> bool:
+        """Whether rows cannot be measured before heads are chosen."""
+        return self.config.cam == "heads" and self.calibration is None
+
+    def kept_calibration(self) -> HeadCalibration | None:
+        """What the store has for this pair, dtype and segment length, whoever chose it."""
+        found = self.store.get_values(self.heads_key, [CALIBRATION])
+        return HeadCalibration.from_json(json.loads(found[CALIBRATION])) if found else None
+
+    def _check_calibrated(self) -> None:
+        if self.lacks_calibration and (found := self.kept_calibration()) is not None:  # made since this began
+            self.settle(found)
+        if self.lacks_calibration:
+            raise ValueError(
+                f"cam='heads' needs heads that were chosen for these models, and the store {self.store.path} has none: call "
+                "calibrate_heads(ds, scorer) with the data set before ds.map(scorer), or let `hf-gateau score --cam heads` do both."
+            )
 
     def measure_rows(self, rows: list[Mapping]) -> list[dict[str, Any]]:
         """One dict of `COLUMNS` a row, in order; what the store has is not measured again."""
+        self._check_calibrated()
         if self.config.on_error == "raise" and len(rows) > 1:
             for row in rows:  # tells of a bad row before any is measured
                 self.lay_out(row)
@@ -187,7 +236,8 @@ class Runtime:
         from .passes import measure_samples
 
         started = time.monotonic()
-        found = measure_samples(self.pair, bunch, self.cut, self.limits)
+        by_heads = () if self.heads is None else (nullcontext, self.heads)
+        found = measure_samples(self.pair, bunch, self.cut, self.limits, *by_heads)
         if not self.config.token_nll:
             found = [x.without_tokens() if isinstance(x, Measurement) else x for x in found]
         if self.meter is not None:
@@ -195,14 +245,18 @@ class Runtime:
         measured = list(zip(bunch, found, strict=True))
         kept = {sample.key: x for sample, x in measured if isinstance(x, Measurement)}
         if self.store is not None and kept:
-            if not self._is_described:
-                self.store.describe(self.config_key, self.description)
-                self._is_described = True
-            self.store.put_all(self.config_key, kept)
+            self.keep(kept)
         for sample, measurement in measured:
             if isinstance(measurement, Measurement):
                 self.length_check.see(sample, measurement)
         return measured
+
+    def keep(self, found: Mapping[str, Measurement]) -> None:
+        """Put measurements into the store, by sample key, with what their configuration stands for."""
+        if not self._is_described:
+            self.store.describe(self.config_key, self.description)
+            self._is_described = True
+        self.store.put_all(self.config_key, found)
 
     def _tell_of_others(self) -> None:
         """Once, that others measure with the same settings into the same store."""
@@ -221,7 +275,7 @@ class Runtime:
             keys = [sample.key for sample in laid_out if isinstance(sample, Sample)]
             found = self.store.get(self.config_key, keys) if self.store is not None else {}
             for sample in laid_out:
-                yield sample, isinstance(sample, Sample) and sample.key in found
+                yield sample, isinstance(sample, Sample) and sample.key in found and not self.lacks_calibration
 
     def lay_out(self, row: Mapping) -> Sample | str:
         """The row as token spans, or why it cannot be."""

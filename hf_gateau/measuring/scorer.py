@@ -83,7 +83,14 @@ class GateauScorer:
         keep_bars_over_forks()  # before `datasets` forks workers, it pickles what they do
         resolved = [sorted((x.name, getattr(config, x.name)) for x in fields(config)) for config in self._configs()]
         versions = MEASURING_VERSION, LAYOUT_VERSION
-        return _rebuild, (sorted(self._given().items()), resolved, versions, self.refresh())
+        return _rebuild, (sorted(self._given().items()), resolved, versions, self.refresh(), self._calibrated_by())
+
+    def _calibrated_by(self) -> str | None:
+        """What tells the heads that rows are measured by from others; None where segments are measured."""
+        if self._configs()[1].cam != "heads":
+            return None
+        heads = self._look().heads
+        return heads and heads.digest
 
     def refresh(self) -> str:
         """What the numbers rest on beside the settings, files, code and commits, as 16 hexadecimal digits; what was loaded

@@ -21,8 +21,17 @@ import numpy as np
 
 from ..rows.batches import readable, rows_of
 from ..rows.cuts import Cuts
+from ..rows.samples import Sample
 from ..store.folder import FolderStore
 from ..store.sqlite import StoreError
+from .calibration import (
+    calibrate,
+    calibration_places,
+    keep_calibrated_rows,
+    keep_calibration,
+    measure_for_calibration,
+)
+from .heads import HeadCalibration
 from .lengths import CAS, HMP, Lengths, check_lengths
 from .progress import Meter, Reading, Summary, View, errors_of
 from .runtime import Runtime
@@ -137,7 +146,11 @@ def _measure_by_survey(
     """Measure what the store has not; returns how many rows it had, and all rows with their columns."""
     runtime = scorer.start()
     runtime.failed = {}
-    table, kept = _survey(ds, scorer, team, part)
+    table = _survey(ds, scorer, team, part)
+    if runtime.config.cam == "heads":
+        _calibrate(ds, table, runtime, team)
+    num_new = sum(team.exchange(runtime.meter.rows))
+    kept = _kept(table, runtime, team)
     work = Work.of(table, kept)
     share = balanced_shares(work.weights.tolist(), team.size)[team.rank]
     failed, num_others = _measure_share(ds, work, share, runtime, team, _also(table, kept))
@@ -149,7 +162,56 @@ def _measure_by_survey(
             measured = measured_rows(ds, table, scorer)
         team.exchange(None)
     others = {"other processes": sum(team.exchange(num_others))}
-    return {"the store": int(kept.sum())} | others, measured
+    return {"the store": int(kept.sum()) - num_new} | others, measured
+
+
+def calibrate_heads(ds: Dataset, scorer: GateauScorer) -> HeadCalibration:
+    """Choose the heads that a scorer with `cam="heads"` is to measure by, from some rows of a data set, into its store.
+
+    Every process of a launch calls this with the same rows. Where the store has heads for the pair, the dtype and the segment
+    length already, they are taken.
+
+    Args:
+        ds (`Dataset`): the rows that are to be measured afterwards.
+        scorer (`GateauScorer`): with `cam="heads"` and a store.
+
+    Returns:
+        `HeadCalibration`, whose `refusal` says why segments will be measured all the same, where its heads cannot serve.
+
+    Raises:
+        ValueError: the scorer has another `cam`, or no store.
+    """
+    if scorer.measure_config.cam != "heads":
+        raise ValueError(f"calibrate_heads is for cam='heads', and the scorer has cam={scorer.measure_config.cam!r}.")
+    team = _Team(join_launch(scorer))
+    scorer.refresh()
+    runtime = scorer.start()
+    _check_alike(team, len(ds), runtime)
+    _calibrate(ds, _survey(ds, scorer, team, None), runtime, team)
+    return runtime.calibration
+
+
+def _calibrate(ds: Dataset, table: Dataset, runtime: Runtime, team: _Team) -> None:
+    """Let every process settle for one calibration: the store's, or one that all measure for, each some rows."""
+    known = [found for found in team.exchange(runtime.calibration) if found is not None]
+    if known:
+        runtime.settle(known[0])
+        return
+    places = calibration_places(table, runtime)
+    tokens = [table[place]["num_tokens"] for place in places]
+    share = sorted(places[i] for i in balanced_shares(tokens, team.size)[team.rank])
+    samples = map(runtime.lay_out, rows_of(readable(ds)[share]) if share else [])
+    names, rows = measure_for_calibration(runtime, [sample for sample in samples if isinstance(sample, Sample)])
+    parts = team.exchange((names, rows))
+    names = next((found for found, _ in parts if found), [])
+    found = calibrate(runtime, names, [row for _, part in parts for row in part]) if team.is_main else None
+    found = team.exchange(found)[0]
+    runtime.settle(found)
+    keep_calibrated_rows(runtime, names, rows)
+    team.exchange(None)  # the calibration is kept last: with it the rows that it was made of are there
+    kept = team.exchange(keep_calibration(runtime, found) if team.is_main else None)[0]
+    if kept.digest != found.digest:
+        runtime.settle(kept)
 
 
 def main_process_first(scorer: Any, work: Callable[[], Any]) -> Any:
@@ -217,7 +279,7 @@ def _check_alike(team: _Team, num_rows: int, runtime) -> None:
     """Refuse, before any work, processes that would not do parts of one thing."""
     if team.size == 1:
         return
-    same = {"rows": num_rows, "settings or models": runtime.config_key}
+    same = {"rows": num_rows, "settings or models": runtime.segments_key, "cam": runtime.config.cam}
     for what, value in (same | {"tokenizer, find_context or max_length": runtime.layout_key}).items():
         if len(found := set(team.exchange(value))) > 1:
             raise ValueError(
@@ -255,13 +317,18 @@ def _surveyed_part(ds: Dataset, scorer: GateauScorer, team: _Team, num_proc: int
     return survey_rows(part, scorer, num_proc)
 
 
-def _survey(ds: Dataset, scorer: GateauScorer, team: _Team, part: Dataset | None) -> tuple[Dataset, np.ndarray]:
-    """The survey of all rows, and whether the store has each; the same in every process, of which each lays out a part."""
+def _survey(ds: Dataset, scorer: GateauScorer, team: _Team, part: Dataset | None) -> Dataset:
+    """The survey of all rows; the same in every process, of which each lays out a part."""
     part = _surveyed_part(ds, scorer, team) if part is None else part
-    kept = are_kept(part, scorer.start())
+    return part if team.size == 1 else _gathered(ds, part, team)
+
+
+def _kept(table: Dataset, runtime: Runtime, team: _Team) -> np.ndarray:
+    """Whether the store has each row of a survey; every process looks for a part."""
     if team.size == 1:
-        return part, kept
-    return _gathered(ds, part, team), np.array(_in_turn(team.exchange(kept)), bool)
+        return are_kept(table, runtime)
+    part = table.select(range(team.rank, len(table), team.size))
+    return np.array(_in_turn(team.exchange(are_kept(part, runtime))), bool)
 
 
 def _gathered(ds: Dataset, part: Dataset, team: _Team) -> Dataset:

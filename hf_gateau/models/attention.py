@@ -3,7 +3,8 @@
 transformers lets a registered function compute the attention of every layer (`AttentionInterface`). Ours computes it as
 the model would, and on the response's query rows it uses the model's own eager function, which also returns the
 weights: the exact attention of any architecture (grouped heads, soft-capping, sinks, sliding windows), while no T x T
-matrix ever exists. Everything before the response goes through SDPA.
+matrix ever exists. Everything before the response goes through SDPA; and where the weights of some heads alone are wanted,
+the response too, with those heads' weights computed beside it.
 
 Rows and keys are counted from the first token of the sequence, also where the keys of its beginning were kept from an
 earlier pass and only the rows after it are computed now.
@@ -63,41 +64,125 @@ class ResponseAttention:
         self.samples = samples
         self.first_row = min(sample.response_start for sample in samples)
         self.num_layers = 0
-        end = max(sample.response_end for sample in samples)
-        self._share_BT = torch.zeros(len(samples), 1, 1, end - self.first_row)  # 1 / |y| on a sample's own rows
+        self.num_tokens = max(sample.response_end for sample in samples)
+        self._share_BT = torch.zeros(
+            len(samples), 1, 1, self.num_tokens - self.first_row
+        )  # 1 / |y| on a sample's own rows
         for share_T, sample in zip(self._share_BT[:, 0, 0], samples, strict=True):
             rows = slice(sample.response_start - self.first_row, sample.response_end - self.first_row)
             share_T[rows] = 1 / (sample.response_end - sample.response_start)
         self._total_BK = None
 
+    def begin_layer(self) -> tuple[int, ...] | None:
+        """To be called by every layer as it runs; returns the heads whose weights are collected of it, None for all."""
+        self.num_layers += 1
+        return None
+
     def add(self, weights_BHQK: torch.Tensor, first_row: int, first_key: int) -> None:
-        """Add a chunk of rows from `first_row` whose keys begin at `first_key`."""
-        device, (_, num_heads, num_rows, num_keys) = weights_BHQK.device, weights_BHQK.shape
+        """Add a chunk of rows of the layer that runs, from `first_row`, whose keys begin at `first_key`."""
+        mass_BHK = self._mass(weights_BHQK, first_row)
+        num_heads, num_keys = mass_BHK.shape[1:]
         if self._total_BK is None:
-            exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-            num_tokens = self.first_row + self._share_BT.shape[-1]
-            self._total_BK = torch.zeros(len(self.samples), num_tokens, dtype=exact, device=device)
-        self._share_BT = self._share_BT.to(device)  # layers may be on several devices
-        start = first_row - self.first_row
-        share_BQ = self._share_BT.narrow(-1, start, num_rows).expand(-1, num_heads, -1, -1)
-        mass_BHK = torch.matmul(share_BQ.to(weights_BHQK.dtype), weights_BHQK).squeeze(2)
+            shape = len(self.samples), self.num_tokens
+            self._total_BK = torch.zeros(shape, dtype=_exact(mass_BHK.device), device=mass_BHK.device)
         total_BK = self._total_BK.narrow(1, first_key, num_keys)
         total_BK += (mass_BHK.sum(1, dtype=total_BK.dtype) / num_heads).to(total_BK.device)
 
-    def segment_means(self, cut: Cut) -> list[list[float]]:
-        """Mean attention per token of each segment, averaged over response tokens, heads and layers: Eq. 4 of
-        arXiv 2410.15633 before the softmax. For each sample one float per segment; the last segment over its own tokens."""
+    def _mass(self, weights_BHQK: torch.Tensor, first_row: int) -> torch.Tensor:
+        """A chunk's part of the mean over the response's tokens: (B, H, K)."""
+        _, num_heads, num_rows, _ = weights_BHQK.shape
+        self._share_BT = self._share_BT.to(weights_BHQK.device)  # layers may be on several devices
+        share_BQ = self._share_BT.narrow(-1, first_row - self.first_row, num_rows).expand(-1, num_heads, -1, -1)
+        return torch.matmul(share_BQ.to(weights_BHQK.dtype), weights_BHQK).squeeze(2)
+
+    def check(self) -> None:
+        """To be called after the pass.
+
+        Raises:
+            ValueError: no layer knew of this.
+        """
         if self.num_layers == 0:
             raise ValueError(
                 "No attention layer reported its weights: the model does not hand keyword arguments on to transformers' "
                 "attention interface. Use a model class from transformers itself."
             )
+
+    def segment_means(self, cut: Cut) -> list[list[float]]:
+        """Mean attention per token of each segment, averaged over response tokens, heads and layers: Eq. 4 of
+        arXiv 2410.15633 before the softmax. For each sample one float per segment; the last segment over its own tokens."""
+        self.check()
         total_BK = self._total_BK.cpu().double() / self.num_layers
         spans = [
             total[sample.context_start : sample.context_end]
             for total, sample in zip(total_BK, self.samples, strict=True)
         ]
         return [[float(part.mean()) for part in cut(span.split(cut.length))] for span in spans]
+
+
+class HeadAttention(ResponseAttention):
+    """The same head by head, summed over segments at once: of all heads, or of those alone that are named.
+
+    A layer without a named head does not compute weights at all.
+
+    Args:
+        samples: as there.
+        cut: where segments end, and which are kept.
+        heads (*optional*): (layer, head) of those that are collected, counted from 0 in the order in which attention layers run.
+    """
+
+    def __init__(self, samples: Sequence[Sample], cut: Cut, heads: Sequence[tuple[int, int]] | None = None):
+        super().__init__(samples)
+        self.cut, self.heads = cut, heads
+        self._sums: dict[
+            int, torch.Tensor
+        ] = {}  # layer -> (B, H, S + 1); what belongs to no segment goes to the last place
+        counts = [-(-len(sample.context) // cut.length) for sample in samples]
+        self._places, self._rest = [cut(range(count)) for count in counts], max(counts)
+        self._segment_BK = torch.full((len(samples), self.num_tokens), self._rest)
+        for segment_K, sample in zip(self._segment_BK, samples, strict=True):
+            inside = torch.arange(len(sample.context)) // cut.length
+            segment_K[sample.context_start : sample.context_end] = inside
+
+    def begin_layer(self) -> tuple[int, ...] | None:
+        self.num_layers += 1
+        if self.heads is None:
+            return None
+        return tuple(sorted(head for layer, head in self.heads if layer == self.num_layers - 1))
+
+    def add(self, weights_BHQK: torch.Tensor, first_row: int, first_key: int) -> None:
+        mass_BHK = self._mass(weights_BHQK, first_row)
+        device, (num_samples, num_heads, num_keys) = mass_BHK.device, mass_BHK.shape
+        exact, layer = _exact(device), self.num_layers - 1
+        self._segment_BK = self._segment_BK.to(device)
+        if layer not in self._sums:
+            self._sums[layer] = torch.zeros(num_samples, num_heads, self._rest + 1, dtype=exact, device=device)
+        segment_BK = self._segment_BK.narrow(1, first_key, num_keys)
+        self._sums[layer].scatter_add_(2, segment_BK[:, None].expand_as(mass_BHK), mass_BHK.to(exact))
+
+    def names(self) -> list[tuple[int, int]]:
+        """(layer, head) of the columns of `segment_heads`."""
+        if self.heads is not None:
+            return sorted(self.heads)
+        return [(layer, head) for layer, sums in self._sums.items() for head in range(sums.shape[1])]
+
+    def segment_heads(self) -> list[torch.Tensor]:
+        """Mean attention per token of each segment, averaged over response tokens: for each sample (S, H), float64, on the CPU; the
+        last segment over its own tokens."""
+        self.check()
+        if lacking := {layer for layer, _ in self.heads or ()} - self._sums.keys():
+            raise ValueError(
+                f"The model has no attention layer {min(lacking)}, of which heads were chosen; choose heads anew."
+            )
+        found = []
+        sums_BHS = torch.cat([sums.cpu().double() for _, sums in sorted(self._sums.items())], 1)
+        for sums_HS, sample, places in zip(sums_BHS, self.samples, self._places, strict=True):
+            sizes = [min(self.cut.length, len(sample.context) - place * self.cut.length) for place in places]
+            found.append((sums_HS[:, list(places)] / torch.tensor(sizes, dtype=sums_HS.dtype)).T)
+        return found
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
 
 
 @dataclass(frozen=True)  # no tuple: accelerate would move the layer in it to a device
@@ -153,23 +238,31 @@ def gateau_attention(
     """Attention of one layer, (B, H, T, head size) each, as transformers' interface asks; returns (B, T, H, size), None.
 
     Rows before the response go through SDPA where that can serve them; the response's rows, and whatever SDPA cannot
-    serve (soft-capping, attention sinks), through the model's own eager function in chunks of rows.
+    serve (soft-capping, attention sinks), through the model's own eager function in chunks of rows. Where `response_attention`
+    wants some heads of a layer alone, or none, all rows go as those before the response.
     """
     kw.pop("output_attentions", None)
     layer = _Layer(module, query, key, value, attention_mask, scaling, kw)
-    split = layer.end if response_attention is None else max(layer.start, response_attention.first_row)
+    heads, split = (), layer.end
+    if response_attention is not None:
+        heads = response_attention.begin_layer()
+        if heads is None or (heads and not layer.sdpa_serves):  # the eager function gives outputs and weights at once
+            split = max(layer.start, response_attention.first_row)
     outputs, first_read = [], layer.start
     if read_rows is not None and read_rows.layer is module:
         first_read = min(layer.start + read_rows.first_row, split)
     if first_read > layer.start:
         outputs.append(query.new_zeros(query.shape[0], first_read - layer.start, query.shape[1], value.shape[-1]))
     outputs += layer.plain(first_read, split)
-    if response_attention is not None:
-        response_attention.num_layers += 1
+    if split < layer.end:
         for start, end, first_key in layer.chunks(split, layer.end):
             output, weights = layer.eager(start, end, first_key, float32=True)
-            response_attention.add(weights, start, first_key)
+            response_attention.add(weights if heads is None else weights[:, list(heads)], start, first_key)
             outputs.append(output)
+    elif heads:
+        first_row = max(layer.start, response_attention.first_row)
+        for weights, start, first_key in layer.weights(first_row, layer.end, heads):
+            response_attention.add(weights, start, first_key)
     return torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0], None
 
 
@@ -182,14 +275,14 @@ class _Layer:
         self.end = key.shape[2]
         self.start = self.end - query.shape[2]
         self.window = kw.get("sliding_window") or self.end
+        self.sdpa_serves = all(kw.get(name) is None for name in EAGER_ALONE)
 
     def plain(self, start: int, end: int) -> list[torch.Tensor]:
         """Some rows, without their weights, by the fastest way that can serve this layer."""
         if start == end:
             return []
-        sdpa_serves = all(self.kw.get(name) is None for name in EAGER_ALONE)
-        if self.mask is not None or not sdpa_serves:
-            forward = self.sdpa if sdpa_serves else self.eager
+        if self.mask is not None or not self.sdpa_serves:
+            forward = self.sdpa if self.sdpa_serves else self.eager
             return [forward(*rows)[0] for rows in self.chunks(start, end)]
         if (
             end - start == 1
@@ -206,9 +299,9 @@ class _Layer:
             return [sdpa_attention_forward(self.module, *self._slices(start, end, 0), mask, **self.kw)[0]]
         return [self.sdpa(*rows)[0] for rows in self.chunks(start, end)]
 
-    def chunks(self, start: int, end: int):
-        """(start, end, first key) of chunks of query rows, bounded by the weights they give rise to."""
-        per_row = self.query.shape[0] * self.query.shape[1] * min(self.window, self.end)
+    def chunks(self, start: int, end: int, num_heads: int | None = None):
+        """(start, end, first key) of chunks of query rows, bounded by the weights they give rise to, of all heads or of so many."""
+        per_row = self.query.shape[0] * (num_heads or self.query.shape[1]) * min(self.window, self.end)
         step = max(1, weights_per_chunk(self.query.device) // per_row)
         for a in range(start, end, step):
             yield a, min(a + step, end), max(0, a - self.window + 1)
@@ -238,6 +331,17 @@ class _Layer:
             self.module, query.to(dtype), key.to(dtype), value.to(dtype), mask, **self.kw
         )
         return output.to(query.dtype), weights
+
+    def weights(self, start: int, end: int, heads: tuple[int, ...]):
+        """(weights, first row, first key) of chunks of query rows: those of some heads alone, as SDPA has them, in float32."""
+        groups = self.query.shape[1] // self.key.shape[1]
+        query = self.query[:, list(heads), start - self.start : end - self.start].float()
+        key = self.key[:, [head // groups for head in heads]].float()
+        query = query * (query.shape[-1] ** -0.5 if self.kw["scaling"] is None else self.kw["scaling"])
+        for first, last, first_key in self.chunks(start, end, len(heads)):
+            scores = query[:, :, first - start : last - start] @ key[:, :, first_key:last].mT
+            scores = scores.masked_fill(~self._mask(first, last, first_key), torch.finfo(scores.dtype).min)
+            yield scores.softmax(-1), first, first_key
 
 
 def goes_in_blocks(weights: torch.Tensor) -> bool:

@@ -179,12 +179,15 @@ class ModelPair:
         return sample.context[max(0, len(sample.context) - room) :]
 
     def num_near(self, sample: Sample) -> int:
+        """`near_tokens` of a sample."""
+        return self.near_tokens(len(sample.context), len(sample.instruction), sample.response_end)
+
+    def near_tokens(self, num_context: int, num_instruction: int, num_tokens: int) -> int:
         """How many of the context's last tokens are near: what `short_window` lets the short sibling see; without one, what its
         own window holds beside all that is not context."""
         if self.config.short_window is not None:
-            return len(self.short_context(sample))
-        rest = sample.response_end - len(sample.context)
-        return min(len(sample.context), max(0, context_window(self.short_config) - rest))
+            return min(num_context, max(0, self.config.short_window - num_instruction))
+        return min(num_context, max(0, context_window(self.short_config) - (num_tokens - num_context)))
 
     @property
     def is_self_paired(self) -> bool:

@@ -295,7 +295,9 @@ class Pilot:
 
         pair, cut, usual = self.runtime.pair, self.runtime.cut, self.runtime.limits.batch_tokens
         sample, seconds = self.rows[-1].sample, {}
-        usual_seconds = next((t.seconds[0] for t in self.timings[-1][-1] if t.part == "segments"), float("inf"))
+        usual_seconds = next((t.seconds[0] for t in self.timings[-1][-1] if t.part == "segments"), None)
+        if usual_seconds is None:  # none are measured
+            return {}
         for batch_tokens in (usual, usual // 2, 2 * usual, 4 * usual):
             if batch_tokens < 1 or time.monotonic() + 2 * usual_seconds > deadline:
                 continue
@@ -314,8 +316,9 @@ class Pilot:
         from ..measuring.passes import measure_sample
 
         watch = Stopwatch(self.device, self.gauge, last_moment)
+        runtime = self.runtime
         with suppress(TimeIsUp):
-            measure_sample(self.runtime.pair, row.sample, self.runtime.cut, self.runtime.limits, watch)
+            measure_sample(runtime.pair, row.sample, runtime.cut, runtime.limits, watch, runtime.heads)
         self.advance(row)
         return watch.timings
 

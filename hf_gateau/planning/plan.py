@@ -25,6 +25,7 @@ from ..measuring.costs import (
     pass_tokens,
     row_work,
 )
+from ..measuring.heads import HeadCalibration, likely_heads
 from ..measuring.lengths import Lengths, check_lengths
 from ..measuring.runtime import Runtime
 from ..models.config import DEFAULT_SHORT_WINDOW, ModelPairConfig
@@ -157,21 +158,31 @@ def _count(runtime, counted: Counted, seen: Counter, sample: Sample | str, is_ke
 
 @dataclass(frozen=True)
 class Job:
-    """Rows to measure (shape, number of such rows), by which models and in which way."""
+    """Rows to measure (shape, number of such rows), by which models and in which way; and how many of them heads are chosen by
+    first, whose segments are measured, and whose long pass runs once more for all heads."""
 
     rows: tuple[tuple[RowShape, int], ...]
     long: ModelShape
     short: ModelShape
     way: Way
+    num_choosing: int = 0
 
     def work(self) -> dict[str, np.ndarray]:
         """The work of each part over all rows."""
         total = {part: np.zeros(len(FEATURES)) for part in PARTS}
+        num_rows = sum(weight for _, weight in self.rows)
+        choosing = min(1.0, self.num_choosing / num_rows)
         for row, weight in self.rows:
-            for part, work in row_work(self.long, self.short, row, self.way).items():
-                work[0] /= self.together(row)  # passes
-                total[part] += weight * work
+            self._add(total, row, self.way, (1 - choosing) * weight)
+            if choosing:
+                self._add(total, row, replace(self.way, heads=None), choosing * weight, long=2)
         return total
+
+    def _add(self, total: dict[str, np.ndarray], row: RowShape, way: Way, weight: float, long: int = 1) -> None:
+        """Add so many rows of a shape, whose long pass runs so often."""
+        for part, work in row_work(self.long, self.short, row, way).items():
+            work[0] /= self.together(row)  # passes
+            total[part] += weight * work * (long if part == "long" else 1)
 
     def together(self, row: RowShape) -> int:
         """Rows of this length that share passes in a run; the pilot measures each by itself."""
@@ -253,13 +264,24 @@ def make_plan(
     loading = {name: a + b for name, a, b in zip(TIMES, opening, loading, strict=True)}
     with runtime.pair.short() as short:
         shapes = model_shape(runtime.pair.long), model_shape(short)
+    num_choosing = measure.cam_rows if runtime.lacks_calibration else 0
+    if runtime.lacks_calibration:
+        runtime.heads = _likely_heads(shapes[0])
+        way = Way.of(runtime)
+        plan["segments"] = 0
     rows = [(RowShape.of(sample), weight) for sample, weight in counted.pending]
-    alone = Job(tuple(rows), *shapes, way)
+    alone = Job(tuple(rows), *shapes, way, num_choosing)
     for i in counted.followers:
         rows[i] = replace(rows[i][0], follows=True), rows[i][1]
     job = replace(alone, rows=tuple(rows))
     pilot = _run_pilot(runtime, counted, alone, pilot_seconds)
     return plan | _predict(pilot, counted, job, loading, num_devices, price_per_hour)
+
+
+def _likely_heads(model: ModelShape) -> HeadCalibration:
+    """Heads of layers without a window, where there are any."""
+    sizes = [layer.heads if layer.window is None else 0 for layer in model.order]
+    return likely_heads(sizes if any(sizes) else [layer.heads for layer in model.order])
 
 
 def _describe_rows(runtime, counted: Counted, way: Way) -> dict[str, Any]:
@@ -384,6 +406,9 @@ def _cheaper(pilot: Pilot, counted: Counted, job: Job, loading: dict, num_device
         f"segment_stride={fewer.cut.stride}": replace(job, way=fewer),
         f"response_head={head}": job.head(head),
     }
+    if job.way.heads is None:
+        by_heads = replace(job.way, heads=_likely_heads(job.long).heads)
+        changes["cam=heads"] = replace(job, way=by_heads, num_choosing=MeasureConfig.cam_rows)
     now = _seconds(pilot, counted, job.work(), loading, num_devices, "wall")["total"]
     for change, other in changes.items():
         seconds = _seconds(pilot, counted, other.work(), loading, num_devices, "wall")["total"]

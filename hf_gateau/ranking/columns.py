@@ -9,7 +9,7 @@ import numpy as np
 
 from ..rows.batches import REASON
 from .config import RankConfig
-from .evidence import FAR_TOKENS, NEED_TOKENS
+from .evidence import FAR_TOKENS, HEADS, NEED_TOKENS, NUM_FAR
 from .formulas import EMBEDDING, LENGTHS, measures_of, needed_columns
 
 
@@ -40,6 +40,11 @@ HOW_TO_MEASURE = (
         (*NEED_TOKENS, *FAR_TOKENS),
         "rows measured before there were columns of tokens, or with token_nll off, are ranked by mode='robust' or any other method; "
         "the same `hf-gateau score` measures them anew with these columns",
+    )
+    | dict.fromkeys(
+        (HEADS, NUM_FAR),
+        "`hf-gateau score --cam heads`, or GateauScorer(..., cam='heads') after calibrate_heads(ds, scorer), measures "
+        "gateau_segment_heads and what goes with it",
     )
 )
 
@@ -121,11 +126,12 @@ def read_columns(data: Dataset | pd.DataFrame, config: RankConfig) -> dict[str, 
     embeddings = []
     for table in _tables(data, [*needed, *texts], lists) if needed or texts else ():
         flat = {name: _lists(table[name]) for name in lists}
+        own = {name: table[name].cast("float64").to_numpy() for name in numbers if name in needed}
         measured = {}
         for term, measure in measures.items():
-            measured[term], measured[CODE.format(term)] = measure(flat, config.tau)
+            measured[term], measured[CODE.format(term)] = measure(flat, config.tau, own)
         for name, parts in numbers.items():
-            parts.append(measured[name] if name in measured else table[name].cast("float64").to_numpy())
+            parts.append(measured[name] if name in measured else own[name])
         for name, chunks in texts.items():
             chunks += table[name].cast(text).chunks
         if EMBEDDING in needed:

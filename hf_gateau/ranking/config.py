@@ -42,7 +42,7 @@ HMP_VARIANTS = (
 )
 CAS_VARIANTS = (
     *("paper", "raw", "pearson", "spearman", "gain", "gain_far", "gain_distance"),
-    *("far_need", "far_tokens", "places", "none"),
+    *("far_need", "far_tokens", "places", "heads", "none"),
 )
 COMBINE_VARIANTS = ("softmax", "released", "rank")
 PAPER_FRACTION = 0.1

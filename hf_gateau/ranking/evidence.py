@@ -1,4 +1,5 @@
-"""How much of a response needs far context, token by token: measures from the negative log-likelihoods of its tokens.
+"""How much of a response needs far context: token by token, from the negative log-likelihoods of its tokens, or by what a few
+attention heads see.
 
 Shapes: flat arrays over the response tokens of all rows, in nats. `near` is what the short sibling sees of the context, in
 tokens, and a far segment ends before it. A measure that sums tells how much a row depends on far context; one that averages,
@@ -16,6 +17,7 @@ from .lists import ListMeasure, Rows
 
 LONG, SHORT, NO_CONTEXT = (f"gateau_token_nll_{name}" for name in ("long", "short", "no_context"))
 FAR, NEAR, BEST = "gateau_token_nll_far", "gateau_token_nll_near", "gateau_token_far_segment"
+HEADS, NUM_FAR = "gateau_segment_heads", "gateau_num_far_segments"
 PAIR_TOKENS = (LONG, SHORT)
 NEED_TOKENS = (*PAIR_TOKENS, NO_CONTEXT)
 FAR_TOKENS = (LONG, NO_CONTEXT, NEAR, FAR)
@@ -84,6 +86,14 @@ def places(x: Lists, rows: Rows, tau: float) -> np.ndarray:
     return rows.num_distinct(x[BEST], token_far_need(x, tau) > 0)
 
 
+def heads(x: Lists, rows: Rows, tau: float) -> np.ndarray:
+    """The most that retrieval heads see in a far segment, minus the most in a near one, in nats; see `measuring.heads`. Where a row
+    has no segment of one kind its lowest stands for them, so a row without far segments is among the lowest."""
+    seen, is_far = x[HEADS], rows.position < rows.spread(x[NUM_FAR])
+    lowest = rows.spread(-rows.max(-seen))
+    return rows.max(np.where(is_far, seen, lowest)) - rows.max(np.where(is_far, lowest, seen))
+
+
 # name -> measure, which may stand for HMP; its siblings may be two checkpoints or two windows
 TOKEN_HMP = {
     "need": ListMeasure(NEED_TOKENS, need),
@@ -92,9 +102,10 @@ TOKEN_HMP = {
     "key_tokens": ListMeasure(PAIR_TOKENS, key_tokens),
     "longfilter": ListMeasure(PAIR_TOKENS, longfilter),
 }
-# Likewise for CAS; they need the segments
+# Likewise for CAS; all but 'heads' need the segments
 TOKEN_CAS = {
     "far_need": ListMeasure(FAR_TOKENS, far_need, optional=(NEAR, FAR)),
     "far_tokens": ListMeasure(FAR_TOKENS, far_tokens, optional=(NEAR, FAR)),
     "places": ListMeasure((*FAR_TOKENS, BEST), places, optional=(NEAR, FAR, BEST)),
+    "heads": ListMeasure((HEADS,), heads, "segment", numbers=(NUM_FAR,)),
 }

@@ -16,7 +16,7 @@ import numpy as np
 
 from .clustering import clusters, default_num_clusters, first_of_each
 from .config import ABLATIONS, RankConfig
-from .evidence import TOKEN_CAS, TOKEN_HMP
+from .evidence import HEADS, NEED_TOKENS, TOKEN_CAS, TOKEN_HMP
 from .lists import ListMeasure, Rows
 
 
@@ -180,7 +180,7 @@ def _of_uniform(measure: Callable) -> ListMeasure:
     return _of_segments(lambda ppl, attention, rows: measure(ppl, 1 / rows.spread(rows.sizes), rows))
 
 
-# name -> measure; the last six use no attention. In all of them HIGH means keep.
+# name -> measure; 'gain' to 'places' use no attention. In all of them HIGH means keep.
 CAS: dict[str, ListMeasure | None] = {
     "paper": _of_segments(cas),
     "raw": _of_segments(cosine),  # Eq. 5 without the softmaxes of Eqs. 3 and 4
@@ -382,7 +382,7 @@ def needed_columns(config: RankConfig) -> list[str]:
     hmp, cas, _ = parts_of(config)
     pair = () if hmp is None or isinstance(HMP[hmp], ListMeasure | None) else PPL_PAIR
     scored = (config.reward_column, EMBEDDING) if config.method == "car" else ()
-    lists = dict.fromkeys(name for measure in measures_of(config).values() for name in measure.columns)
+    lists = dict.fromkeys(name for x in measures_of(config).values() for name in (*x.columns, *x.numbers))
     return [*METHODS[config.method].columns, *scored, *pair, *lists]
 
 
@@ -392,3 +392,24 @@ def measures_of(config: RankConfig) -> dict[str, ListMeasure]:
     found = {"hmp": HMP.get(hmp), "cas": CAS.get(cas_name), "score": METHODS[config.method].measure}
     found |= {"uniform": UNIFORM.get(cas_name)}
     return {term: measure for term, measure in found.items() if isinstance(measure, ListMeasure)}
+
+
+def check_measured(config: RankConfig, cam: str) -> None:
+    """Refuse to measure rows in a way that leaves most of them without what they are to be ranked by.
+
+    Raises:
+        ValueError: segments are needed, and heads stand for them.
+    """
+    if cam != "heads":
+        return
+    segments = {
+        *SEGMENT_COLUMNS,
+        *(name for x in TOKEN_CAS.values() if HEADS not in x.columns for name in x.columns),
+    } - {*NEED_TOKENS}
+    if needed := [name for name in needed_columns(config) if name in segments]:
+        cas = parts_of(config)[1]
+        by = f"method={config.method!r}" if cas is None else f"cas={cas!r}"
+        raise ValueError(
+            f"cam='heads' measures no segments, and {by} needs {', '.join(needed)}; rank with cas='heads', or measure with "
+            "cam='segments'."
+        )

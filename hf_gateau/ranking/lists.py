@@ -71,11 +71,13 @@ class ListMeasure:
 
     Attributes:
         columns (`tuple`): whose lists have one length in a row, or, where they are in `optional`, none at all.
-        measure: from the columns' values, flat, by name, their `Rows` and tau, to a float64 array (n,).
+        measure: from the columns' values, flat, by name, their `Rows` and tau, to a float64 array (n,). Of `numbers` it gets one
+            value a row.
         unit (`str`): what a value belongs to.
         least (`int`): values that a row needs.
         optional (`tuple`): columns whose list may be empty where the others' are not: infinity stands for every value.
         positive (`tuple`): columns whose values are above 0.
+        numbers (`tuple`): columns that have one number a row, 0 or more.
     """
 
     columns: tuple[str, ...]
@@ -84,6 +86,7 @@ class ListMeasure:
     least: int = 1
     optional: tuple[str, ...] = ()
     positive: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
 
     @cached_property
     def reasons(self) -> tuple[str, ...]:
@@ -99,17 +102,22 @@ class ListMeasure:
                 f"{name} holds a value that is not a {'positive ' * (name in self.positive)}finite number"
                 for name in self.columns
             ),
+            *(f"{name} is null, or not a count" for name in self.numbers),
             f"the values of its {self.unit}s are constant, or all 0",
         )
 
     def __call__(
-        self, lists: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], tau: float
+        self,
+        lists: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+        tau: float,
+        numbers: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The numbers, NaN where there is none, and the codes into `reasons`, (n,) each.
 
         Args:
             lists: by column: the values of all lists, null as NaN; lengths, 0 for null; which are null.
             tau: see `RankConfig`.
+            numbers: by column: one value a row, null as NaN.
         """
         flat, sizes, null = ({name: lists[name][i] for name in self.columns} for i in range(3))
         count = sizes[self.columns[0]]
@@ -122,14 +130,17 @@ class ListMeasure:
         for name, values in flat.items():
             wrong = np.isnan(values) if name in self.optional else ~np.isfinite(values)
             bad.append(Rows(sizes[name]).any(wrong | (values <= 0) if name in self.positive else wrong))
+        counts = {name: numbers[name] for name in self.numbers}
+        bad += [~(np.isfinite(values) & (values >= 0)) for values in counts.values()]
         code = np.select(bad, range(1, len(bad) + 1), 0)
         value, good = np.full(len(code), np.nan), code == 0
         if good.any():
             rows = Rows(count[good])
             if not good.all():
                 flat = {name: values[Rows(sizes[name]).spread(good)] for name, values in flat.items()}
+                counts = {name: values[good] for name, values in counts.items()}
             with np.errstate(all="ignore"):  # what overflows, or divides by 0, gets the last reason
-                value[good] = self.measure(flat, rows, tau)
+                value[good] = self.measure(flat | counts, rows, tau)
         code[good & ~np.isfinite(value)] = len(self.reasons) - 1
         return value, code
 

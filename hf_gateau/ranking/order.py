@@ -19,11 +19,13 @@ from ..rows.batches import REASON, VALUE_COLUMNS
 from ..rows.cuts import Cuts
 from .columns import ARROW_TYPES, CODE, DERIVED_COLUMNS, FRAME_TYPES, is_frame, read_columns
 from .config import RankConfig
+from .evidence import HEADS
 from .formulas import (
     COMBINE,
     EMBEDDING,
     METHODS,
     PPL_PAIR,
+    check_measured,
     is_gateau,
     measures_of,
     needed_columns,
@@ -168,6 +170,15 @@ def _saw_the_same(rows: dict[str, Any], hmp: np.ndarray) -> bool:
     return not hmp.any()
 
 
+def _lack_segments(data: Dataset | pd.DataFrame, notes: np.ndarray) -> bool:
+    """Whether most rows have no rank for want of a list, and heads were asked about them instead."""
+    lacking = [i for i, note in enumerate(notes) if note is not None and note.endswith(" is null")]
+    if 2 * len(lacking) <= len(notes) or HEADS not in (data.columns if is_frame(data) else data.column_names):
+        return False
+    value = data[HEADS].iloc[lacking[0]] if is_frame(data) else data[lacking[0]][HEADS]
+    return isinstance(value, list | np.ndarray)
+
+
 # The record: how the order was made, kept with the data
 
 
@@ -308,7 +319,8 @@ def rank(
         back how it was made.
 
     Raises:
-        ValueError: an unknown name, an alpha outside 0 to 1, or a column that is missing.
+        ValueError: an unknown name, an alpha outside 0 to 1, a column that is missing, or rows that were measured by heads and
+            are to be ranked by their segments.
         TypeError: data of another type, such as a stream.
 
     Warns:
@@ -342,6 +354,8 @@ def rank(
             )
         columns = read_columns(part, config)
         derived, messages, about = _derive(columns, config)
+        if _lack_segments(part, derived["gateau_note"]):
+            check_measured(config, "heads")
         record = _record(columns, derived, messages, about, config, Cuts.of_data(part))
         if record["num_unranked"] and config.method != "no_long":
             unranked = sum(record["num_unranked"].values())

@@ -24,6 +24,7 @@ COLUMNS = {
     "gateau_ppl_no_context": "float64",
     "gateau_segment_ppl": "list",
     "gateau_segment_attention": "list",
+    "gateau_segment_heads": "list",
     "gateau_num_far_segments": "int64",
     "gateau_token_nll_long": "nlls",
     "gateau_token_nll_short": "nlls",

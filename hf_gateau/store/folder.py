@@ -32,6 +32,7 @@ from .sqlite import (
     Measurement,
     MeasurementStore,
     StoreError,
+    Text,
     Value,
     newer_store,
     resolve_store_path,
@@ -82,7 +83,7 @@ class FolderStore:
         """The measurements there are, by sample key; reads only what was written since the last call."""
         return self._get(config_key, sample_keys)
 
-    def get_values(self, config_key: str, content_keys: Iterable[str]) -> dict[str, Value]:
+    def get_values(self, config_key: str, content_keys: Iterable[str]) -> dict[str, Value | Text]:
         """The values there are of what another scorer than the pair measured, by content key."""
         return self._get(config_key, content_keys)
 
@@ -100,7 +101,7 @@ class FolderStore:
         """Append measurements, by sample key; they are on the disk when this returns. Measured twice, the first one stays."""
         self._append(config_key, {key: _line(found) for key, found in measurements.items()})
 
-    def put_values(self, config_key: str, values: Mapping[str, Value]) -> None:
+    def put_values(self, config_key: str, values: Mapping[str, Value | Text]) -> None:
         """Likewise values, by content key."""
         self._append(config_key, {key: {"value": value} for key, value in values.items()})
 
@@ -318,7 +319,7 @@ def _count(rows: dict[str, _Row], key: str, row: _Row) -> None:
         rows[key] = min(before, row, key=lambda x: (x.created, x.path))
 
 
-def _read_rows(rows: dict[str, _Row]) -> Iterator[tuple[str, Measurement | Value]]:
+def _read_rows(rows: dict[str, _Row]) -> Iterator[tuple[str, Measurement | Value | Text]]:
     in_order = sorted(rows.items(), key=lambda item: (item[1].path, item[1].offset))
     for path, group in groupby(in_order, key=lambda item: item[1].path):
         with path.open("rb") as stream:
@@ -345,7 +346,7 @@ def _line(measurement: Measurement) -> dict:
     return {name: value for name, value in line.items() if value is not None}
 
 
-def _found(row: dict) -> Measurement | Value:
+def _found(row: dict) -> Measurement | Value | Text:
     """What a line holds: a value, or a measurement."""
     if "value" in row:
         return row["value"]

@@ -48,6 +48,23 @@ MIGRATIONS: tuple[Migration, ...] = (
         "ALTER TABLE measurements ADD COLUMN token_nll_near BLOB",
         "ALTER TABLE measurements ADD COLUMN token_far_segment BLOB",
     ),
+    # What heads see of segments; rows that have it need no numbers of segments alone, which were NOT NULL before.
+    (
+        "ALTER TABLE measurements RENAME TO measurements_of_segments",
+        """CREATE TABLE measurements (
+            config_key TEXT NOT NULL, sample_key TEXT NOT NULL,
+            ppl_short REAL NOT NULL, ppl_long REAL NOT NULL, ppl_no_context REAL NOT NULL,
+            segment_ppl BLOB, segment_attention BLOB, segment_heads BLOB,
+            num_far_segments INTEGER, token_nll_long BLOB, token_nll_short BLOB, token_nll_no_context BLOB,
+            token_nll_far BLOB, token_nll_near BLOB, token_far_segment BLOB,
+            times_measured INTEGER NOT NULL DEFAULT 1, created REAL NOT NULL,
+            PRIMARY KEY (config_key, sample_key)) WITHOUT ROWID""",
+        """INSERT INTO measurements SELECT
+            config_key, sample_key, ppl_short, ppl_long, ppl_no_context, segment_ppl, segment_attention, NULL,
+            num_far_segments, token_nll_long, token_nll_short, token_nll_no_context,
+            token_nll_far, token_nll_near, token_far_segment, times_measured, created FROM measurements_of_segments""",
+        "DROP TABLE measurements_of_segments",
+    ),
 )
 
 

@@ -41,8 +41,14 @@ TOKEN_FIELDS = {
     "token_nll_near": "f",
     "token_far_segment": "i",
 }
-LISTS = {"segment_ppl": "d", "segment_attention": "d", **TOKEN_FIELDS}  # columns of `measurements`; d is of 64 bits
+LISTS = {
+    "segment_ppl": "d",
+    "segment_attention": "d",
+    "segment_heads": "d",
+    **TOKEN_FIELDS,
+}  # columns of `measurements`; d is of 64 bits
 Value = float | list[float]  # of a row in `row_values`: a list is kept in float32
+Text = str  # kept there too, of what is no row's, such as what all rows are measured by
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class Measurement:
             the long model without the context.
         segment_ppl (`list[float]`): perplexity of the response from each segment alone (Eq. 3, unnormalised).
         segment_attention (`list[float]`): mean attention per token of each segment (Eq. 4, unnormalised).
+        segment_heads (`list[float]`, *optional*): what retrieval heads see of each segment, in nats (`measuring.heads`). A row
+            that has it may lack the two before, which its segments were not measured for.
 
     Evidence of tokens, None where it was not kept; R response tokens, numbers as float32, in nats:
         num_far_segments (`int`): the first segments, which end before all that the short sibling sees of the context.
@@ -66,8 +74,9 @@ class Measurement:
     ppl_short: float
     ppl_long: float
     ppl_no_context: float
-    segment_ppl: list[float]
-    segment_attention: list[float]
+    segment_ppl: list[float] | None = None
+    segment_attention: list[float] | None = None
+    segment_heads: list[float] | None = None
     num_far_segments: int | None = None
     token_nll_long: list[float] | None = None
     token_nll_short: list[float] | None = None
@@ -77,8 +86,9 @@ class Measurement:
     token_far_segment: list[int] | None = None
 
     def without_tokens(self) -> "Measurement":
-        """The same without the evidence of tokens."""
-        return replace(self, **dict.fromkeys(TOKEN_FIELDS))
+        """The same without the evidence of tokens; what `segment_heads` needs stays."""
+        num_far = None if self.segment_heads is None else self.num_far_segments
+        return replace(self, **dict.fromkeys(TOKEN_FIELDS) | {"num_far_segments": num_far})
 
 
 class MeasureError(RuntimeError):
@@ -156,12 +166,12 @@ class MeasurementStore:
         packed = ({x: _packed(getattr(found, x), LISTS.get(x)) for x in names} for found in measurements.values())
         self._insert("measurements", config_key, dict(zip(measurements, packed, strict=True)))
 
-    def get_values(self, config_key: str, content_keys: Iterable[str]) -> dict[str, Value]:
+    def get_values(self, config_key: str, content_keys: Iterable[str]) -> dict[str, Value | Text]:
         """The values there are of what another scorer than the pair measured, by content key."""
         rows = self._rows(["value"], "row_values", config_key, content_keys)
         return {key: _unpacked(value, "f") for key, value in rows}
 
-    def put_values(self, config_key: str, values: Mapping[str, Value]) -> None:
+    def put_values(self, config_key: str, values: Mapping[str, Value | Text]) -> None:
         """Commit values, by content key; as `put_all`."""
         self._insert("row_values", config_key, {key: {"value": _packed(value, "f")} for key, value in values.items()})
 

@@ -23,7 +23,7 @@ from ..measuring.lengths import CAS, HMP
 from ..measuring.responses import ResponseScorer
 from ..models.config import ModelPairConfig
 from ..ranking.config import MethodModelsConfig, RankConfig, RunConfig, SelectConfig
-from ..ranking.formulas import PPL_PAIR, SEGMENT_COLUMNS, needed_columns
+from ..ranking.formulas import PPL_PAIR, SEGMENT_COLUMNS, check_measured, needed_columns
 from ..ranking.mixture import mix
 from ..ranking.order import rank
 from ..ranking.selection import SelectionRecord, select_rows, selection_record
@@ -80,7 +80,8 @@ class GateauSelector(TrainerCallback, ExportableState):
         self.select_config, self.rank_config = self._config(SelectConfig), self._config(RankConfig)
         self.models = self._config(MethodModelsConfig)
         if self.has_pair:
-            self._config(ModelPairConfig), self._config(MeasureConfig)  # wrong settings are told now
+            _, measure = self._config(ModelPairConfig), self._config(MeasureConfig)  # wrong settings are told now
+            check_measured(self.rank_config, measure.cam)
         self.record: SelectionRecord | None = None
         self.trained_on: str | None = None  # fingerprint in the checkpoint that this was rebuilt from
         self._trainer, self._has_warned = None, False

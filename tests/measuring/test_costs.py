@@ -22,10 +22,12 @@ from hf_gateau.measuring.costs import (
     pass_tokens,
     row_work,
 )
+from hf_gateau.measuring.heads import HeadCalibration
 from hf_gateau.measuring.passes import measure_samples
 from hf_gateau.models.config import ModelPairConfig
 from hf_gateau.models.packing import Cut, Limits
 from hf_gateau.models.pair import ModelPair
+from hf_gateau.models.perplexity import batch_nlls
 from hf_gateau.rows.samples import Sample
 from tests.measuring.counted import uncounted
 from tests.tiny_models import make_model
@@ -41,7 +43,7 @@ SIBLINGS = [
 ]
 
 
-def counted(pair, sample, segment_length, batch_tokens) -> dict[str, int]:
+def counted(pair, sample, segment_length, batch_tokens, heads=None) -> dict[str, int]:
     """Floating-point operations of each part as torch counts them."""
     found = {}
 
@@ -52,8 +54,37 @@ def counted(pair, sample, segment_length, batch_tokens) -> dict[str, int]:
         found[part] = counter.get_total_flops()
 
     samples = sample if isinstance(sample, list) else [sample]
-    measure_samples(pair, samples, Cut(segment_length), Limits(batch_tokens), watch)
+    measure_samples(pair, samples, Cut(segment_length), Limits(batch_tokens), watch, heads)
     return found
+
+
+HEADS = ((0, 1), (1, 0), (1, 3))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma2", "gemma3_text", "gpt_oss"])
+def test_heads_against_torch(architecture, tokenizer, tmp_path):
+    """No segment goes through the model, and the chosen heads' weights alone are collected, also where all rows are chunks."""
+    pair = ModelPair(ModelPairConfig(long_model=make_model(architecture, tmp_path, tokenizer), short_window=100))
+    for heads in (HEADS, HEADS[:1], HEADS[1:]):
+        calibration = HeadCalibration(heads, (0,), ((0.0,),) * len(heads))
+        expected = counted(pair, SAMPLE, 64, 300, calibration)
+        found = computed(pair, ROW, Way(Cut(64), 300, 100, True, heads=heads))
+        assert found.pop("segments") == 0 and "segments" not in expected
+        assert found == pytest.approx(expected, rel=0.03)
+
+
+def test_heads_cost_little_beside_the_two_passes_that_there_must_be(tiny_model):
+    """Counted: everything that measuring by heads does is at most 1.2 times the long and the short pass without any weights."""
+    pair = ModelPair(ModelPairConfig(long_model=tiny_model, short_window=100, device="cpu"))
+    sample = Sample([7 + i % 50 for i in range(1_600)], 5, 1_535, 1_555, 1_600)
+    calibration = HeadCalibration(HEADS[:2], (0,), ((0.0,),) * 2)
+    with FlopCounterMode(display=False, custom_mapping=uncounted()) as passes:
+        prompts = [sample.prompt, sample.prefix + pair.short_context(sample) + sample.instruction]
+        for prompt in prompts:
+            batch_nlls(pair.long, [prompt], [sample.response], full=True)
+    everything = sum(counted(pair, sample, 128, 1_024, calibration).values())
+    assert everything <= 1.2 * passes.get_total_flops()
+    assert sum(counted(pair, sample, 128, 1_024).values()) > 1.4 * everything
 
 
 def computed(pair, row, way) -> dict[str, float]:

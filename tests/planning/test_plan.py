@@ -75,6 +75,19 @@ def test_rows_that_the_template_cannot_write_are_counted_beforehand(rows, settin
     }
 
 
+def test_heads_are_foreseen_before_they_are_chosen(rows, settings):
+    """Half of the rows choose them: their segments are measured, and their long pass runs twice."""
+    by_segments = plan_of(rows, settings, pilot_seconds=0.2)
+    plan = plan_of(rows, settings | {"cam": "heads", "cam_rows": 6}, pilot_seconds=0.2)
+    assert plan["flops"]["segments"] == pytest.approx(by_segments["flops"]["segments"] / 2)
+    assert 1.2 < plan["flops"]["long"] / by_segments["flops"]["long"] < 1.7
+    assert plan["flops"]["short"] == by_segments["flops"]["short"] and plan["segments"] == 0
+    none = plan_of(rows, settings | {"cam": "heads", "cam_rows": 1}, pilot_seconds=0.2)["flops"]
+    assert none["segments"] == pytest.approx(by_segments["flops"]["segments"] / 12)
+    assert [known["num_rows"] for known in MeasurementStore(settings["store"]).configurations()] == [0]
+    assert plan_text(plan)
+
+
 def test_rows_in_the_store_and_repeated_rows_are_left_out(rows, settings):
     GateauScorer(**settings)({"messages": [row["messages"] for row in rows[:5]]})
     plan = plan_of(rows + rows[8:10], settings, pilot_seconds=0.2)

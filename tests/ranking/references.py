@@ -30,7 +30,16 @@ def measurements(n=60, seed=0, min_segments=2, max_segments=11) -> dict[str, lis
         "gateau_error": [None] * n,
         "gateau_key": [f"cfg:{rng.getrandbits(64):016x}" for _ in range(n)],
     }
-    return columns | token_columns(columns["gateau_num_response_tokens"], sizes, random.Random(seed + 1000))
+    columns |= token_columns(columns["gateau_num_response_tokens"], sizes, random.Random(seed + 1000))
+    return columns | head_columns(sizes, random.Random(seed + 2000))
+
+
+def head_columns(num_segments: list[int], rng: random.Random) -> dict[str, list]:
+    """What heads see of segments; of some rows all are far, or none."""
+    return {
+        "gateau_segment_heads": [[rng.gauss(0, 2) for _ in range(size)] for size in num_segments],
+        "gateau_num_far_segments": [rng.randint(0, size) for size in num_segments],
+    }
 
 
 def token_columns(num_tokens: list[int], num_segments: list[int], rng: random.Random) -> dict[str, list]:
@@ -149,6 +158,16 @@ REF_TOKEN_CAS = {
 }
 
 
+def ref_heads(seen, num_far):
+    return max(seen[:num_far], default=min(seen)) - max(seen[num_far:], default=min(seen))
+
+
+REF_ROW_CAS = {
+    **REF_TOKEN_CAS,
+    "heads": lambda row: ref_heads(row["gateau_segment_heads"], row["gateau_num_far_segments"]),
+}
+
+
 def ref_ladm(row):
     attention = row["gateau_segment_attention"]
     distance = [(len(attention) - i) / len(attention) for i in range(len(attention))]
@@ -195,7 +214,7 @@ def ref_scores(columns, hmp, cas, combine, alpha):
         lists = zip(columns["gateau_segment_ppl"], columns["gateau_segment_attention"], strict=True)
         cass = [REF_CAS[cas](ppl, attention) for ppl, attention in lists]
     else:
-        cass = [REF_TOKEN_CAS[cas](row) for row in rows_of(columns)]
+        cass = [REF_ROW_CAS[cas](row) for row in rows_of(columns)]
     norm_hmp, norm_cas = REF_COMBINE[combine]
     scores = [alpha * h + (1 - alpha) * c for h, c in zip(norm_hmp(hmps), norm_cas(cass), strict=True)]
     return hmps, cass, scores

@@ -25,6 +25,7 @@ from tests.paths import ROOT
 from tests.ranking.references import (
     REF_CAS,
     REF_HMP,
+    REF_ROW_CAS,
     REF_TOKEN_CAS,
     REF_TOKEN_HMP,
     dataset,
@@ -62,7 +63,7 @@ close = {"rel": 1e-11, "abs": 1e-13}
 
 
 @pytest.mark.parametrize("combine", formulas.COMBINE)
-@pytest.mark.parametrize("cas", [*REF_CAS, *REF_TOKEN_CAS])
+@pytest.mark.parametrize("cas", [*REF_CAS, *REF_ROW_CAS])
 @pytest.mark.parametrize("hmp", [*REF_HMP, *REF_TOKEN_HMP])
 def test_every_combination_equals_its_reference(hmp, cas, combine):
     columns = measurements(n=23, seed=1)
@@ -246,6 +247,50 @@ def test_broken_evidence_of_tokens_gets_a_note():
         4: "CAS is undefined: gateau_token_nll_far is null",
         5: "CAS is undefined: gateau_token_nll_long and gateau_token_nll_far differ in length",
     }
+
+
+def test_broken_numbers_of_heads_get_a_note():
+    columns, nan = measurements(), float("nan")
+    columns["gateau_segment_heads"][:3] = [None, [], [nan, 1.0]]
+    columns["gateau_num_far_segments"][3:5] = [None, -1]
+    frame = pd.DataFrame(columns)
+    for data in (frame, datasets.Dataset.from_pandas(frame)):
+        out = derived(rank(data, cas="heads"))["gateau_note"]
+        assert {i: note for i, note in enumerate(out) if note} == {
+            0: "CAS is undefined: gateau_segment_heads is null",
+            1: "CAS is undefined: the context has 0 segments of 1 needed",
+            2: "CAS is undefined: gateau_segment_heads holds a value that is not a finite number",
+            3: "gateau_num_far_segments is null, or not a count",
+            4: "gateau_num_far_segments is null, or not a count",
+        }
+
+
+def test_rows_without_far_segments_are_the_last_by_heads():
+    """By hand: the most of far segments minus the most of near ones; the row's lowest for those that are not there."""
+    frame = pd.DataFrame(
+        {"gateau_segment_heads": [[5.0, 1.0, 2.0], [0.0, 3.0, 1.0], [0.0, 3.0, -1.0], [0.0, 3.0, -1.0]]}
+    )
+    frame["gateau_num_far_segments"] = [2, 1, 0, 3]
+    out = derived(rank(frame, hmp="none", cas="heads"))
+    assert out["gateau_cas"] == [3.0, -3.0, -4.0, 4.0] and out["gateau_rank"] == [2, 3, 4, 1]
+    with pytest.raises(ValueError, match="gateau_segment_heads; .*hf-gateau score --cam heads"):
+        rank(frame.drop(columns="gateau_segment_heads"), hmp="none", cas="heads")
+
+
+def test_rows_measured_by_heads_are_not_ranked_by_segments():
+    """Not by those few rows either that have both."""
+    columns = measurements()
+    for name in columns:
+        if name in ("gateau_segment_ppl", "gateau_segment_attention") or "_far" in name and "num" not in name:
+            columns[name] = [None] * 31 + columns[name][31:]
+    for data in (frame := pd.DataFrame(columns), datasets.Dataset.from_pandas(frame)):
+        for settings in ({}, {"mode": "mean"}, {"mode": "paper"}, {"method": "ladm"}):
+            with pytest.raises(
+                ValueError, match="cam='heads' measures no segments, and .* needs gateau_.*cas='heads'"
+            ):
+                rank(data, **settings)
+        assert derived(rank(data, cas="heads"))["gateau_note"] == [None] * 60
+    assert ranking_record(rank(frame.drop(columns="gateau_segment_heads")))["num_ranked"] == 29
 
 
 # Alpha and the ablations
