@@ -284,7 +284,7 @@ def test_rows_measured_by_heads_are_not_ranked_by_segments():
         if name in ("gateau_segment_ppl", "gateau_segment_attention") or "_far" in name and "num" not in name:
             columns[name] = [None] * 31 + columns[name][31:]
     for data in (frame := pd.DataFrame(columns), datasets.Dataset.from_pandas(frame)):
-        for settings in ({}, {"mode": "mean"}, {"mode": "paper"}, {"method": "ladm"}):
+        for settings in ({}, {"mode": "need"}, {"mode": "paper"}, {"method": "ladm"}):
             with pytest.raises(
                 ValueError, match="cam='heads' measures no segments, and .* needs gateau_.*cas='heads'"
             ):
