@@ -50,7 +50,7 @@ class PlanArguments:
     )
     yes: bool = field(
         default=False,
-        metadata={"help": "Fetch the paper's two 7B models without asking, where no long_model is named."},
+        metadata={"help": "Fetch the paper's models unasked, where none is named."},
     )
     json: bool = field(default=False, metadata={"help": "Print one JSON object with the same numbers instead."})
 

@@ -35,7 +35,7 @@ class ScoreArguments:
 
     yes: bool = field(
         default=False,
-        metadata={"help": "Fetch the paper's two 7B models without asking, where no long_model is named."},
+        metadata={"help": "Fetch the paper's models unasked, where none is named."},
     )
 
     def __post_init__(self):

@@ -19,7 +19,10 @@ class MeasureConfig:
         ValueError: a field is out of range.
     """
 
-    RARELY_GIVEN = ("segment_stride", "response_head", "on_error", "batch_tokens")
+    RARELY_GIVEN = (
+        *("segment_stride", "response_head", "on_error", "batch_tokens"),
+        *("cam_rows", "token_nll", "find_context"),
+    )
 
     segment_length: int = field(default=128, metadata={"help": "L, the tokens in a segment of the context (Eq. 3)."})
     segment_stride: int = field(
@@ -31,9 +34,10 @@ class MeasureConfig:
     cam: str = field(
         default="segments",
         metadata={
-            "help": "What tells which segments matter: 'segments' measures each alone (Eq. 3); 'heads' does so for `cam_rows` "
-            "rows, finds the attention heads that tell the same, and asks them alone for all other rows, in a third of the "
-            "time. Rank such rows with --cas heads."
+            "help": "What tells which segments matter. 'segments' measures each alone (Eq. 3); 'heads' does so for `cam_rows` "
+            "rows, finds the attention heads that tell the same, and asks them alone for all other rows, which need no pass "
+            "over segments. Rank such rows with --cas heads.",
+            "choices": ["segments", "heads"],
         },
     )
     cam_rows: int = field(

@@ -64,10 +64,10 @@ class ModelPairConfig:
     short_window: int | None = field(
         default=None,
         metadata={
-            "help": "The short sibling sees only the last this many tokens of context and instruction (and the "
-            "prompt's opening tokens). Needs no second checkpoint; recommended where none exists. Default, where nothing "
-            "else sets the siblings apart: by the rows, a power of two that is at most a quarter of their median context, and "
-            "4,096 at most; 4,096 in `Dataset.map`, which sees no more than a batch."
+            "help": "The short sibling sees only the last this many tokens of context and instruction. Default: by the rows, a "
+            "quarter of their median context or less, 4,096 at most. It sees the prompt's opening tokens too. Needs no second "
+            "checkpoint; recommended where none exists. The default is a power of two, taken where nothing else sets the siblings "
+            "apart; in `Dataset.map`, which sees no more than a batch, it is 4,096."
         },
     )
     short_rope_scale: float | None = field(
