@@ -10,6 +10,7 @@ from typing import Any
 from .finding import PARQUET_SUFFIX
 from .replacing import replace_file, written_alone
 from .shards import MAX_SHARD_SIZE, check_folder, parquet_features, write_parquet, write_shards
+from .sidecar import sidecar_path
 
 
 def save_rows(ds, output: str, record: dict[str, Any], max_shard_size: str = MAX_SHARD_SIZE) -> None:
@@ -55,13 +56,19 @@ def check_output(output: str) -> None:
     """Refuse a place that cannot be written to before any time is spent on what goes there.
 
     Raises:
-        ValueError: the suffix is of no known form, or the output cannot be a folder or a file there.
+        ValueError: the suffix is of no known form, the output cannot be a folder or a file there, or is a file that
+            somebody else wrote.
     """
     path = Path(output).expanduser()
     is_folder = path.is_dir() or output.endswith("/")
     if path.suffix and not path.name.endswith((".jsonl", PARQUET_SUFFIX)) and not is_folder:
         raise ValueError(f"--output {output!r} ends in {path.suffix!r}; use .jsonl, .parquet, or a folder's name.")
     check_folder(path)
+    if path.is_file() and path.stat().st_size and not sidecar_path(path).is_file():
+        raise ValueError(
+            f"--output {output!r} is there, and no record beside it says that hf-gateau wrote it; name another file, or remove "
+            "it first."
+        )
     check_writable(output, path.absolute().parents)
 
 

@@ -55,7 +55,9 @@ class ModelPairConfig:
 
     long_model: str | None = field(
         default=None,
-        metadata={"help": "Long-window model: Hub id, folder, or .gguf file. Default: the paper's, LLaMA-2-7B-64k."},
+        metadata={
+            "help": "Hub id, folder, .gguf file, or quickstart:long (tiny, comes with the package). Default: the paper's 7B."
+        },
     )
     short_model: str | None = field(
         default=None,

@@ -72,3 +72,16 @@ def test_refused_before_anything_is_written(command, line, named, tmp_path, caps
     error = capsys.readouterr().err
     assert "which is read here; name another place" in error or "is a file; give a folder" in error, error
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("command", ["rank", "select", "score"])
+def test_a_file_that_somebody_else_wrote_stays(command, named, tmp_path, capsys):
+    """Outputs of ours have a record beside them, and are replaced."""
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("precious\n")
+    more = ["--long_model", "quickstart:long"] if command == "score" else []
+    assert main([command, "in.jsonl", "-o", "mine.jsonl", *more]) == 2
+    assert "no record beside it says that hf-gateau wrote it" in capsys.readouterr().err
+    assert mine.read_text() == "precious\n"
+    if command == "rank":
+        assert main(["rank", "in.jsonl", "-o", "ours.jsonl"]) == main(["rank", "in.jsonl", "-o", "ours.jsonl"]) == 0

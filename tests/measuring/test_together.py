@@ -352,7 +352,11 @@ class FakeTeam:
 
     def exchange(self, value):
         kind = {int: "num_rows", str: "host", bool: "sees"}.get(type(value))
-        kind = {"key": "config_key", "layout": "layout_key"}.get(value, kind) if isinstance(value, str) else kind
+        kind = (
+            {"key": "segments_key", "layout": "layout_key", "segments": "cam"}.get(value, kind)
+            if isinstance(value, str)
+            else kind
+        )
         return [value, self.others.get(kind, value)]
 
 
@@ -360,14 +364,16 @@ class FakeTeam:
     "others, message",
     [
         ({"num_rows": 11}, r"do not have the same rows \(11, 12\)"),
-        ({"config_key": "other"}, r"do not have the same settings or models \(key, other\)"),
+        ({"segments_key": "other"}, r"do not have the same settings or models \(key, other\)"),
+        ({"cam": "heads"}, r"do not have the same cam \(heads, segments\)"),
         ({"layout_key": "other"}, r"the same tokenizer, find_context or max_length \(layout, other\)"),
         ({"host": "elsewhere"}, r"on 2 machines, .* is a SQLite file, which serves one.*a slash at its end"),
         ({"sees": False}, r"is not the same for process\(es\) \[1\]"),
     ],
 )
 def test_processes_that_do_not_fit_together_are_refused(others, message, tmp_path):
-    runtime = SimpleNamespace(config_key="key", layout_key="layout", store=MeasurementStore(tmp_path / "s.sqlite"))
+    store, config = MeasurementStore(tmp_path / "s.sqlite"), SimpleNamespace(cam="segments")
+    runtime = SimpleNamespace(segments_key="key", layout_key="layout", config=config, store=store)
     with pytest.raises(ValueError, match=message):
         together._check_alike(FakeTeam(**others), 12, runtime)
     assert not list(tmp_path.glob(".seen*"))
