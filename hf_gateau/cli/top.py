@@ -17,7 +17,7 @@ class TopArguments:
 
 
 def command(data: str, rows: DataArguments, shown: TopArguments, config: RankConfig) -> None:
-    """Show what the best rows need, then the best and the worst samples. Each with the text of the segments that tell most of its
+    """Show what the best rows need, and the best and worst samples. Each with the text of the segments that tell most of its
     response. Rows that are not ranked yet are ranked first.
 
     Example:
