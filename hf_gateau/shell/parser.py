@@ -185,6 +185,7 @@ class ShellParser(TrlParser):
 
     def checked(self, file: str, settings: dict[str, Any]) -> dict[str, Any]:
         """Settings of a file, each of its type; an unknown one ends the command."""
+        settings = {"yes" if name is True else name: value for name, value in settings.items()}  # as YAML reads it
         own = {x.dest for x in self._actions} - {"help", "help_all", *self.file_flags}
         others = {x.lstrip("-").replace("-", "_") for x in self.other_flags()} if settings.keys() - own else set()
         known = {*own, *others, *self.other_keys()}
