@@ -21,7 +21,7 @@ from hf_gateau.hub.scored import (
     split_record,
 )
 from hf_gateau.ranking.columns import DERIVED_COLUMNS
-from hf_gateau.rows.batches import COLUMNS, feature_of
+from hf_gateau.rows.batches import COLUMNS, LISTS, feature_of
 from hf_gateau.rows.conversations import content_hash
 
 
@@ -43,6 +43,14 @@ def scored_rows() -> list[dict]:
                 "gateau_ppl_no_context": 0.1,
                 "gateau_segment_ppl": segments,
                 "gateau_segment_attention": [[0.5, None, NAN], [0.25], None, []][i],
+                "gateau_segment_heads": [[0.5, -0.25], [0.0], None, []][i],
+                "gateau_num_far_segments": [2, 0, None, 0][i],
+                "gateau_token_nll_long": [[0.5, 1.25], [3.0], None, []][i],  # halves have these exactly
+                "gateau_token_nll_short": [[1.5, 2.25], [4.0], None, []][i],
+                "gateau_token_nll_no_context": [[2.5, 3.25], [5.0], None, []][i],
+                "gateau_token_nll_far": [[0.75, 2.0], [], None, []][i],
+                "gateau_token_nll_near": [[1.0, 2.5], [4.5], None, []][i],
+                "gateau_token_far_segment": [[1, 0], [], None, []][i],
                 "gateau_num_context_tokens": [384, 128, None, 0][i],
                 "gateau_num_response_tokens": 7 * i,
                 "gateau_truncated": [True, False, None, False][i],
@@ -87,7 +95,7 @@ def obvious_digest(rows: list[dict]) -> str:
         part = hashlib.sha256()
         for row in rows:
             value = row[name]
-            if COLUMNS.get(name) == "list":
+            if COLUMNS.get(name) in ("list", "nlls"):
                 part.update(struct.pack("<q", -1 if value is None else len(value)))
                 for x in value or []:
                     part.update(struct.pack("<f", NAN if x is None else x))
@@ -104,13 +112,14 @@ def obvious_digest(rows: list[dict]) -> str:
 
 
 # Of `scored_rows`, made by the first version that pushed data; what it stands for must be read for ever.
+NEW = ["gateau_num_cut_tokens", "gateau_context_rule", "gateau_context_span", "gateau_segment_starts"]
+NEW += ["gateau_segment_heads", "gateau_num_far_segments", *(x for x in COLUMNS if x.startswith("gateau_token_"))]
 GOLDEN = "ad4cb3056aadf1b8d65b57fa168000d12254e143c213d1190a52c01b7df386aa"
 
 
 def test_digest_is_that_of_the_first_version():
-    new = ["gateau_num_cut_tokens", "gateau_context_rule", "gateau_context_span", "gateau_segment_starts"]
-    first = [{name: row[name] for name in row if name not in new} for row in scored_rows()]
-    assert rows_digest(scored_dataset().remove_columns(new)) == obvious_digest(first) == GOLDEN
+    first = [{name: row[name] for name in row if name not in NEW} for row in scored_rows()]
+    assert rows_digest(scored_dataset().remove_columns(NEW)) == obvious_digest(first) == GOLDEN
     assert rows_digest(scored_dataset()) == obvious_digest(scored_rows()) != GOLDEN
 
 
@@ -176,7 +185,7 @@ def test_digest_changes_with_every_value(name):
     digest, kind = rows_digest(scored_dataset()), COLUMNS.get(name) or wide_features()[name].dtype
     for i, row in enumerate(scored_rows()):
         value = row[name]
-        if kind == "list":
+        if kind in ("list", "nlls"):
             others = [None, [], [1.0], [*(value or []), 1.0], (value or [])[:-1], [*(value or [])[:-1], 9.0]]
             others += [[None] * len(value)] if value else []
         elif kind == "places":
@@ -287,11 +296,7 @@ def test_compact_of_columns_without_a_value(kind):
         if kind is None
         else getattr(pa, {"bool": "bool_"}.get(kind, kind))()
     )
-    castable = [
-        name
-        for name in COLUMNS
-        if kind == pa.null() or (pa.types.is_list(kind) == (COLUMNS[name] in ("list", "places")))
-    ]
+    castable = [name for name in COLUMNS if kind == pa.null() or (pa.types.is_list(kind) == (COLUMNS[name] in LISTS))]
     ds = Dataset(pa.table({name: pa.array([None, None], kind) for name in castable}))
     out = compact(ds)
     assert out.features.arrow_schema.types == [compact_type(name) for name in castable]
@@ -354,7 +359,7 @@ def test_split_record_counts():
         "ranking": {"method": "gateau"},
         "digest": rows_digest(scored_dataset()),
     }
-    earlier = split_record(scored_dataset().remove_columns("gateau_num_cut_tokens"), None)
+    earlier = split_record(scored_dataset().remove_columns(NEW), None)
     assert earlier["digest"] == GOLDEN and earlier["cut"] == {"rows": 1, "of": 3, "tokens": None, "before": None}
     assert split_record(scored_dataset().remove_columns("gateau_error"), None)["num_measured"] == 4
     rows = [dict(row) for row in scored_rows() * 30]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Value, load_dataset
+from datasets import Dataset, Features, load_dataset
 
 from hf_gateau import GateauScorer, measure_together
 from hf_gateau.measuring import passes, runtime
@@ -10,7 +10,7 @@ from hf_gateau.measuring.costs import RowShape
 from hf_gateau.measuring.survey import ABOUT, Work, are_kept, measured_rows, survey_rows
 from hf_gateau.models.packing import MOST_TOGETHER
 from hf_gateau.records import attach_record, find_record
-from hf_gateau.rows.batches import COLUMNS
+from hf_gateau.rows.batches import COLUMNS, feature_of
 from hf_gateau.store.sqlite import MeasurementStore, StoreError
 from tests.measured import assert_same
 
@@ -143,7 +143,7 @@ def surveyed(contexts, tokens, keys=None) -> Dataset:
         "gateau_num_context_tokens": [n - 10 for n in tokens],
         "gateau_num_response_tokens": [5] * len(tokens),
     }
-    return Dataset.from_dict(columns, features=Features({name: Value(kind) for name, kind in ABOUT.items()}))
+    return Dataset.from_dict(columns, features=Features({name: feature_of(kind) for name, kind in ABOUT.items()}))
 
 
 def test_work_in_bunches_counts_a_shared_context_once():

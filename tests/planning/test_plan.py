@@ -84,7 +84,7 @@ def test_heads_are_foreseen_before_they_are_chosen(rows, settings):
     assert plan["flops"]["short"] == by_segments["flops"]["short"] and plan["segments"] == 0
     none = plan_of(rows, settings | {"cam": "heads", "cam_rows": 1}, pilot_seconds=0.2)["flops"]
     assert none["segments"] == pytest.approx(by_segments["flops"]["segments"] / 12)
-    assert [known["num_rows"] for known in MeasurementStore(settings["store"]).configurations()] == [0]
+    assert [known["num_rows"] for known in MeasurementStore(settings["store"]).configurations()] == []
     assert plan_text(plan)
 
 
@@ -214,7 +214,7 @@ class Clock:
         monkeypatch.setattr("hf_gateau.measuring.passes.measure_sample", self.measure)
         monkeypatch.setattr("hf_gateau.measuring.segments.segment_nlls", lambda *_: None)
 
-    def measure(self, pair, sample, cut, limits, watch):
+    def measure(self, pair, sample, cut, limits, watch, heads):
         row = row_of(sample)
         self.tokens.append(sample.response_end)
         for part, work in row.work.items():
@@ -233,7 +233,7 @@ def seconds_of(sample) -> float:
 
 def pilot_of(samples, budget, clock) -> Pilot:
     pair = SimpleNamespace(device=torch.device("cpu"), long=None)
-    runtime = SimpleNamespace(pair=pair, cut=WAY.cut, limits=Limits(1024))
+    runtime = SimpleNamespace(pair=pair, cut=WAY.cut, limits=Limits(1024), heads=None)
     return Pilot(runtime, samples, row_of, budget, lambda row: None)
 
 
