@@ -44,6 +44,7 @@ CAS_WORDS = {
     "gain_far": "the best gain of a far segment minus the best of a near one (the last four, or the last quarter of fewer)",
     "far_need": "nats of the response that a far segment alone tells and no near one, each token by its own best segments",
     "far_tokens": "about how many tokens of the response a far segment alone lets the model foresee, and no near one",
+    "heads": "the most that the chosen heads see in a far segment, minus the most in a near one",
     "places": "how many far segments are the best of some token that needs one",
     "gain_distance": "the largest gain above the row's median segment, times its distance from the end (0 to 1)",
 }
