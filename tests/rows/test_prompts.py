@@ -108,7 +108,7 @@ def test_messages_are_read_before_a_prompt_beside_them():
         ({"prompt": ASKED, "completion": ASKED}, "completion has turns that are not the assistant's"),
         ({"prompt": ASKED, "completion": [{"role": "robot", "content": "c"}]}, "role 'robot'"),
         ({"prompt": "only one", "completion": "b"}, "one paragraph"),
-        ({"prompt": 5, "completion": "b"}, "prompt is a int"),
+        ({"prompt": 5, "completion": "b"}, "prompt is an int"),
         ({"prompt": "a\n\nb"}, "neither messages nor the column(s) completion"),
     ],
 )  # fmt: skip
