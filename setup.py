@@ -43,6 +43,7 @@ setup(
         "huggingface-hub>=1.0",
         "jinja2>=3.1",
         "markdown-it-py>=3",  # transformers' typer brings it
+        "markupsafe",  # jinja2's
         "matplotlib>=3.8",
         "numpy",
         "pandas",

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.quick
 
 PACKAGE = ROOT / "hf_gateau"
 # Module -> its distribution, where the names differ by more than a hyphen
-DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit-learn"}
+DISTRIBUTIONS = {"markdown_it": "markdown-it-py", "yaml": "pyyaml", "sklearn": "scikit-learn"}
 NOT_OURS = {"vllm"}  # depends on one exact torch: an extra would decide about it; the message says `pip install vllm`
 FORM = re.compile(r"hf-gateau\[(\w+)\]")
 

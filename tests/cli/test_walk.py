@@ -55,6 +55,7 @@ def run(folder):
 
     def run(*arguments, status: int = 0) -> str:
         environment = os.environ | {"HF_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+        environment["HF_GATEAU_STORE"] = str(folder / "store.sqlite")
         command = [sys.executable, "-m", "hf_gateau.cli", *map(str, arguments)]
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL

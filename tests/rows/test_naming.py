@@ -99,7 +99,9 @@ def test_what_is_missing_and_what_may_be_meant(columns, parts):
     found = missing_form(columns)
     for part in parts:
         assert part in found, found
-    said = "the rows have no messages; " if "mesages" in columns else "the rows have neither messages nor the column(s) "
+    said = (
+        "the rows have no messages; " if "mesages" in columns else "the rows have neither messages nor the column(s) "
+    )
     assert found.startswith(said) and len(found) < 500
 
 

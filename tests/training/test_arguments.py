@@ -136,7 +136,8 @@ def test_sequences_shared_by_ranks_are_refused(tiny_model, tmp_path):
 
 def test_settings_that_are_set_right(tmp_path):
     assert not gradients.settings(str(tmp_path), assistant_only_loss=True).assistant_only_loss
-    with pytest.warns() as warned:  # TRL's own 'keep_end' is deprecated
+    with warnings.catch_warnings(record=True) as warned:  # TRL's own 'keep_end' is deprecated
+        warnings.simplefilter("always")
         args = gradients.settings(str(tmp_path), truncation_mode="keep_end")
     assert args.truncation_mode == "keep_end" and not [x for x in warned if "keep_end" in str(x.message)]
     with pytest.raises(
