@@ -192,7 +192,8 @@ print(json.dumps({"calibration": scorer.describe()["calibration"], "columns": ou
 """
 
 
-@pytest.mark.parametrize("place", ["s.sqlite", pytest.param("folder/", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["s.sqlite", "folder/"])
 def test_killed_while_heads_are_chosen_and_gone_on_with_by_two_processes(place, tmp_path):
     """Nothing that was measured is lost, and heads and numbers are those of a run that was not stopped."""
     rows = [{"id": row["id"], "messages": row["messages"]} for row in ROWS]

@@ -182,7 +182,7 @@ def command_folder(tmp_path):
     return tmp_path, rows
 
 
-@pytest.mark.parametrize("place", ["s.sqlite", "folder/"])
+@pytest.mark.parametrize("place", ["s.sqlite", pytest.param("folder/", marks=pytest.mark.slow)])
 def test_two_commands_at_once_share_the_rows(place, command_folder):
     """Neither knows of the other but by the store; both end with all rows, as one alone gets them."""
     folder, rows = command_folder
