@@ -229,7 +229,7 @@ def _check_keys(found: Any, known: tuple[str, ...], where: str, needed: tuple[st
 
 def _mapping(found: Any, where: str) -> dict:
     if not isinstance(found, dict):
-        what = "empty" if found is None else f"{a_type(found)}"
+        what = "empty" if found is None else a_type(found)
         raise ValueError(f"{where} is {what}; give `name: value` lines.")
     return found
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .replacing import SIDECAR
+from .replacing import record_beside
 from .sidecar import folder_of_pattern, is_pattern
 
 
@@ -64,7 +64,7 @@ def _clash(place: Path, given: Path) -> str | None:
         return AROUND
     if given.is_dir():
         return "is linked to a file of" if any(_are_same(place, x) for x in _files(given)) else None
-    beside = [(place, _record(given)), (_record(place), given)]
+    beside = [(place, record_beside(given)), (record_beside(place), given)]
     return "has the record of" if any(_are_same(x, y) for x, y in beside) else None
 
 
@@ -92,10 +92,6 @@ def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 def _are_same(one: Path, other: Path) -> bool:
     return one == other or (one.exists() and other.exists() and one.samefile(other))
-
-
-def _record(file: Path) -> Path:
-    return file.with_name(f"{file.name}.{SIDECAR}")
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -52,4 +52,4 @@ def _common_value(one: Any, other: Any, column: str) -> Any:
 def _name(feature: Any) -> str:
     from datasets import Value
 
-    return feature.dtype if isinstance(feature, Value) else f"{a_type(feature)}"
+    return feature.dtype if isinstance(feature, Value) else a_type(feature)

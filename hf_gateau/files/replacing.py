@@ -106,7 +106,7 @@ def replace_file(partial: Path, path: Path, record: str) -> None:
     pending.write_text(record, encoding="utf-8")
     synced(pending)
     os.replace(partial, path)
-    os.replace(pending, path.with_name(f"{path.name}.{SIDECAR}"))
+    os.replace(pending, record_beside(path))
     for stale in _all_pending(path):
         stale.unlink(missing_ok=True)
 
@@ -114,7 +114,12 @@ def replace_file(partial: Path, path: Path, record: str) -> None:
 def record_of(path: Path) -> Path:
     """Where the record of the file that is there stands."""
     pending = _pending(path, path.stat()) if path.is_file() else None
-    return pending if pending is not None and pending.is_file() else path.with_name(f"{path.name}.{SIDECAR}")
+    return pending if pending is not None and pending.is_file() else record_beside(path)
+
+
+def record_beside(path: Path) -> Path:
+    """Where the record of a file stands once the file is in its place."""
+    return path.with_name(f"{path.name}.{SIDECAR}")
 
 
 def _pending(path: Path, stat: os.stat_result) -> Path:

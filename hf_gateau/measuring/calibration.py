@@ -46,7 +46,7 @@ def calibration_places(table: Dataset, runtime: Runtime) -> list[int]:
         tokens, prefix, context, response = sizes[first[key]]
         num_near = runtime.pair.near_tokens(context, tokens - prefix - context - response, tokens)
         num_far = num_far_segments(context, num_near, runtime.cut)
-        if num_far >= LEAST_FAR and len(_starts(context, runtime)) >= LEAST_SEGMENTS:
+        if num_far >= LEAST_FAR and len(runtime.cut.starts(context)) >= LEAST_SEGMENTS:
             places[key] = first[key]
     return list(places.values())
 
@@ -68,7 +68,7 @@ def measure_for_calibration(runtime: Runtime, samples: Sequence[Sample]) -> tupl
     rows = []
     for key, found in sorted(measured.items()):
         context = len(by_key[key].context)
-        starts = _starts(context, runtime)
+        starts = runtime.cut.starts(context)
         if key in kept and names:
             attention = np.array(kept[key], np.float32).reshape(len(starts), -1)
         else:
@@ -113,18 +113,17 @@ def keep_calibrated_rows(runtime: Runtime, names: Names, rows: Sequence[Calibrat
     if runtime.heads is None or not rows:
         return
     columns = [names.index(head) for head in runtime.heads.heads]
+    measured = _measured(runtime, [x.key for x in rows])
     seen = {x.key: runtime.heads.calibrated(x.attention[:, columns], x.distances).tolist() for x in rows}
-    measured = _measured(runtime, list(seen))
-    found = {key: replace(measured[key], segment_heads=seen[key]) for key in measured}
-    far = {x.key: x.num_far for x in rows}
-    runtime.keep({key: replace(x, num_far_segments=far[key]) for key, x in found.items()})
+    runtime.keep(
+        {
+            x.key: replace(measured[x.key], segment_heads=seen[x.key], num_far_segments=x.num_far)
+            for x in rows
+            if x.key in measured
+        }
+    )
 
 
 def _measured(runtime: Runtime, keys: list[str]) -> dict[str, Measurement]:
     """What the store has of samples whose segments were measured."""
     return runtime.store.get(runtime.segments_key, keys)
-
-
-def _starts(num_context: int, runtime: Runtime) -> list[int]:
-    """First tokens of the measured segments of a context."""
-    return runtime.cut(range(0, num_context, runtime.cut.length))

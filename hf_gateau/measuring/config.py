@@ -37,7 +37,7 @@ class MeasureConfig:
             "help": "What tells which segments matter. 'segments' measures each alone (Eq. 3); 'heads' does so for `cam_rows` "
             "rows, finds the attention heads that tell the same, and asks them alone for all other rows, which need no pass "
             "over segments. Rank such rows with --cas heads.",
-            "choices": ["segments", "heads"],
+            "choices": list(CAM),
         },
     )
     cam_rows: int = field(

@@ -302,7 +302,7 @@ class _Work:
 
 def sample_distances(sample: Sample, cut: Cut) -> np.ndarray:
     """`segment_distances` of a sample's measured segments."""
-    return segment_distances(cut(range(0, len(sample.context), cut.length)), cut.length, len(sample.context))
+    return segment_distances(cut.starts(len(sample.context)), cut.length, len(sample.context))
 
 
 def _as_float32(nll_R: torch.Tensor) -> list[float]:

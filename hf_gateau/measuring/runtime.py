@@ -335,7 +335,7 @@ def about(row: Mapping, sample: Sample | str, cut: Cut) -> dict[str, Any]:
         "gateau_num_cut_tokens": sample.num_truncated,
         "gateau_context_rule": sample.rule,
         "gateau_context_span": sample.span,
-        "gateau_segment_starts": sample.places(cut(range(0, len(sample.context), cut.length))),
+        "gateau_segment_starts": sample.places(cut.starts(len(sample.context))),
     }
 
 

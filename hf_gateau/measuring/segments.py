@@ -18,13 +18,12 @@ from ..rows.samples import Sample
 
 def split_segments(context: list[int], cut: Cut) -> list[list[int]]:
     """`c[0:L], c[L:2L], ...`; the last may be shorter and is kept."""
-    return cut([context[a : a + cut.length] for a in range(0, len(context), cut.length)])
+    return [context[a : a + cut.length] for a in cut.starts(len(context))]
 
 
 def num_far_segments(num_context: int, num_near: int, cut: Cut) -> int:
     """How many of the measured segments end before the last `num_near` tokens of a context of `num_context`: the first ones."""
-    ends = [min(start + cut.length, num_context) for start in range(0, num_context, cut.length)]
-    return sum(end <= num_context - num_near for end in cut(ends))
+    return sum(min(a + cut.length, num_context) <= num_context - num_near for a in cut.starts(num_context))
 
 
 @dataclass(frozen=True)

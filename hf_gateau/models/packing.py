@@ -29,6 +29,10 @@ class Cut:
         """Of all segments, in order, those that are measured."""
         return list(segments[(len(segments) - 1) % self.stride :: self.stride])
 
+    def starts(self, num_tokens: int) -> list[int]:
+        """Where the measured segments of a context of `num_tokens` start, in tokens from its start."""
+        return self(range(0, num_tokens, self.length))
+
 
 @dataclass
 class Limits:

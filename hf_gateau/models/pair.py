@@ -175,8 +175,7 @@ class ModelPair:
         instruction. Prefix, instruction and response stay whole."""
         if self.config.short_window is None:
             return sample.context
-        room = max(0, self.config.short_window - len(sample.instruction))
-        return sample.context[max(0, len(sample.context) - room) :]
+        return sample.context[len(sample.context) - self.num_near(sample) :]
 
     def num_near(self, sample: Sample) -> int:
         """`near_tokens` of a sample."""
