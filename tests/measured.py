@@ -62,7 +62,7 @@ def measured(num_rows: int, seed: int = 0, **columns) -> Dataset:
         "gateau_error": [None] * num_rows,
         "gateau_key": [f"c:{key:04}" for key in rng.permutation(num_rows)],
     } | columns
-    tokens = _tokens_like(columns) if num_rows <= 1_000 else {}
+    tokens = _tokens_like(columns) if num_rows <= 5_000 else {}
     return Dataset.from_dict(tokens | columns)
 
 

@@ -38,7 +38,8 @@ HOW_TO_MEASURE = (
     )
     | dict.fromkeys(
         (*NEED_TOKENS, *FAR_TOKENS),
-        "rows measured before there were columns of tokens, or with token_nll off, are ranked by mode='robust' or any other method; "
+        "rows measured before there were columns of tokens, or with token_nll off, are ranked by mode='mean', 'paper' or 'released', or by "
+        "another method; "
         "the same `hf-gateau score` measures them anew with these columns",
     )
     | dict.fromkeys(

@@ -35,7 +35,7 @@ BASELINES = (
     "no_long",
 )
 RANK_METHODS = ("gateau", *ABLATIONS, *BASELINES)
-RANK_MODES = ("robust", "need", "paper", "released")
+RANK_MODES = ("robust", "mean", "paper", "released")
 HMP_VARIANTS = (
     *("softmax", "minmax", "difference", "log_difference", "rank"),
     *("need", "need_mean", "need_tokens", "key_tokens", "longfilter", "none"),
@@ -77,9 +77,10 @@ class RankConfig:
     mode: str = field(
         default="robust",
         metadata={
-            "help": "Named settings of GATEAU and its ablations. 'robust' (log-perplexity difference, combined on ranks), "
-            "'need' (how much of the response only far context tells, summed over its tokens, combined on ranks), 'paper' (the "
-            "equations to the letter) or 'released' (the public code).",
+            "help": "Named settings of GATEAU and its ablations. 'robust' (about how many of the response's tokens only far "
+            "context lets the model foresee, combined on ranks), 'mean' (log-perplexity difference and the best far segment, "
+            "combined on ranks: how much a token needs it, for rows measured without columns of tokens), 'paper' (the equations "
+            "to the letter) or 'released' (the public code).",
             "choices": list(RANK_MODES),
         },
     )

@@ -25,6 +25,8 @@ FAR_TOKENS = (LONG, NO_CONTEXT, NEAR, FAR)
 KEY_GAIN, KEY_NLL = 2.0, 2.0
 # What a token's probability must gain to count in 'need_tokens' and 'far_tokens'
 PROBABILITY_GAIN = 0.1
+# What a token counts in 'need_tokens' that the context tells and needs no far part of: it parts rows that would be tied
+TIE_WEIGHT = 2.0**-20
 
 Lists = Mapping[str, np.ndarray]
 
@@ -52,17 +54,26 @@ def need_mean(x: Lists, rows: Rows, tau: float) -> np.ndarray:
     return need(x, rows, tau) / rows.sizes
 
 
+def foreseen(nll: np.ndarray, without: np.ndarray) -> np.ndarray:
+    """What a context adds to each token's probability, `without` it, above a tenth."""
+    return np.maximum(np.exp(-nll) - without - PROBABILITY_GAIN, 0.0)
+
+
 def need_tokens(x: Lists, rows: Rows, tau: float) -> np.ndarray:
     """Sum of what the whole context adds to each token's probability, above a tenth: about how many tokens of the response only
-    far context lets the model foresee. A token that stays improbable counts for nothing, whatever its odds."""
-    gain = np.exp(-x[LONG]) - np.exp(-np.minimum(x[SHORT], x[NO_CONTEXT]))
-    return rows.sum(np.maximum(gain - PROBABILITY_GAIN, 0.0))
+    far context lets the model foresee. A token that stays improbable counts for nothing, whatever its odds.
+
+    Of rows that need no far context, those come first that need their near one: what the context adds to the instruction alone
+    counts 2**-20. So noise, and answers that are known without any context, stand last and are not tied with the others.
+    """
+    without = np.exp(-x[NO_CONTEXT])
+    far = foreseen(x[LONG], np.maximum(np.exp(-x[SHORT]), without))
+    return rows.sum(far + TIE_WEIGHT * foreseen(x[LONG], without))
 
 
 def far_tokens(x: Lists, rows: Rows, tau: float) -> np.ndarray:
     """The same of what a far segment alone adds to what near ones and the instruction give; see `token_far_need`."""
-    gain = np.exp(-np.maximum(x[FAR], x[LONG])) - np.exp(-np.minimum(x[NEAR], x[NO_CONTEXT]))
-    return rows.sum(np.maximum(gain - PROBABILITY_GAIN, 0.0))
+    return rows.sum(foreseen(np.maximum(x[FAR], x[LONG]), np.exp(-np.minimum(x[NEAR], x[NO_CONTEXT]))))
 
 
 def key_tokens(x: Lists, rows: Rows, tau: float) -> np.ndarray:

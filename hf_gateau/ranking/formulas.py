@@ -16,7 +16,7 @@ import numpy as np
 
 from .clustering import clusters, default_num_clusters, first_of_each
 from .config import ABLATIONS, RankConfig
-from .evidence import HEADS, NEED_TOKENS, TOKEN_CAS, TOKEN_HMP
+from .evidence import FAR_TOKENS, HEADS, NEED_TOKENS, TOKEN_CAS, TOKEN_HMP
 from .lists import ListMeasure, Rows
 
 
@@ -207,8 +207,8 @@ COMBINE = {
 }
 # name -> (hmp, cas, combine)
 MODES = {
-    "robust": ("log_difference", "gain_far", "rank"),
-    "need": ("need", "far_need", "rank"),
+    "robust": ("need_tokens", "far_tokens", "rank"),
+    "mean": ("log_difference", "gain_far", "rank"),
     "paper": ("softmax", "paper", "softmax"),
     "released": ("minmax", "paper", "released"),
 }
@@ -394,12 +394,17 @@ def measures_of(config: RankConfig) -> dict[str, ListMeasure]:
     return {term: measure for term, measure in found.items() if isinstance(measure, ListMeasure)}
 
 
-def check_measured(config: RankConfig, cam: str) -> None:
+def check_measured(config: RankConfig, cam: str, token_nll: bool = True) -> None:
     """Refuse to measure rows in a way that leaves most of them without what they are to be ranked by.
 
     Raises:
-        ValueError: segments are needed, and heads stand for them.
+        ValueError: segments are needed, and heads stand for them; or tokens are, and they are not kept.
     """
+    if not token_nll and (needed := [name for name in needed_columns(config) if name in (*NEED_TOKENS, *FAR_TOKENS)]):
+        raise ValueError(
+            f"token_nll=False keeps nothing of tokens, and this ranking needs {', '.join(needed)}; rank with mode='mean', or "
+            "leave token_nll on."
+        )
     if cam != "heads":
         return
     segments = {

@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 EPSILON = np.finfo(np.float64).eps
 # A term whose weighted spread is this much narrower than the other's has no say in the order.
 SILENT_SPREAD = 1e-2
+# Of tokens or nats of a whole response, less than this on every row is no need of anything.
+SLIGHT_NEED = 1e-3
 TERMS = {"hmp": "HMP", "cas": "CAS", "score": "the score"}  # in notes
 NO_LONG = "method='no_long' keeps no long row"
 
@@ -167,7 +169,7 @@ def _saw_the_same(rows: dict[str, Any], hmp: np.ndarray) -> bool:
     """Whether nothing tells the siblings apart."""
     if PPL_PAIR[0] in rows:
         return np.array_equal(rows[PPL_PAIR[0]], rows[PPL_PAIR[1]])
-    return not hmp.any()
+    return np.abs(hmp).max() < SLIGHT_NEED
 
 
 def _lack_segments(data: Dataset | pd.DataFrame, notes: np.ndarray) -> bool:

@@ -6,6 +6,7 @@ Shapes: n rows that have a rank; masks are (n,) bool.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from .texts import shortened
 if TYPE_CHECKING:
     from datasets import Dataset
 
-CLEAR = 0.05  # nats a token, by which the best rows' median is above all rows'
+CLEAR, CLEAR_TOKENS = 0.05, 0.25  # nats a token, and tokens, by which the best rows' median is above all rows'
 HMP_WORDS = {
     "softmax": "the short sibling's perplexity minus the long model's, after a softmax of each over all rows (Eq. 2)",
     "minmax": "the short sibling's perplexity minus the long model's, each brought to 0 to 1 over all rows",
@@ -30,7 +31,8 @@ HMP_WORDS = {
     "log_difference": "here the same as need, below",
     "need": "nats of the response that only far context tells: the sum over its tokens, each above tau",
     "need_mean": "the same a token",
-    "need_tokens": "about how many tokens of the response only far context lets the model foresee",
+    "need_tokens": "about how many tokens of the response only far context lets the model foresee; below 0.001, how much its near "
+    "context does",
     "key_tokens": "how many tokens of the response are certain with the far context and not without it (LongPPL's)",
     "longfilter": "what far context adds to a token's log-probability, weighted by its probability, a token (LongFilter's)",
     "rank": "the row's place from 0 to 1 by the short sibling's perplexity, minus that by the long model's",
@@ -59,35 +61,35 @@ def finding(rows: RankedRows) -> str:
     """What the best tenth of the rows needs, in numbers of the columns at hand; medians, which no outlier moves."""
     top, num_rows = rows.num_top, len(rows.frame)
     best = f"The best tenth ({top:,} of {num_rows:,} rows)" if num_rows >= 10 else f"The best of {num_rows:,} rows"
-    contrasts = (
-        (
-            "short",
-            "needs far text",
-            "the long model finds its responses {} nats a token likelier than the short sibling does",
-        ),
-        (
-            "no_context",
-            "needs its context",
-            "the long model finds its responses {} nats a token likelier with it than without",
-        ),
-    )
-    for other, needs, words in contrasts:
-        columns = [f"gateau_ppl_{name}" for name in (other, "long")]
-        if not set(columns) <= set(rows.frame.columns):
-            continue
-        with np.errstate(all="ignore"):
-            less, more = (np.log(rows.frame[name].to_numpy(float)) for name in columns)
-            difference = less - more
-        known = np.isfinite(difference)
+    for needs, words, values, clear in _contrasts(rows):
+        known = np.isfinite(values)
         if not (known & rows.top).any():
             continue
-        of_top, of_all = (float(np.median(difference[mask & known])) for mask in (rows.top, np.ones(num_rows, bool)))
-        verb = needs if of_top - of_all >= CLEAR else f"{needs} no more than all rows do"
+        of_top, of_all = (float(np.median(values[mask & known])) for mask in (rows.top, np.ones(num_rows, bool)))
+        verb = needs if of_top - of_all >= clear else f"{needs} no more than all rows do"
         return f"{best} {verb}: {words.format(f'{of_top:.2f}')}, against {of_all:.2f} for all (medians)."
     if (lengths := rows.numbers("num_context_tokens")) is not None and np.isfinite(lengths[rows.top]).any():
         of_top, of_all = np.nanmedian(lengths[rows.top]), np.nanmedian(lengths)
         return f"{best} has contexts of {of_top:,.0f} tokens, against {of_all:,.0f} for all (medians)."
     return f"{best} has ranks, and no measured column says what it needs."
+
+
+def _contrasts(rows: RankedRows) -> Iterator[tuple[str, str, np.ndarray, float]]:
+    """What rows may need, as far as columns say it: in words, with its number, a number a row, and by how much the best rows' median
+    is clearly above that of all."""
+    if (rows.record or {}).get("hmp") == "need_tokens" and "gateau_hmp" in rows.frame:
+        words = "only far context lets the long model foresee about {} tokens of a response"
+        yield "needs far text", words, rows.frame["gateau_hmp"].to_numpy(float), CLEAR_TOKENS
+    for other, needs, words in (
+        ("short", "needs far text", "than the short sibling does"),
+        ("no_context", "needs its context", "with it than without"),
+    ):
+        columns = [f"gateau_ppl_{name}" for name in (other, "long")]
+        if set(columns) <= set(rows.frame.columns):
+            with np.errstate(all="ignore"):
+                less, more = (np.log(rows.frame[name].to_numpy(float)) for name in columns)
+                difference = less - more
+            yield needs, f"the long model finds its responses {{}} nats a token likelier {words}", difference, CLEAR
 
 
 def cut_rows(ds: Dataset) -> str | None:

@@ -81,7 +81,7 @@ class GateauSelector(TrainerCallback, ExportableState):
         self.models = self._config(MethodModelsConfig)
         if self.has_pair:
             _, measure = self._config(ModelPairConfig), self._config(MeasureConfig)  # wrong settings are told now
-            check_measured(self.rank_config, measure.cam)
+            check_measured(self.rank_config, measure.cam, measure.token_nll)
         self.record: SelectionRecord | None = None
         self.trained_on: str | None = None  # fingerprint in the checkpoint that this was rebuilt from
         self._trainer, self._has_warned = None, False

@@ -142,6 +142,7 @@ REF_TOKEN_HMP = {
     "need_mean": lambda row: statistics.fmean(ref_needs(row)),
     "need_tokens": lambda row: math.fsum(
         max(0.0, math.exp(-long) - math.exp(-min(short, without)) - 0.1)
+        + max(0.0, math.exp(-long) - math.exp(-without) - 0.1) / 1_048_576
         for short, without, long in zip(
             *(row[f"gateau_token_nll_{x}"] for x in ("short", "no_context", "long")), strict=True
         )

@@ -81,8 +81,8 @@ def test_every_combination_equals_its_reference(hmp, cas, combine):
     [
         ("paper", ("softmax", "paper", "softmax")),
         ("released", ("minmax", "paper", "released")),
-        ("robust", ("log_difference", "gain_far", "rank")),
-        ("need", ("need", "far_need", "rank")),
+        ("robust", ("need_tokens", "far_tokens", "rank")),
+        ("mean", ("log_difference", "gain_far", "rank")),
     ],
 )
 def test_modes_are_their_triples_and_what_is_explicit_wins(mode, parts):
@@ -192,7 +192,13 @@ def test_a_telling_far_segment_is_high_in_the_gain_family():
         ({"hmp": "need"}, 2.5),
         ({"hmp": "need", "tau": 0.0}, 3.1),
         ({"hmp": "need_mean"}, 0.625),
-        ({"hmp": "need_tokens"}, math.exp(-1) - math.exp(-4) - 0.1),
+        (
+            {"hmp": "need_tokens"},
+            math.exp(-1)
+            - math.exp(-4)
+            - 0.1
+            + (math.exp(-0.1) - math.exp(-0.3) + math.exp(-1) - math.exp(-4) - 0.2) * 2**-20,
+        ),
         ({"hmp": "key_tokens"}, 2.0),
         ({"hmp": "longfilter"}, (0.1 * math.exp(-0.1) + 4 * math.exp(-1) + 3 * math.exp(-1) - math.exp(-9)) / 4),
         # near 4, without context 4, far 1.2: 2.3; far below what the whole context gives counts as that alone
@@ -238,7 +244,7 @@ def test_broken_evidence_of_tokens_gets_a_note():
     columns["gateau_token_nll_long"][:3] = [None, [], [nan] * len(columns["gateau_token_nll_long"][2])]
     columns["gateau_token_nll_short"][3] = [1.0] * 50
     columns["gateau_token_nll_far"][4:6] = [None, [1.0] * 50]
-    out = derived(rank(pd.DataFrame(columns), mode="need"))["gateau_note"]
+    out = derived(rank(pd.DataFrame(columns)))["gateau_note"]
     assert {i: note for i, note in enumerate(out) if note} == {
         0: "HMP is undefined: gateau_token_nll_long is null",
         1: "HMP is undefined: gateau_token_nll_long and gateau_token_nll_short differ in length",
@@ -284,7 +290,7 @@ def test_rows_measured_by_heads_are_not_ranked_by_segments():
         if name in ("gateau_segment_ppl", "gateau_segment_attention") or "_far" in name and "num" not in name:
             columns[name] = [None] * 31 + columns[name][31:]
     for data in (frame := pd.DataFrame(columns), datasets.Dataset.from_pandas(frame)):
-        for settings in ({}, {"mode": "need"}, {"mode": "paper"}, {"method": "ladm"}):
+        for settings in ({}, {"mode": "mean"}, {"mode": "paper"}, {"method": "ladm"}):
             with pytest.raises(
                 ValueError, match="cam='heads' measures no segments, and .* needs gateau_.*cas='heads'"
             ):
@@ -425,9 +431,9 @@ def test_broken_rows_get_a_note_and_touch_no_other(make, cas, caplog):
 
 def test_a_method_ignores_what_it_does_not_need():
     columns, notes = broken()
-    alone = derived(rank(pd.DataFrame(columns), mode="robust", cas="none"))["gateau_note"]
+    alone = derived(rank(pd.DataFrame(columns), mode="mean", cas="none"))["gateau_note"]
     assert {i for i, note in enumerate(alone) if note} == set(range(6))
-    assert derived(rank(pd.DataFrame(columns), mode="need"))["gateau_note"] == ["no response tokens"] + [None] * 59
+    assert derived(rank(pd.DataFrame(columns)))["gateau_note"] == ["no response tokens"] + [None] * 59
     assert derived(rank(pd.DataFrame(columns), cas="gain", hmp="none"))["gateau_note"][14:16] == [None, None]
     assert derived(rank(pd.DataFrame(columns), method="random"))["gateau_note"][1:] == [None] * 59
 
@@ -511,8 +517,8 @@ def test_term_without_spread_warns():
     assert message.startswith("HMP does not count") and "mode='robust'" in message and "alpha=0.8" in message
     assert caught(dataset(**columns), hmp="difference", combine="rank") == ""
     columns = measurements() | {"gateau_segment_ppl": [[2.0, 3.0]] * 60, "gateau_segment_attention": [[0.1, 0.9]] * 60}
-    assert "CAS does not count" in (message := caught(dataset(**columns), mode="robust")) and "cas='none'" in message
-    assert caught(dataset(**columns), mode="robust", alpha=1.0) == ""
+    assert "CAS does not count" in (message := caught(dataset(**columns), mode="mean")) and "cas='none'" in message
+    assert caught(dataset(**columns), mode="mean", alpha=1.0) == ""
 
 
 @pytest.mark.parametrize("mode", ["paper", "released"])
@@ -528,8 +534,10 @@ def test_cas_that_does_not_see_attention_warns(mode):
 def test_warnings_name_the_split_and_are_recorded():
     columns = measurements()
     columns["gateau_ppl_short"] = columns["gateau_ppl_long"]
+    columns["gateau_token_nll_short"] = columns["gateau_token_nll_long"]
     data = datasets.DatasetDict({"good": dataset(), "flat": dataset(**columns)})
-    assert caught(data).startswith("flat: HMP is 0 on every row")
+    for settings in ({}, {"hmp": "need"}, {"mode": "mean"}):
+        assert caught(data, **settings).startswith("flat: HMP is 0 on every row")
     record = ranking_record(rank(data))
     assert record["good"]["warnings"] == [] and len(record["flat"]["warnings"]) == 1
 
@@ -679,23 +687,23 @@ def test_missing_columns_are_named():
     data = dataset(gateau_segment_ppl=None, gateau_ppl_short=None, gateau_token_nll_short=None)
     for part in (data, data.to_pandas()):
         with pytest.raises(
-            ValueError, match="gateau_token_nll_short; the data have .*rows measured before .*mode='robust'"
+            ValueError, match="gateau_token_nll_short; the data have .*rows measured before .*mode='mean'"
         ):
-            rank(part, mode="need")
+            rank(part)
         with pytest.raises(ValueError, match="gateau_ppl_short, gateau_segment_ppl; the data have .*gateau_score"):
-            rank(part, mode="robust")
+            rank(part, mode="mean")
         assert derived(rank(part, method="perplexity"))["gateau_rank"]
     with pytest.raises(ValueError, match="needs the column.s. gateau_ppl_no_context; .*gateau_score"):
         rank(dataset(gateau_ppl_no_context=None), method="ifd_context")
     bare = dataset(gateau_error=None, gateau_key=None, gateau_segment_attention=None)
-    assert derived(rank(bare, mode="robust")) == derived(rank(dataset(), mode="robust"))
+    assert derived(rank(bare, mode="mean")) == derived(rank(dataset(), mode="mean"))
 
 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
         ({"method": "best"}, "method='best' is not known; use one of 'gateau', 'without_hmg'"),
-        ({"mode": "letter"}, "mode='letter'.*'robust', 'need', 'paper', 'released'"),
+        ({"mode": "letter"}, "mode='letter'.*'robust', 'mean', 'paper', 'released'"),
         ({"hmp": "log"}, "hmp='log'.*'log_difference'"),
         ({"cas": "kendall"}, "cas='kendall'.*'spearman'"),
         ({"combine": "sum"}, "combine='sum'.*'rank'"),

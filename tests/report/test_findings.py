@@ -41,12 +41,24 @@ def said(ds, **settings) -> str:
     return finding(read_ranked(rank(ds, **settings), None))
 
 
+def test_the_best_tenth_needs_far_text_in_tokens():
+    """Four tokens a response, each of probability 1 / 3, and 0.3 of that without the far context; a tenth is taken off."""
+    ds = needing(100, 10, need=-math.log(0.3), gateau_ppl_no_context=[50.0] * 100)
+    assert said(ds) == (
+        "The best tenth (10 of 100 rows) needs far text: only far context lets the long model foresee about "
+        f"{4 * (0.7 / 3 - 0.1):.2f} tokens of a response, against 0.00 for all (medians)."
+    )
+    assert "needs far text no more than all rows do: only far context lets the long model foresee about 0.00" in said(
+        needing(100, 10, need=0.0)
+    )
+
+
 def test_the_best_tenth_needs_far_text():
-    assert said(needing(1600, 160), cas="none") == (
+    assert said(needing(1600, 160), mode="mean", cas="none") == (
         "The best tenth (160 of 1,600 rows) needs far text: the long model finds its responses 0.83 nats a token likelier "
         "than the short sibling does, against 0.04 for all (medians)."
     )
-    assert said(needing(5, 1), cas="none").startswith("The best of 5 rows needs far text")
+    assert said(needing(5, 1), mode="mean", cas="none").startswith("The best of 5 rows needs far text")
     assert "20 of 200" in said(needing(200, 30)) and "(9 of 90" in said(
         needing(100, 30, gateau_error=["x"] * 10 + [None] * 90)
     )
@@ -149,12 +161,14 @@ def test_top_begins_with_the_finding_and_ends_with_the_words(tmp_path, capsys):
     ds = needing(
         40,
         4,
+        need=2.0,
+        gateau_ppl_no_context=[50.0] * 40,
         messages=[[{"role": "user", "content": "A tale.\n\nWho?"}, {"role": "assistant", "content": "Ida."}]] * 40,
     )
     ds.to_parquet(tmp_path / "measured.parquet")
     assert main(["top", str(tmp_path / "measured.parquet"), "-n", "1", "--width", "90"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("The best tenth (4 of 40 rows) needs far text: the long model finds")
+    assert lines[0].startswith("The best tenth (4 of 40 rows) needs far text: only far context lets")
     assert "data: measured.parquet" in lines and all(len(line) <= 92 for line in lines)
     assert [line.split()[0] for line in lines if line and not line.startswith(" ")][-7:] == list(
         glossary({"hmp": "log_difference", "cas": "gain_far", "combine": "rank"})
