@@ -2,7 +2,7 @@
 
     python -m benchmarks.figure --books alice29.txt -o docs/images/selected.png
 
-Rows of a book's text as `benchmarks.real_text` makes them, of three kinds; one kind needs far text. SmolLM2-135M
+Rows of a book's text as `benchmarks.real_rows` makes them, of three kinds; one kind needs far text. SmolLM2-135M
 scores them, which takes half a minute a row on one CPU core (the store keeps what was scored), and `rank` puts them in
 order. Drawn are the first and the last row that asks for a fact: none is picked by hand, all numbers are the scoring's.
 """
@@ -20,7 +20,7 @@ from datasets import Dataset
 from matplotlib.figure import Figure
 
 from benchmarks.common import default_model, shrink_png
-from benchmarks.real_text import make_rows, read_prose, read_short_instructions, sentence_starts
+from benchmarks.real_rows import make_rows, read_prose, read_short_instructions, sentence_starts
 from hf_gateau import GateauScorer, ModelPairConfig, rank, select
 from hf_gateau.models.pair import ModelPair
 from hf_gateau.report.drawing import DPI, INK, LIGHT, STYLE
@@ -86,7 +86,7 @@ def score(args: argparse.Namespace) -> list[Panel]:
     settings = {"long_model": args.model, "short_window": SHORT_WINDOW, "dtype": "float32", "device": "cpu"}
     pair = ModelPair(ModelPairConfig(**settings))
     books, shorts = [read_prose(path) for path in args.books], read_short_instructions(None)
-    rows = make_rows(books, pair.tokenizer, NUM_TOKENS, ROWS_PER_KIND, shorts, seed=0)
+    rows = make_rows(books, pair.tokenizer, NUM_TOKENS, SHORT_WINDOW, ROWS_PER_KIND, shorts, seed=0)
     scorer = GateauScorer(**settings, segment_length=SEGMENT_LENGTH, store=args.store)
     ds = Dataset.from_list([row for row in rows if row["kind"] in KINDS])
     ds = rank(ds.map(scorer, batched=True, batch_size=4))

@@ -1,420 +1,43 @@
-"""Which ranking finds the rows that need far text? Labelled samples of real text, ranked in many ways.
+"""Which ranking finds the rows that need far text, and puts those first that need most? Labelled rows of real text, ranked in
+many ways.
 
     python -m benchmarks.real_text --books alice29.txt lcet10.txt --output real_text.md
 
-Every row is a stretch of a book of `--num_tokens` tokens, instruction and response included. Four kinds need what
-stands in the first 60% of the context, four do not; a good ranking puts the first four before the others. The figures
-compare orders of rows on one small set, with one model: they say nothing of training. Nothing is planted between 60%
-and 93% of the context, so what only tells far from near has an easy task here.
+Every row is a stretch of a book of `--num_tokens` tokens, instruction and response included, of a kind of
+`benchmarks.real_rows`: the response needs one, two, three or six facts from the first 60% of the context, or a passage of it; one
+fact in an answer that otherwise needs nothing; a fact just outside or inside the short sibling's window; the end of the context,
+or nothing. A good ranking puts rows that need far text before the others, and those that need more of it before those that need
+less. The figures compare orders of rows on one small set, with one model: they say nothing of training.
 
 Measuring takes a 135M model some 25 seconds a row of 2,048 tokens on one CPU core, and goes on where it was stopped
 (`--store`). With `--columns FILE` the measured columns are kept, and a second run needs neither model nor books.
+
+With `--heads` every row is measured a second time by retrieval heads, which other rows chose (`cam: heads`), and the order by them
+is compared with the order by segments.
 """
 
 import argparse
-import json
-import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.common import default_model, hardware
+from benchmarks.real_rows import FAR_SHARE, KINDS, NEAR_SHARE, make_rows, read_prose, read_short_instructions
 from hf_gateau.models.config import ModelPairConfig
 from hf_gateau.ranking.config import CAS_VARIANTS, HMP_VARIANTS, RANK_MODES
-from hf_gateau.ranking.formulas import ROBUST_CAS
+from hf_gateau.ranking.evidence import HEADS, NUM_FAR
+from hf_gateau.ranking.formulas import MODES, normalised_rank
 from hf_gateau.ranking.order import DegenerateRankingWarning, rank
 from hf_gateau.report.quality import auroc, bootstrap_interval, precision_at
-from hf_gateau.rows.samples import Sample, build_sample
 
 
-FAR_SHARE, NEAR_SHARE, NEAR_TOKENS = 0.6, 0.07, 80  # where evidence may lie, as shares of the context
-RESPONSE_TOKENS = range(10, 61)
-MAX_REGISTER_LINES, REGISTER_LINE_TOKENS = 110, 10
-LEAK_CHARACTERS, ATTEMPTS = 30, 200
-
-# Words to make facts from
-
-FIRST_NAMES = (
-    "Ada Bruno Clara Dario Edith Felix Greta Hugo Irene Jonas Karla Louis Marta Nils Olga Pablo Rosa Simon Tessa Ulrich "
-    "Vera Walter Yvonne Zeno Agnes Boris Celia Dennis Elsa Frank Gloria Henry Ines Jasper Kate Lorenz Mona Oscar"
-).split()
-STEMS = "Ash Brook Cold Dun East Fair Green Hart Kirk Lang Mill North Oak Pen Red Stan Thorn Up West Wood".split()
-ENDINGS = "ford ley ton well field wick ham worth".split()
-TOWNS = (
-    "Lisbon Oslo Turin Ghent Cork Riga Basel Lyon Malaga Bergen Krakow Utrecht Dresden Porto Aarhus Verona Leeds Graz "
-    "Nantes Seville Tartu Bilbao Bremen Trieste Galway Gdansk Zagreb Toledo Bruges Ulm"
-).split()
-HOUSES = "Marlow Hall,the old mill,Saint Bride's,the glass house,Fenwick Court,the east tower,Larkin Lodge".split(",")
-STREETS = "Tanner Street,Mill Lane,Copper Row,Harbour Road,Bishop's Walk,Linden Avenue,Quarry Hill".split(",")
-THINGS = "barometer,lantern,copper kettle,clock,violin,mirror,globe,typewriter,saddle,telescope,piano stool".split(",")
-COLOURS = "green,grey,purple,white,yellow,crimson,turquoise,brown,silver,black".split(",")
-ANIMALS = "parrot,goat,tortoise,ferret,donkey,falcon,hound,peacock".split(",")
-PETS = "Pepper,Biscuit,Comet,Juniper,Domino,Saffron,Bramble,Tinsel".split(",")
-FRUITS = "quinces,plums,figs,gooseberries,pears,apricots,medlars".split(",")
-PASSWORDS = "heron,gravel,anchor,thimble,walnut,cinder,ribbon,marble,turnip,candle,pillow,hammer".split(",")
-WEEKDAYS = "Monday,Tuesday,Wednesday,Thursday,Friday,Saturday,Sunday".split(",")
-
-# (planted text, question, answer)
-FACTS = (
-    (
-        'The spare key to {house} hangs behind the {thing}, and {person} asks for the word "{password}" before handing '
-        "it over.",
-        "Where does the spare key to {house} hang, and which word does {person} ask for?",
-        'The spare key hangs behind the {thing}, and {person} asks for the word "{password}".',
-    ),
-    (
-        "In the spring of {year}, {person} sold a {colour} {thing} to a dealer from {town} for {number} crowns.",
-        "What did {person} sell in the spring of {year}, to whom and for how much?",
-        "{person} sold a {colour} {thing} to a dealer from {town} for {number} crowns.",
-    ),
-    (
-        "{person} keeps a {colour} {animal} called {pet}, which was bought from a sailor in {town}.",
-        "Which animal does {person} keep, what is it called, and where was it bought?",
-        "{person} keeps a {colour} {animal} called {pet}, which was bought in {town}.",
-    ),
-    (
-        "The night train to {town} leaves from platform {small} at {hour}:{minute}, and its conductor is {person}.",
-        "When and from which platform does the night train to {town} leave, and who is the conductor?",
-        "It leaves from platform {small} at {hour}:{minute}, and the conductor is {person}.",
-    ),
-    (
-        "Last {weekday} the password of the archive at {house} was changed to {password}-{number}-{colour}, and only "
-        "{person} was told.",
-        "Who was told the new password of the archive at {house}, and what is it?",
-        "Only {person} was told that the password is {password}-{number}-{colour}.",
-    ),
-    (
-        "In the will, {person} gets the {thing} and {number} crowns, while {house} goes to a cousin in {town}.",
-        "According to the will, what does {person} get, and to whom does {house} go?",
-        "{person} gets the {thing} and {number} crowns, and {house} goes to a cousin in {town}.",
-    ),
-    (
-        "For the fair at {house}, {person} used up {number} {fruit} in one {weekday} afternoon and hid the recipe in a "
-        "{colour} {thing}.",
-        "How many of which fruit did {person} use up for the fair at {house}, and where is the recipe?",
-        "{person} used up {number} {fruit} and hid the recipe in a {colour} {thing}.",
-    ),
-    (
-        "The parcel for {person} was left by mistake at number {small}, {street}, with a note that said only "
-        '"{password}".',
-        "At which address was the parcel for {person} left, and what did the note say?",
-        'The parcel was left at number {small}, {street}, and the note said "{password}".',
-    ),
-)
-# (planted text, text planted further on, question that needs both, answer)
-FACT_PAIRS = (
-    (
-        "The {colour} boat in the harbour of {town} belongs to {person}.",
-        "{person} can only be reached on {weekday}, at number {small}, {street}.",
-        "When and at which address can the owner of the {colour} boat in the harbour of {town} be reached?",
-        "The boat belongs to {person}, who can be reached on {weekday} at number {small}, {street}.",
-    ),
-    (
-        "The last to borrow the map of {town} was {person}.",
-        "Everything that {person} borrows goes into locker {number}, under the {colour} {thing}.",
-        "Who was the last to borrow the map of {town}, and where is it now?",
-        "{person} borrowed the map, so it is in locker {number}, under the {colour} {thing}.",
-    ),
-    (
-        "The rowing race of {year} was won by {person}.",
-        "With the prize money, {person} bought a {animal} and a house in {town}.",
-        "Who won the rowing race of {year}, and what did the winner buy with the prize money?",
-        "{person} won the race and bought a {animal} and a house in {town}.",
-    ),
-    (
-        "At the auction, {person} paid {number} crowns for a {thing}.",
-        "At the same auction, {other} went home with a {colour} {animal} that had cost {small} crowns.",
-        "What did {person} and {other} buy at the auction, and for how much?",
-        "{person} bought a {thing} for {number} crowns, and {other} a {colour} {animal} for {small} crowns.",
-    ),
-    (
-        "The letter that was found in {house} is signed with the name {pet}.",
-        "{pet} is what {person}, who sells {fruit} in {town}, calls himself in letters.",
-        "Who wrote the letter that was found in {house}, and what does the writer do?",
-        "The letter was written by {person}, who sells {fruit} in {town}.",
-    ),
-)
-SHORT_INSTRUCTIONS = (
-    ("What is the capital of France?", "The capital of France is Paris, which lies on the river Seine."),
-    ("Name three primary colours.", "Three primary colours are red, blue and yellow."),
-    ("How many days are there in a leap year?", "A leap year has 366 days, one more than a common year."),
-    ("Why do leaves look green?", "Leaves look green because chlorophyll absorbs red and blue light and reflects green."),
-    ("Give one reason to drink water in the morning.", "Drinking water in the morning makes up for what you lost at night."),
-    ("Write a short sentence with the word 'rain'.", "The rain fell softly on the roof all through the night."),
-    ("What does a thermometer measure?", "A thermometer measures temperature, usually in degrees Celsius or Fahrenheit."),
-    ("Explain in one sentence what a library is.", "A library is a place that keeps books and lends them to its readers."),
-    ("Name the largest planet of the solar system.", "The largest planet of the solar system is Jupiter, a gas giant."),
-    ("How do you boil an egg?", "Put the egg into boiling water, wait for eight minutes, then cool it under cold water."),
-    ("What is 12 times 12?", "12 times 12 is 144, because 12 times 10 is 120 and 12 times 2 is 24."),
-    ("Suggest a polite way to decline an invitation.", "Thank you very much for the invitation, but I am afraid I cannot come."),
-)  # fmt: skip
-
-
-# Book text
-
-
-SENTENCE_END = re.compile(r"""(?<=[.!?])(?<!\bMr\.)(?<!\bDr\.)(?<!\bMrs\.)["')]*\s+(?=["'`(]*[A-Z])|\n\n""")
-
-
-def read_prose(path: str) -> str:
-    """The paragraphs of a text file, each on one line, without headings, tables and ornaments.
-
-    Raises:
-        UnicodeDecodeError: the file is not UTF-8.
-    """
-    paragraphs = re.split(r"\n\s*\n", Path(path).read_text(encoding="utf-8").replace("\r", ""))
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs if _is_prose(paragraph))
-
-
-def _is_prose(paragraph: str) -> bool:
-    letters = sum(character.isalpha() or character.isspace() for character in paragraph)
-    return len(paragraph.split()) >= 8 and letters >= 0.8 * len(paragraph)
-
-
-def sentence_starts(text: str) -> list[int]:
-    """Characters at which a sentence begins, the first one left out."""
-    return [match.end() for match in SENTENCE_END.finditer(text)]
-
-
-def plant(book: str, plants: tuple[tuple[float, str], ...]) -> str:
-    """The book text with each text put in between two sentences (or at the end), nearest to its share of the way."""
-    book = book.strip() + " "
-    borders = [*sentence_starts(book), len(book)]
-    for share, text in sorted(plants, reverse=True):
-        at = min(borders, key=lambda border: abs(border - share * len(book)))
-        book = book[:at] + text + " " + book[at:]
-    return book.strip()
-
-
-# The kinds of rows
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A row but for its book text.
-
-    Attributes:
-        instruction, response (`str`): what is asked and what is answered.
-        plants: (share of the way through the book text, text) of what is put into it.
-        evidence: the pieces of the context that the response needs; none where it needs no context.
-    """
-
-    instruction: str
-    response: str
-    plants: tuple[tuple[float, str], ...] = ()
-    evidence: tuple[str, ...] = ()
-
-
-class Author:
-    """Draws all that is random; no person is named twice, and the answers of rows that were made are kept."""
-
-    def __init__(self, seed: int, num_tokens: int, short_instructions: tuple[tuple[str, str], ...]):
-        self.random, self.num_tokens, self.short_instructions = Random(seed), num_tokens, short_instructions
-        self.surnames = [stem + ending for stem in STEMS for ending in ENDINGS]
-        self.persons = [f"{first} {last}" for first in FIRST_NAMES for last in self.surnames]
-        self.random.shuffle(self.persons)
-        self.answers: list[str] = []
-        self.decks: dict[tuple, list] = {}
-
-    def deal(self, choices: tuple):
-        """One of the choices at random; all come before one comes again."""
-        deck = self.decks.setdefault(choices, [])
-        if not deck:
-            deck += self.random.sample(choices, len(choices))
-        return deck.pop()
-
-    def words(self) -> dict[str, str | int]:
-        """A word for each slot of the templates."""
-        lists = {"house": HOUSES, "street": STREETS, "town": TOWNS, "thing": THINGS, "colour": COLOURS, "pet": PETS}
-        lists |= {"animal": ANIMALS, "fruit": FRUITS, "password": PASSWORDS, "weekday": WEEKDAYS}
-        ranges = {"small": (11, 99), "number": (101, 999), "year": (1951, 2019), "hour": (18, 23), "minute": (10, 59)}
-        words = {slot: self.random.choice(choices) for slot, choices in lists.items()}
-        words |= {slot: self.random.randint(*bounds) for slot, bounds in ranges.items()}
-        return words | {"person": self.persons.pop(), "other": self.persons.pop()}
-
-    def fact(self, low: float, high: float) -> Draft:
-        """A planted fact, at a share of the way between low and high."""
-        words = self.words()
-        text, question, answer = (part.format(**words) for part in self.deal(FACTS))
-        return Draft(question, answer, ((self.random.uniform(low, high), text),), (text,))
-
-
-def one_fact(author: Author, before: str, after: str) -> Draft:
-    return author.fact(0.02, FAR_SHARE - 0.05)
-
-
-def two_facts(author: Author, before: str, after: str) -> Draft:
-    words = author.words()
-    first, second, question, answer = (part.format(**words) for part in author.deal(FACT_PAIRS))
-    shares = author.random.uniform(0.02, 0.25), author.random.uniform(0.32, FAR_SHARE - 0.05)
-    return Draft(question, answer, tuple(zip(shares, (first, second), strict=True)), (first, second))
-
-
-def register_line(author: Author, before: str, after: str) -> Draft:
-    num_lines = min(MAX_REGISTER_LINES, author.num_tokens // 2 // REGISTER_LINE_TOKENS)
-    names = author.random.sample(author.surnames, num_lines)
-    lines = [f"{name}, {author.random.randint(11, 99)}, {author.random.choice(TOWNS)}" for name in names]
-    asked = author.random.choice(lines)
-    name, room, town = asked.split(", ")
-    table = "\n\nGuest, room, home town:\n" + "\n".join(lines) + "\n\n"
-    question = f"Which room does {name} have, and what is {name}'s home town?"
-    return Draft(question, f"{name} has room {room}, and {name}'s home town is {town}.", ((0, table),), (asked,))
-
-
-def quoted_passage(author: Author, before: str, after: str) -> Draft:
-    """A passage of the book itself; where in the context it will lie can be said only roughly before that is cut."""
-    characters = int(4.4 * author.num_tokens * author.random.uniform(1 - FAR_SHARE + 0.05, 0.93))
-    starts = (x for x in sentence_starts(before) if x >= len(before) - characters)
-    paragraphs = (before[start:].split("\n\n")[0].split() for start in starts)
-    words = next((words for words in paragraphs if len(words) >= 20), before.split())
-    passage, opening = " ".join(words[: author.random.randint(26, 38)]), " ".join(words[:5])
-    return Draft(f"Quote the passage of the text that begins with: {opening}", passage, (), (passage, opening))
-
-
-def near_fact(author: Author, before: str, after: str) -> Draft:
-    return author.fact(1 - 0.7 * near_share(author.num_tokens), 1)
-
-
-def short_instruction(author: Author, before: str, after: str) -> Draft:
-    return Draft(*author.deal(author.short_instructions))
-
-
-def continuation(author: Author, before: str, after: str) -> Draft:
-    words = after.split("\n\n")[0].split()[: author.random.randint(26, 38)]
-    return Draft("Go on with the text where it breaks off.", " ".join(words))
-
-
-def mismatched_answer(author: Author, before: str, after: str) -> Draft:
-    """A row of another kind, with the answer of a row that was made earlier."""
-    others = tuple(maker for _, maker in KINDS.values() if maker is not mismatched_answer)
-    draft = author.deal(others)(author, before, after)
-    return replace(draft, response=author.deal(tuple(author.answers)), evidence=())
-
-
-# name -> (needs far text, maker); the last kind takes its answers from the rows of the others
-KINDS: dict[str, tuple[bool, Callable[[Author, str, str], Draft]]] = {
-    "one fact": (True, one_fact),
-    "two facts": (True, two_facts),
-    "register line": (True, register_line),
-    "quoted passage": (True, quoted_passage),
-    "fact near the end": (False, near_fact),
-    "short instruction": (False, short_instruction),
-    "continuation": (False, continuation),
-    "mismatched answer": (False, mismatched_answer),
-}
-
-
-# From drafts to rows of one length
-
-
-def near_share(num_tokens: int) -> float:
-    """The share of the context, at its end, that a near fact lies in; more than 7% only where that is too few tokens."""
-    return max(NEAR_SHARE, NEAR_TOKENS / num_tokens)
-
-
-def fit(draft: Draft, before: str, tokenizer, num_tokens: int) -> tuple[dict[str, str], Sample]:
-    """The row with as much book text as fits `num_tokens`, to the word, and its token spans.
-
-    Raises:
-        ValueError: nothing of the book fits.
-    """
-
-    def lay_out(context: str) -> tuple[dict[str, str], Sample]:
-        row = {"context": context, "instruction": draft.instruction, "response": draft.response}
-        return row, build_sample(row, tokenizer)
-
-    offsets = tokenizer(before, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    room = num_tokens - lay_out(plant("", draft.plants) or "-")[1].response_end + REGISTER_LINE_TOKENS
-    start = offsets[max(len(offsets) - room, 0)][0] if room > 0 else len(before)
-    while 0 < (start := before.find(" ", start) + 1):
-        row, sample = lay_out(plant(before[start:], draft.plants))
-        if sample.response_end <= num_tokens:
-            return row, sample
-    raise ValueError(f"A row has no room for book text in num_tokens={num_tokens}; give it more.")
-
-
-def evidence_span(draft: Draft, context: str) -> tuple[float, float] | None:
-    """Where the evidence begins and ends, as shares of the context; (nan, nan) where there is none.
-
-    None where a piece is not found exactly once.
-    """
-    if any(context.count(piece) != 1 for piece in draft.evidence):
-        return None
-    starts = [context.index(piece) for piece in draft.evidence]
-    ends = [start + len(piece) for start, piece in zip(starts, draft.evidence, strict=True)]
-    return (min(starts) / len(context), max(ends) / len(context)) if draft.evidence else (np.nan, np.nan)
-
-
-def is_as_labelled(draft: Draft, context: str, far: bool, num_tokens: int) -> bool:
-    """Whether the evidence lies where the label says, and no piece of the response where it says there is none."""
-    if (span := evidence_span(draft, context)) is None:
-        return False
-    if far:
-        return span[1] <= FAR_SHARE
-    earlier = context[: int(FAR_SHARE * len(context))] if draft.evidence else context
-    starts = range(max(1, len(draft.response) - LEAK_CHARACTERS + 1))
-    pieces = (draft.response[start : start + LEAK_CHARACTERS] for start in starts)
-    near = not draft.evidence or span[0] >= 1 - near_share(num_tokens)
-    return near and not any(piece in earlier for piece in pieces)
-
-
-def make_row(kind: str, author: Author, places: list[tuple[str, int]], tokenizer) -> dict:
-    """One row of a kind, from a random place of a random book; drawn again until it is what its label says.
-
-    Raises:
-        ValueError: it never is.
-    """
-    far, maker = KINDS[kind]
-    for _ in range(ATTEMPTS):
-        book, cut = author.random.choice(places)
-        before, after = book[max(0, cut - 8 * author.num_tokens) : cut].rstrip(), book[cut:]
-        draft = maker(author, before, after)
-        row, sample = fit(draft, before, tokenizer, author.num_tokens)
-        if len(sample.response) in RESPONSE_TOKENS and is_as_labelled(draft, row["context"], far, author.num_tokens):
-            author.answers += [draft.response] if draft.response not in author.answers else []
-            start, end = evidence_span(draft, row["context"])
-            return {"kind": kind, "needs_far": far, **row, "evidence_start": start, "evidence_end": end}
-    raise ValueError(f"No row of kind {kind!r} in {ATTEMPTS} draws; give longer books or a larger num_tokens.")
-
-
-def make_rows(books: list[str], tokenizer, num_tokens: int, rows_per_kind: int, shorts, seed: int) -> list[dict]:
-    """All rows, kind after kind; the same for the same arguments.
-
-    Args:
-        books: texts with a paragraph a line, see `read_prose`.
-        shorts: (instruction, answer) pairs that need no context.
-
-    Raises:
-        ValueError: no book is long enough.
-    """
-    places = [
-        (book, cut) for book in books for cut in sentence_starts(book) if 6 * num_tokens <= cut <= len(book) - 500
-    ]
-    if not places:
-        raise ValueError(
-            f"The longest book has {max(map(len, books))} characters of prose, too few for {num_tokens=}."
-        )
-    author = Author(seed, num_tokens, tuple(shorts))
-    kinds = [(kind, i + 1) for kind in KINDS for i in range(rows_per_kind)]
-    return [{"id": f"{kind} {i}", **make_row(kind, author, places, tokenizer)} for kind, i in kinds]
-
-
-def read_short_instructions(path: str | None) -> tuple[tuple[str, str], ...]:
-    """Instructions with an answer and without an input from self-instruct's seed tasks; the script's own without one."""
-    if path is None:
-        return SHORT_INSTRUCTIONS
-    tasks = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    pairs = [
-        (task["instruction"], case["output"]) for task in tasks for case in task["instances"] if not case["input"]
-    ]
-    return tuple((asked, answer) for asked, answer in pairs if 8 <= len(answer.split()) <= 40)
+SHARES = (0.1, 0.3, 0.5)
+NUM_CALIBRATION_ROWS = 3  # a kind, drawn with another seed
+NUM_RESAMPLES = 2000
 
 
 # From rows to columns
@@ -425,6 +48,7 @@ def measure(args: argparse.Namespace) -> pd.DataFrame:
     import torch
     from datasets import Dataset
 
+    from hf_gateau.measuring.calibration import calibrate_heads
     from hf_gateau.measuring.scorer import GateauScorer
     from hf_gateau.models.pair import ModelPair
 
@@ -433,9 +57,15 @@ def measure(args: argparse.Namespace) -> pd.DataFrame:
     tokenizer = ModelPair(ModelPairConfig(**pair)).tokenizer
     books = [read_prose(path) for path in args.books]
     shorts = read_short_instructions(args.short_instructions)
-    rows = make_rows(books, tokenizer, args.num_tokens, args.rows_per_kind, shorts, args.seed)
-    scorer = GateauScorer(**pair, segment_length=args.segment_length, store=args.store)
-    frame = Dataset.from_list(rows).map(scorer, batched=True).to_pandas()
+    drawn = (books, tokenizer, args.num_tokens, args.short_window)
+    ds = Dataset.from_list(make_rows(*drawn, args.rows_per_kind, shorts, args.seed))
+    settings = {**pair, "segment_length": args.segment_length, "store": args.store}
+    frame = ds.map(GateauScorer(**settings), batched=True).to_pandas()
+    if args.heads:
+        others = Dataset.from_list(make_rows(*drawn, NUM_CALIBRATION_ROWS, shorts, args.seed + 1))
+        by_heads = GateauScorer(**settings, cam="heads")
+        calibration = calibrate_heads(others, by_heads)
+        frame[[HEADS, NUM_FAR]] = ds.map(by_heads, batched=True).to_pandas()[[HEADS, NUM_FAR]]
     frame.attrs = {
         "measured by": command(),
         "model": f"{Path(model).name}, {args.dtype}; the short sibling is the same model with a window of "
@@ -444,6 +74,12 @@ def measure(args: argparse.Namespace) -> pd.DataFrame:
         "rows": f"{args.rows_per_kind} of each of {len(KINDS)} kinds, {args.num_tokens} tokens each, segments of "
         f"{args.segment_length}",
     }
+    if args.heads:
+        chosen = ", ".join(f"{layer}.{head}" for layer, head in calibration.heads)
+        frame.attrs["heads"] = (
+            f"Heads (layer.head) {chosen}, chosen by {len(others)} other rows; agreement on rows not used for choosing "
+            f"{calibration.agreement:.2f}."
+        )
     return frame
 
 
@@ -456,87 +92,162 @@ def command() -> str:
 # From columns to tables
 
 
-def rankings() -> dict[str, dict]:
-    """Name in the table -> arguments of `rank`."""
-    variants = [name for name in CAS_VARIANTS if name != "none"]
-    return {
-        f"**robust** (CAS {ROBUST_CAS})": {},
-        "log PPL difference alone": {"cas": "none"},
-        **{f"CAS {name} alone": {"hmp": "none", "cas": name} for name in variants},
-        **{f"robust, CAS {name}": {"cas": name} for name in variants if name != ROBUST_CAS},
+def rankings(frame: pd.DataFrame) -> dict[str, dict]:
+    """Name in the table -> arguments of `rank`, as far as the columns allow."""
+    hmp, cas, _ = MODES["robust"]
+    variants = [name for name in CAS_VARIANTS if name != "none" and (name != "heads" or HEADS in frame)]
+    found = {
+        f"**robust** (HMP {hmp}, CAS {cas})": {},
         **{mode: {"mode": mode} for mode in RANK_MODES if mode != "robust"},
-        **{
-            f"HMP {name} alone": {"hmp": name, "cas": "none"}
-            for name in HMP_VARIANTS
-            if name not in ("log_difference", "none")
-        },
+        "robust without CAM": {"method": "without_cam"},
+        "robust without HMG": {"method": "without_hmg"},
+        "mean without CAM": {"method": "without_cam", "mode": "mean"},
+        **{f"robust, CAS {name}": {"cas": name} for name in variants if name != cas},
+        **{f"HMP {name} alone": {"hmp": name, "cas": "none"} for name in HMP_VARIANTS if name not in (hmp, "none")},
+        **{f"CAS {name} alone": {"hmp": "none", "cas": name} for name in variants if name != cas},
+        "LADM": {"method": "ladm"},
         "IFD of context": {"method": "ifd_context"},
         "Perplexity Guidance": {"method": "perplexity"},
         "longest": {"method": "longest"},
         "random": {"method": "random"},
     }
+    return found
+
+
+def ranked(frame: pd.DataFrame, **arguments) -> tuple[pd.DataFrame, bool]:
+    """The rows with their ranks, and whether the ranking degenerates on them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DegenerateRankingWarning)
+        out = rank(frame, **arguments).dropna(subset="gateau_score")
+    return out, any(issubclass(warning.category, DegenerateRankingWarning) for warning in caught)
+
+
+def follows_facts(scores: np.ndarray, num_facts: np.ndarray) -> float:
+    """Spearman's correlation of scores with the number of far facts, over rows whose facts are counted."""
+    counted = num_facts > 0
+    a, b = normalised_rank(scores[counted]), normalised_rank(num_facts[counted].astype(float))
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else 0.0
+
+
+def facts_interval(scores: np.ndarray, num_facts: np.ndarray) -> tuple[float, float]:
+    """95% percentile bootstrap over the rows of each number of facts."""
+    rng, groups = (
+        np.random.default_rng(0),
+        [np.flatnonzero(num_facts == n) for n in np.unique(num_facts[num_facts > 0])],
+    )
+    draws = [np.concatenate([rng.choice(group, len(group)) for group in groups]) for _ in range(NUM_RESAMPLES)]
+    low, high = np.percentile([follows_facts(scores[draw], num_facts[draw]) for draw in draws], [2.5, 97.5])
+    return float(low), float(high)
 
 
 def ranking_table(frame: pd.DataFrame) -> str:
-    """Markdown: how well each ranking puts the rows that need far text before the others."""
-    lines = ["| ranking | AUROC | 95% interval | precision in the top 25% | in the top 10% |", "|---|---|---|---|---|"]
-    for name, arguments in rankings().items():
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", DegenerateRankingWarning)
-            scored = rank(frame, **arguments).dropna(subset="gateau_score")
+    """Markdown: how well each ranking puts the rows that need far text before the others, and those first that need more."""
+    lines = [
+        "| ranking | AUROC | 95% interval | precision in the top 25% | rank correlation with far facts | 95% interval |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, arguments in rankings(frame).items():
+        scored, degenerates = ranked(frame, **arguments)
         data = scored["gateau_score"].to_numpy(float), scored["needs_far"].to_numpy(bool)
-        low, high = bootstrap_interval(auroc, *data)
-        mark = " †" if any(issubclass(warning.category, DegenerateRankingWarning) for warning in caught) else ""
-        precision = " | ".join(f"{precision_at(*data, fraction):.2f}" for fraction in (0.25, 0.1))
-        lines.append(f"| {name}{mark} | {auroc(*data):.3f} | {low:.3f} to {high:.3f} | {precision} |")
+        facts = data[0], scored["num_facts"].to_numpy(int)
+        intervals = [
+            f"{low:.3f} to {high:.3f}" for low, high in (bootstrap_interval(auroc, *data), facts_interval(*facts))
+        ]
+        cells = [f"{auroc(*data):.3f}", intervals[0], f"{precision_at(*data, 0.25):.2f}"]
+        cells += [f"{follows_facts(*facts):.3f}", intervals[1]]
+        lines.append(f"| {name}{' †' * degenerates} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def kept_table(frame: pd.DataFrame) -> str:
+    """Markdown: how many rows of each kind stand in the top 10, 30 and 50% of some rankings."""
+    compared = {
+        "robust": {},
+        "mean": {"mode": "mean"},
+        "without CAM": {"method": "without_cam"},
+        "in nats": {"hmp": "need", "cas": "far_need"},
+        "key tokens": {"method": "key_tokens"},
+        "LongFilter": {"method": "longfilter"},
+        "by heads": {"cas": "heads"},
+    }
+    compared = {name: arguments for name, arguments in compared.items() if name != "by heads" or HEADS in frame}
+    counts = {kind: [] for kind in KINDS}
+    for arguments in compared.values():
+        scored, _ = ranked(frame, **arguments)
+        best = [scored[scored["gateau_rank"] <= round(share * len(scored))]["kind"].value_counts() for share in SHARES]
+        for kind, cells in counts.items():
+            cells.append(", ".join(str(count.get(kind, 0)) for count in best))
+    lines = [
+        "| kind | needs far text | rows | " + " | ".join(compared) + " |",
+        "|---|---|---|" + "---|" * len(compared),
+    ]
+    for kind, cells in counts.items():
+        needed = "yes" if KINDS[kind].needs_far else "no"
+        lines.append(f"| {kind} | {needed} | {(frame['kind'] == kind).sum()} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def kind_table(frame: pd.DataFrame) -> str:
-    """Markdown: the perplexities and log differences of each kind, and how many of its rows `robust` puts first, among
-    as many rows as need far text."""
-    frame = rank(frame).dropna(subset="gateau_score")
-    num_far = frame["needs_far"].sum()
-    frame["kept"] = frame["gateau_rank"] <= num_far
+    """Markdown: the perplexities, log differences and tokens of need of each kind."""
+    frame, _ = ranked(frame)
+    frame["difference"] = np.log(frame["gateau_ppl_short"] / frame["gateau_ppl_long"])
     lines = [
-        "| kind | needs far text | rows | PPL short | PPL long | mean log difference | lowest | highest "
-        f"| among robust's best {num_far} |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| kind | PPL short | PPL long | mean log difference | response tokens | HMP: tokens that only far context tells | CAS: "
+        "of them from far segments alone |",
+        "|---|---|---|---|---|---|---|",
     ]
     for kind, rows in frame.groupby("kind", sort=False):
-        short, long = (rows[f"gateau_ppl_{which}"].median() for which in ("short", "long"))
-        difference, needed = rows["gateau_hmp"], "yes" if rows["needs_far"].all() else "no"
-        figures = " | ".join(f"{x:+.3f}" for x in (difference.mean(), difference.min(), difference.max()))
+        short, long, length = (rows[f"gateau_{x}"].median() for x in ("ppl_short", "ppl_long", "num_response_tokens"))
+        mean = (rows["difference"].mean(), rows["gateau_hmp"].mean(), rows["gateau_cas"].mean())
         lines.append(
-            f"| {kind} | {needed} | {len(rows)} | {short:.2f} | {long:.2f} | {figures} | {rows['kept'].sum()} |"
+            f"| {kind} | {short:.2f} | {long:.2f} | {mean[0]:+.3f} | {length:.0f} | {mean[1]:.2f} | {mean[2]:.2f} |"
         )
     return "\n".join(lines)
+
+
+def heads_line(frame: pd.DataFrame) -> list[str]:
+    """How far the order by heads is the order by segments; nothing where no heads measured."""
+    if HEADS not in frame:
+        return []
+    full, heads = (ranked(frame, **arguments)[0] for arguments in ({}, {"cas": "heads"}))
+    both = full[["gateau_rank", "gateau_score"]].join(heads[["gateau_rank"]], rsuffix="_heads", how="inner")
+    spearman = float(np.corrcoef(both["gateau_rank"], both["gateau_rank_heads"])[0, 1])
+    best = round(0.1 * len(both))
+    same = ((both["gateau_rank"] <= best) & (both["gateau_rank_heads"] <= best)).sum()
+    told = f"`cam: heads` against segments: rank correlation of `robust` {spearman:.3f}; {same} of the best {best} rows the same."
+    return [told, "", frame.attrs["heads"], ""] if "heads" in frame.attrs else [told, ""]
 
 
 def report(frame: pd.DataFrame) -> str:
     """The whole Markdown document."""
     far, errors = frame["needs_far"], frame["gateau_error"].notna().sum()
+    facts = ", ".join(f"{kind.num_facts} ({name})" for name, kind in KINDS.items() if kind.num_facts)
     return "\n".join(
         [
-            "# Which ranking finds the rows that need far text?",
+            "# Which ranking finds the rows that need far text, and how much?",
             "",
-            *(f"- {name}: {value}" for name, value in frame.attrs.items()),
+            *(f"- {name}: {value}" for name, value in frame.attrs.items() if name != "heads"),
             *([f"- tables by: {command()}"] if command() != frame.attrs["measured by"] else []),
             f"- {len(frame)} rows, {far.sum()} of them need far text (chance precision {far.mean():.2f}), {errors} could "
             "not be measured",
             "",
             "AUROC of the kinds that need far text against the others, with a stratified percentile bootstrap; an interval "
-            "without width means that these rows hold no error to draw, not that there is none.",
+            "without width means that these rows hold no error to draw, not that there is none. The rank correlation is with "
+            f"the number of facts from the far text: {facts}.",
             "",
-            f"What is needed lies in the first {FAR_SHARE:.0%} of the context or in its last {NEAR_SHARE:.0%}, nothing "
-            "in between, so a short window or a near end (`gain_far`) that begins in the gap has an easy task.",
+            f"What is far lies in the first {FAR_SHARE:.0%} of the context, what is near in its last {NEAR_SHARE:.0%}; facts at "
+            "the window's edge lie beside it.",
             "",
             ranking_table(frame),
             "",
-            "† `rank` warns that this ranking degenerates on these rows. All rows have one length, so `longest` can only "
-            "go by the length of instruction and response.",
+            "† `rank` warns that this ranking degenerates on these rows.",
             "",
-            "PPL short and long are medians; the log difference, in nats a token, is log PPL short - log PPL long.",
+            "Rows of each kind among the best 10, 30 and 50%:",
+            "",
+            kept_table(frame),
+            "",
+            *heads_line(frame),
+            "Medians of perplexities and lengths; the log difference, in nats a token, is log PPL short - log PPL long.",
             "",
             kind_table(frame),
             "",
@@ -552,13 +263,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--num_tokens", type=int, default=2048, help="tokens in a row, all told (default: %(default)s)"
     )
-    parser.add_argument("--rows_per_kind", type=int, default=9, help="rows of each of 8 kinds (default: %(default)s)")
+    parser.add_argument("--rows_per_kind", type=int, default=5, help="rows of each kind (default: %(default)s)")
     parser.add_argument("--short_window", type=int, default=512, help="tokens the sibling sees (default: %(default)s)")
     parser.add_argument("--segment_length", type=int, default=128, help="tokens in a segment (default: %(default)s)")
     parser.add_argument(
         "--short_instructions", help="self-instruct seed tasks (JSON lines) instead of the script's own"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the rows (default: %(default)s)")
+    parser.add_argument("--heads", action="store_true", help="measure every row by retrieval heads too")
     parser.add_argument("--store", help="database of measured rows, 'off' for none; default: that of GateauScorer")
     parser.add_argument("--columns", help="Parquet file of measured columns: read if it exists, else written")
     parser.add_argument("--output", help="Markdown file for the tables, which are also printed")

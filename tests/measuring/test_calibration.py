@@ -299,7 +299,7 @@ def test_both_stores_keep_what_heads_see(place, tmp_path):
 
 
 def test_a_selector_that_would_rank_by_segments_is_refused(store):
-    with pytest.raises(ValueError, match="cam='heads' measures no segments, and cas='gain_far' needs"):
+    with pytest.raises(ValueError, match="cam='heads' measures no segments, and cas='far_tokens' needs"):
         GateauSelector(top_k=3, **PAIR, **HOW, store=store)
     kept = GateauSelector(top_k=3, cas="heads", **PAIR, **HOW, store=store).select(Dataset.from_list(ROWS))
     assert len(kept) == 3

@@ -35,7 +35,7 @@ def test_figures_samples_and_summary(written):
     ds = rank(with_texts(gateau_error=["too long"] * 2 + [None] * 28), alpha=0.7)
     text, page = written(ds, title="Mine", num_samples=2)
     assert len(page.all("figure")) == len(page.all("img")) == len(page.all("source")) == 7
-    for name in ("Mine", "log_difference", "gain_far", "0.7", "too long", "28", "Who?", "Ida."):
+    for name in ("Mine", "need_tokens", "far_tokens", "0.7", "too long", "28", "Who?", "Ida."):
         assert name in page.text
     for place in (1, 2, 27, 28):
         assert f"Rank {place} of 28: {ds['id'][ds['gateau_rank'].index(place)]}" in page.text
