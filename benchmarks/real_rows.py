@@ -459,12 +459,13 @@ def make_row(kind: str, author: Author, places: list[tuple[str, int]], tokenizer
 
 
 def make_rows(
-    books: list[str], tokenizer, num_tokens: int, window: int, rows_per_kind: int, shorts, seed: int
+    books: list[str], tokenizer, num_tokens: int, window: int, rows_per_kind: int | dict[str, int], shorts, seed: int
 ) -> list[dict]:
     """All rows, kind after kind; the same for the same arguments.
 
     Args:
         window: tokens of the prompt that the short sibling sees.
+        rows_per_kind: of every kind, or of the kinds named.
         books: texts with a paragraph a line, see `read_prose`.
         shorts: (instruction, answer) pairs that need no context.
 
@@ -479,7 +480,8 @@ def make_rows(
             f"The longest book has {max(map(len, books))} characters of prose, too few for {num_tokens=}."
         )
     author = Author(seed, num_tokens, window, tuple(shorts))
-    kinds = [(kind, i + 1) for kind in KINDS for i in range(rows_per_kind)]
+    counts = rows_per_kind if isinstance(rows_per_kind, dict) else dict.fromkeys(KINDS, rows_per_kind)
+    kinds = [(kind, i + 1) for kind in KINDS for i in range(counts.get(kind, 0))]
     return [{"id": f"{kind} {i}", **make_row(kind, author, places, tokenizer)} for kind, i in kinds]
 
 

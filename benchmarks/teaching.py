@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 
 from benchmarks.common import add_output_argument, default_model, hardware, load_for_training, tell
-from benchmarks.real_rows import KINDS, make_rows, read_prose, read_short_instructions
+from benchmarks.real_rows import make_rows, read_prose, read_short_instructions
 from hf_gateau.experiments.statistics import difference, estimate
 from hf_gateau.markdown import table
 
@@ -58,15 +58,11 @@ ALL_ROWS, NOTHING = "all rows", "nothing"
 def drawn(args: argparse.Namespace, tokenizer, seed: int, counts: dict[str, int]) -> list[dict]:
     """Rows in LongAlign's form, so many of each kind."""
     books, shorts = [read_prose(path) for path in args.books], read_short_instructions(args.short_instructions)
-    rows = make_rows(books, tokenizer, args.num_tokens, args.short_window, max(counts.values()), shorts, seed)
-    taken = dict.fromkeys(KINDS, 0)
     found = []
-    for row in rows:
-        taken[row["kind"]] += 1
-        if taken[row["kind"]] <= counts.get(row["kind"], 0):
-            asked = {"role": "user", "content": f"{row['context']}\n\n{row['instruction']}"}
-            messages = [asked, {"role": "assistant", "content": row["response"]}]
-            found.append({"id": row["id"], "kind": row["kind"], "messages": messages})
+    for row in make_rows(books, tokenizer, args.num_tokens, args.short_window, counts, shorts, seed):
+        asked = {"role": "user", "content": f"{row['context']}\n\n{row['instruction']}"}
+        messages = [asked, {"role": "assistant", "content": row["response"]}]
+        found.append({"id": row["id"], "kind": row["kind"], "messages": messages})
     return found
 
 
