@@ -48,8 +48,8 @@ def measure(args: argparse.Namespace) -> pd.DataFrame:
     import torch
     from datasets import Dataset
 
-    from hf_gateau.measuring.calibration import calibrate_heads
     from hf_gateau.measuring.scorer import GateauScorer
+    from hf_gateau.measuring.together import calibrate_heads
     from hf_gateau.models.pair import ModelPair
 
     model = args.model or default_model()

@@ -67,7 +67,7 @@ def main() -> None:
         common.torch_header("float32", "the quickstart's pair"),
         f"`hf-gateau experiment recipes/reproduce-tiny.yaml`: {number} trainings, {seconds / 60:.0f} minutes of them one after the "
         "other.\n",
-        (args.folder / "tables" / "main.md").read_text(),
+        *((args.folder / "tables" / f"{name}.md").read_text() for name in ("main", "default")),
         "## Rows that were kept, by kind",
         "Mean over the seeds; of 400 rows.\n",
         kinds_table(args.folder),
