@@ -86,12 +86,12 @@ def test_overlap_with_baselines(ranked):
     assert all(row[2] == row[1] / 12 for row in figure.table[1]) and "have 10% in common" in figure.text
 
 
-@pytest.mark.parametrize("settings", [{}, {"mode": "released", "alpha": 0.5}, {"combine": "softmax"}])
+@pytest.mark.parametrize("settings", [{}, {"mode": "mean"}, {"mode": "released", "alpha": 0.5}, {"combine": "softmax"}])
 @pytest.mark.filterwarnings("ignore::hf_gateau.ranking.order.DegenerateRankingWarning")
 def test_stability_is_what_ranking_again_gives(settings):
     # Two segment perplexities and two of the models': many ties, which the key alone can break
     rng = np.random.default_rng(1)
-    tied = {"gateau_ppl_short": rng.choice([4.0, 5.0], 60), "gateau_ppl_long": [3.0] * 60}
+    tied = {"gateau_ppl_short": rng.choice([4.0, 5.0], 60), "gateau_ppl_long": [2.0] * 60}
     tied["gateau_segment_ppl"] = rng.choice([2.0, 3.0], (60, 8)).tolist()
     for columns in ({}, tied):
         ds = rank(measured(60, seed=3, **columns), **settings)
@@ -102,9 +102,10 @@ def test_stability_is_what_ranking_again_gives(settings):
 
 
 def test_without_keys_ties_go_by_position():
-    ds = rank(measured(40, gateau_ppl_short=[4.0, 5.0] * 20, gateau_ppl_long=[3.0] * 40).remove_columns("gateau_key"))
+    tied = measured(40, gateau_ppl_short=[4.0, 5.0] * 20, gateau_ppl_long=[3.0] * 40)
+    ds = rank(tied.remove_columns("gateau_key"), mode="mean")
     for alpha, common, _ in by_name(ds)["alpha_stability"].table[1]:
-        assert common == len(best(ds, 4) & best(rank(ds, alpha=alpha), 4))
+        assert common == len(best(ds, 4) & best(rank(ds, mode="mean", alpha=alpha), 4))
 
 
 def test_what_the_data_do_not_have_is_left_out(ranked):
@@ -161,7 +162,7 @@ def test_few_rows_and_equal_scores():
         "score_and_length",
     }
     same = {"gateau_ppl_short": [4.0] * 30, "gateau_ppl_long": [3.0] * 30, "gateau_segment_ppl": [[2.0, 3.0]] * 30}
-    equal = rank(measured(30, gateau_segment_attention=[[0.1, 0.2]] * 30, **same))
+    equal = rank(measured(30, gateau_segment_attention=[[0.1, 0.2]] * 30, **same), mode="mean")
     assert set(equal["gateau_score"]) == {0.5}
     assert set(by_name(equal)) == {"kept_by_length", "kept_by_source", "baseline_overlap"}
 
@@ -217,12 +218,12 @@ def test_names_of_sources_are_text_and_nothing_else(tmp_path):
 
 def test_many_rows_are_quick_and_drawn_in_part():
     rows = measured(100_000).remove_columns(["gateau_segment_ppl", "gateau_segment_attention"])
-    ds = rank(rows, cas="none")
+    ds = rank(rows, mode="mean", cas="none")
     ds = ds.remove_columns("gateau_cas").add_column("gateau_cas", np.random.default_rng(0).random(len(ds)))
     attach_record(ds, "ranking", {"method": "gateau", "combine": "rank", "alpha": 0.8, "hmp": "x", "cas": "y"})
-    started = time.monotonic()
+    started = time.process_time()
     found = by_name(ds)
-    seconds = time.monotonic() - started
+    seconds = time.process_time() - started
     assert len(found) == 7 and seconds < 20, "about 2 seconds on one core"
     assert "5,000 of them drawn" in found["hmp_and_cas"].text
     svg = to_svg(found["hmp_and_cas"], False)

@@ -79,7 +79,7 @@ def test_the_page_begins_with_what_was_found_and_shows_the_text_that_tells_most(
         "measuring",
         {"config_key": "c", "long": {"model": "them/long"}, "short": {"window": 512}, "segment_length": 128},
     )
-    _, page = written(rank(ds, cas="none"), num_samples=1)
+    _, page = written(rank(ds, mode="mean", cas="none"), num_samples=1)
     found = page.text.index(
         "The best tenth (2 of 20 rows) needs far text: the long model finds its responses 0.85 nats"
     )
