@@ -15,6 +15,10 @@ class PushArguments:
         default_factory=lambda: [0.1, 0.3, 0.5],
         metadata={"help": "Shares of the best rows that become configurations to train on: 0.1 becomes top10."},
     )
+    decisions: str | None = field(
+        default=None,
+        metadata={"help": "A .csv file of rows that a person keeps or drops, as in select, for these configurations."},
+    )
     source: str | None = field(
         default=None, metadata={"help": "Hub id of the data that were scored. Default: what the rows know of it."}
     )
@@ -39,7 +43,7 @@ def command(data: str, repo_id: str, rows: DataArguments, what: PushArguments, c
     from ..rows.cuts import Cuts
 
     ds = load_ranked(data, rows, config)
-    configs = {f"top{100 * fraction:g}": fraction for fraction in what.fractions}
+    configs = {f"top{100 * x:g}": {"fraction": x, "decisions": what.decisions} for x in what.fractions}
     settings = {"source": what.source, "license": what.license, "revision": what.branch, "create_pr": what.create_pr}
     if cut := Cuts.of_data(ds):
         print(cut.line())

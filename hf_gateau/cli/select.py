@@ -11,6 +11,7 @@ def command(data: str, rows: DataArguments, out: OutputArguments, config: Select
     Examples:
         hf-gateau select ranked.parquet -o top10.parquet --fraction 0.1
         hf-gateau select ranked.parquet -o best.parquet --top_k 1000 --strata length
+        hf-gateau select ranked.parquet -o best.parquet --top_k 1000 --decisions decisions.csv
     """
     from ..files.apart import check_apart
     from ..files.sidecar import sidecar_of
@@ -18,7 +19,7 @@ def command(data: str, rows: DataArguments, out: OutputArguments, config: Select
     from ..ranking.selection import select_rows, selection_record
     from ..rows.cuts import Cuts
 
-    check_apart(out.output, data)
+    check_apart(out.output, data, config.decisions)
     check_output(out.output)
     ds = load_ranked(data, rows, order)
     check_types(ds, out.output)

@@ -279,7 +279,7 @@ def _method(entry: Any, data: dict[str, Source]) -> Method:
         )
     given = {x: entry[x] for x in ranking if x in entry and x != "method"}
     if kind in (FULL, NO_LONG):
-        return Method(name, kind, measured)
+        return Method(name, kind, measured, selecting={x: entry[x] for x in ("decisions",) if x in entry})
     try:
         RankConfig(method=kind, **given)
         SelectConfig(fraction=0.5, **{x: entry[x] for x in selecting if x in entry})

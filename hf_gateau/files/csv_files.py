@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .texts import check_encoding, encoding_of
@@ -40,6 +41,39 @@ def header_of(file: str) -> tuple[list[str], str]:
     return names, separators[0]
 
 
+def numbered_rows(file: str, needed: Iterable[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a small file, each with the number of the line that it begins in; an empty line is no row.
+
+    Args:
+        file: a path.
+        needed: columns that it must have.
+
+    Raises:
+        ValueError: the file is no text in its encoding, lacks a column, has one twice, or a row has more cells than columns.
+    """
+    check_encoding(file)
+    names, separator = header_of(file)
+    _check_names(file, names)
+    if missing := [name for name in needed if name not in names]:
+        raise ValueError(
+            f"{file!r} has no column {missing[0]}, but {', '.join(names)}; its first line names the columns."
+        )
+    with _opened(file) as stream:
+        reader, begins, is_header = csv.reader(stream, delimiter=separator), 1, True
+        try:
+            for cells in reader:
+                if len(cells) > len(names):
+                    raise ValueError(
+                        f"{file}, line {begins:,} has {len(cells)} cells, and there are {len(names)} columns; put a text that "
+                        f"holds {separator!r} in double quotes."
+                    )
+                if cells and not is_header:
+                    yield begins, dict.fromkeys(names, "") | dict(zip(names, cells, strict=False))
+                is_header, begins = is_header and not cells, reader.line_num + 1
+        except csv.Error as error:
+            raise ValueError(f"{file}, line {begins:,} cannot be read as CSV: {error}.") from error
+
+
 def reading_options(files: list[str]) -> dict[str, Any]:
     """What the reader of `datasets` is told for files of one header.
 
@@ -63,10 +97,7 @@ def reading_options(files: list[str]) -> dict[str, Any]:
                 f"{file!r} and {first!r} differ in encoding or separator ({other_form[1]}, {other_form[0]!r}; {encoding}, "
                 f"{separator!r}); convert one of them."
             )
-    if not names:
-        raise ValueError(f"{first!r} is empty; its first line names the columns.")
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{first!r} has more than one column {repeated[0]!r}; rename one of them.")
+    _check_names(first, names)
     return {
         "features": _all_texts(names),
         "sep": separator,
@@ -75,6 +106,13 @@ def reading_options(files: list[str]) -> dict[str, Any]:
         "keep_default_na": False,  # an answer may be "None" or "NA"
         "na_values": [""],
     }
+
+
+def _check_names(file: str, names: list[str]) -> None:
+    if not names:
+        raise ValueError(f"{file!r} is empty; its first line names the columns.")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{file!r} has more than one column {repeated[0]!r}; rename one of them.")
 
 
 def _all_texts(names: list[str]) -> Features:

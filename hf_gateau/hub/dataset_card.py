@@ -113,7 +113,8 @@ def _configs_table(record: ScoredRecord) -> str:
             found = SelectionRecord.from_dict(chosen["record"])
             tokens = f"{found.num_tokens_kept:,}" if found.num_tokens_kept is not None else ""
             settings = ", ".join(f"{key} {value}" for key, value in found.settings.items())
-            rows.append([f"`{name}`", f"`{split}`", f"{found.num_kept:,}", tokens, f"the best: {inline(settings)}"])
+            what = f"the best: {inline(settings)}" + (f"; {told}" if (told := found.decided()) else "")
+            rows.append([f"`{name}`", f"`{split}`", f"{found.num_kept:,}", tokens, what])
     return table(["configuration", "split", "rows", "tokens", "what it holds"], rows)
 
 

@@ -22,6 +22,7 @@ from ..files.hub_reading import read_text
 from ..files.replacing import SIDECAR
 from ..markdown import escape, public_name
 from ..ranking.config import SelectConfig
+from ..ranking.decisions import contents_of_all, read_decisions
 from ..ranking.formulas import METHOD_SETTINGS
 from ..ranking.mixture import to_messages
 from ..ranking.order import DegenerateRankingWarning, rank, ranking_record
@@ -88,13 +89,17 @@ def push_scored(
     selections = {name: _select_config(name, value) for name, value in (TOP if configs is None else configs).items()}
     for split, part in splits.items():
         _check_pushable(part, split)
+    decided = [read_decisions(x.decisions) for x in selections.values() if x.decisions is not None]
+    contents = contents_of_all(splits.values()) if decided else set()
+    for decisions in decided:
+        decisions.num_unknown(contents)  # refused before anything is sent
     push = _Push(open_repository(repo_id, "dataset", private, revision), revision, create_pr)
     with tempfile.TemporaryDirectory(prefix="hf-gateau-") as folder:
         for split, part in splits.items():
             full = _as_pushed(part)
             push.add_rows(split, full, _split_entry(full, source), Path(folder))
             for name, config in selections.items():
-                push.add_selection(split, name, select_rows(full, config), Path(folder))
+                push.add_selection(split, name, select_rows(full, config, elsewhere=contents), Path(folder))
             push.add_figures(full, selections, "" if len(splits) == 1 else f"{split}_")
     return push.commit(commit_message, {"license": license} if license else None)
 

@@ -5,6 +5,7 @@ Names that a table of `formulas` gives a meaning to are listed here, so that a m
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
@@ -319,6 +320,13 @@ class SelectConfig:
             "up. Default: the share that is kept of all rows, which makes every stratum's share equal."
         },
     )
+    decisions: str | None = field(
+        default=None,
+        metadata={
+            "help": "A .csv file of what a person decided, with the columns gateau_key, decision (keep, drop, or nothing) and "
+            "note. Rows to keep are kept first, also without a rank; the best of the others, without those to drop, fill up."
+        },
+    )
 
     __repr__ = short_repr
 
@@ -334,6 +342,8 @@ class SelectConfig:
                 raise ValueError(f"{name}={limits[name]!r} is not a whole number of 1 or more.")
             if limits[name] is not None:
                 setattr(self, name, int(limits[name]))  # numpy's whole numbers cannot be written as JSON
+        if self.decisions is not None:
+            self.decisions = os.fspath(self.decisions)
         if self.min_score is not None and self.min_score != self.min_score:
             raise ValueError("min_score is NaN; give a number.")
         if self.strata is None and (self.strata_edges is not None or self.min_share is not None):

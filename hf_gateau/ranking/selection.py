@@ -8,19 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..markdown import public_name
 from ..records import attach_record, column_of, commonest, find_record, origin_of
 from ..rows.conversations import CONTENT_COLUMNS, HASHED_COLUMNS, content_hash
 from ..rows.cuts import Cuts
 from ..settings import set_fields
+from .choice import ToChoose, kept_rows
 from .config import SelectConfig
-from .order import check_ranked, none_ranked, rank_order, ranking_record
+from .decisions import Decisions, check_keys, content_of, contents_of_all, read_decisions
+from .order import check_ranked, none_ranked, ranking_record
 
 
 if TYPE_CHECKING:
@@ -30,9 +34,8 @@ logger = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "transformers", "datasets", "trl", "peft")
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-TOKEN_COLUMNS = ("gateau_num_context_tokens", "gateau_num_response_tokens")
-MANY_VALUES = 32  # a numeric column with more is cut into ranges
 BELOW_THE_CUT = "ranked below the cut"
+DROPPED = "dropped by a person"
 
 
 @dataclass
@@ -42,7 +45,7 @@ class SelectionRecord:
     Attributes:
         fingerprint (`str`): of the selection: which rows of how many, and what they say. 16 hex digits.
         dataset (`dict`): name, split and `datasets`' own fingerprint; and where the rows came from, see `records.origin_of`.
-        settings (`dict`): the fields of `SelectConfig` that were set.
+        settings (`dict`): the fields of `SelectConfig` that were set; of `decisions` the file's name.
         ranking (`dict`): how the order was made, see `ranking_record`.
         measuring (`dict`): the models with their revisions, see `GateauScorer.describe`; None where not known.
         num_rows, num_ranked, num_kept (`int`): None on a stream, whose rows are not counted beforehand.
@@ -52,6 +55,9 @@ class SelectionRecord:
         scores, tokens (`dict`): quantiles of `gateau_score`, and of context and response tokens, over the ranked and over
             the kept rows; empty where not counted.
         cut (`dict`): of the kept rows, how many lost how much context to fit when they were measured, see `rows.cuts.Cuts`.
+        decisions (`dict`): what a person decided, None for nothing: "file", "digest" (of what is kept and dropped), and of
+            the rows how many were kept ("num_kept", of them "num_kept_unranked" without a rank) and dropped ("num_dropped"),
+            and how many decisions are about other rows ("num_unknown"); these are None on a stream.
         short (`dict`): what was mixed in, see `mix`; None for nothing.
         versions (`dict`): of this package and the libraries it stands on.
     """
@@ -70,6 +76,7 @@ class SelectionRecord:
     scores: dict[str, Any] = field(default_factory=dict)
     tokens: dict[str, Any] = field(default_factory=dict)
     cut: dict[str, Any] = field(default_factory=dict)
+    decisions: dict[str, Any] | None = None
     short: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -94,8 +101,9 @@ class SelectionRecord:
 
     def summary(self) -> str:
         """One line for people."""
+        by_hand = f"; {told}" if (told := self.decided()) else ""
         if self.num_kept is None:
-            return f"the rows of a stream that score {self.settings['min_score']} or more"
+            return f"the rows of a stream that score {self.settings['min_score']} or more{by_hand}"
         how = self.ranking or {}
         by = how.get("mode") if how.get("method") == "gateau" else how.get("method")
         if not self.num_kept:
@@ -106,7 +114,17 @@ class SelectionRecord:
         cut = Cuts.of_record(self.cut)
         tokens += f", {cut.rows:,} of the rows cut to fit max_length" if cut else ""
         short = f"; and {self.short['num_kept']:,} short ones" if self.short else ""
-        return f"{self.num_kept:,} of {self.num_rows:,} rows kept, best by {by}{tokens}{short}"
+        return f"{self.num_kept:,} of {self.num_rows:,} rows kept, best by {by}{tokens}{by_hand}{short}"
+
+    def decided(self) -> str:
+        """What a person decided, for people; empty where nobody has."""
+        found = self.decisions
+        if not found:
+            return ""
+        if found["num_kept"] is None:
+            return f"those that {found['file']} says to keep or drop are kept or dropped"
+        unranked = f" ({found['num_kept_unranked']:,} without a rank)" if found["num_kept_unranked"] else ""
+        return f"a person kept {found['num_kept']:,} of them{unranked} and dropped {found['num_dropped']:,}"
 
 
 def select(
@@ -119,6 +137,7 @@ def select(
     strata: str | None = None,
     strata_edges: list[float] | None = None,
     min_share: float | None = None,
+    decisions: str | os.PathLike | None = None,
 ) -> Any:
     """Keep the best of the rows that `rank` has put in order.
 
@@ -129,27 +148,39 @@ def select(
         min_score (`float`): the rows with this `gateau_score` or more.
         max_tokens (`int`): the best rows up to the first that would make it more than these context and response tokens.
         strata, strata_edges, min_share: see `SelectConfig`.
+        decisions (`str` or path): a .csv file of what a person decided, see `read_decisions`. Rows to keep are kept in any
+            case, and count as part of what is asked for; rows to drop never are, and the next best come in their place.
 
     Returns:
         The same type, rows in the order they came in, columns as they are. `selection_record` reads back how it was made.
 
     Raises:
-        ValueError: a setting out of range, rows that are not ranked, a selection without a row, or kept rows that have
-            changed since they were measured.
+        ValueError: a setting out of range, rows that are not ranked, a selection without a row, kept rows that have
+            changed since they were measured, or decisions that cannot be read, or keep more rows than are asked for.
     """
     import datasets
 
     given = {"fraction": fraction, "top_k": top_k, "min_score": min_score, "max_tokens": max_tokens}
-    config = SelectConfig(**given, strata=strata, strata_edges=strata_edges, min_share=min_share)
+    config = SelectConfig(**given, strata=strata, strata_edges=strata_edges, min_share=min_share, decisions=decisions)
     if isinstance(data, datasets.DatasetDict):
-        return datasets.DatasetDict({name: select_rows(split, config) for name, split in data.items()})
+        contents = contents_of_all(data.values()) if config.decisions else ()
+        return datasets.DatasetDict({x: select_rows(part, config, elsewhere=contents) for x, part in data.items()})
     return select_rows(data, config)
 
 
-def select_rows(ds: Any, config: SelectConfig, *, may_be_empty: bool = False, left_out: Counter | None = None) -> Any:
+def select_rows(
+    ds: Any,
+    config: SelectConfig,
+    *,
+    may_be_empty: bool = False,
+    left_out: Counter | None = None,
+    elsewhere: Collection[str | None] = (),
+) -> Any:
     """`select` for one split, with its settings as a dataclass; of rows ranked by method 'no_long' none, if that may be.
 
-    `left_out`: reason -> rows that were there, and were left out before the others were put in order; for the record.
+    Args:
+        left_out: reason -> rows that were there, and were left out before the others were put in order; for the record.
+        elsewhere: contents (see `contents_of`) of other splits, which decisions may be about.
     """
     import datasets
 
@@ -165,16 +196,23 @@ def select_rows(ds: Any, config: SelectConfig, *, may_be_empty: bool = False, le
             "The rows are ranked by method='no_long', which keeps none: there is nothing to select. To train on short data "
             "alone, use GateauSelector(method='no_long') and its mix, or `method: no_long` with `short_data` in a recipe."
         )
+    if is_none and config.decisions is not None:
+        raise ValueError("method='no_long' keeps no long row, whatever a person decided; leave the decisions out.")
     config = config.resolved(method)
-    columns = _Columns(ds, config)
+    columns = ToChoose(ds, config, elsewhere)
     if not columns.order and not is_none:
-        raise ValueError(none_ranked(len(ds), commonest(Counter(columns.notes))))
-    kept = [] if is_none else _kept(columns, config)
+        raise ValueError(none_ranked(len(ds), commonest(Counter(filter(None, columns.notes)))))
+    kept = [] if is_none else kept_rows(columns, config)
     if not kept and not is_none:
         raise ValueError(f"{set_fields(config)} keeps none of {len(columns.order)} ranked rows; ask for more.")
     hashes = _checked_hashes(ds, kept)
     out = ds.select(kept)
-    attach_record(out, "selection", asdict(_record(ds, columns, kept, hashes, config, left_out or Counter())))
+    record = _record(ds, columns, kept, hashes, config, left_out or Counter())
+    if record.decisions and (num_unknown := record.decisions["num_unknown"]):
+        logger.warning(
+            "%d of the decisions in %s are about no row of these data", num_unknown, record.decisions["file"]
+        )
+    attach_record(out, "selection", asdict(record))
     return out
 
 
@@ -185,108 +223,6 @@ def selection_record(ds: Any) -> SelectionRecord | None:
         return records if any(records.values()) else None
     found = find_record(ds, "selection")
     return SelectionRecord.from_dict(found) if found is not None else None
-
-
-class _Columns:
-    """What selecting needs of the data: who is ranked, in which order, in which stratum, of how many tokens.
-
-    Attributes:
-        order (`list[int]`): positions of the ranked rows, the best first.
-        scores (`np.ndarray`): one a row, NaN where not ranked.
-        tokens (`list[int]`): one a row, None without the columns.
-        stratum (`list[str]`): one a row, None without strata.
-        notes (`list[str]`): why a row is not ranked.
-    """
-
-    def __init__(self, ds: Dataset, config: SelectConfig):
-        import numpy as np
-
-        ranks = column_of(ds, "gateau_rank")
-        self.order = rank_order(ranks)
-        self.scores = np.array(column_of(ds, "gateau_score"), dtype=float)
-        self.notes = [note or "not ranked" for rank, note in zip(ranks, _notes(ds), strict=True) if rank is None]
-        self.tokens = self.stratum = None
-        if all(name in ds.column_names for name in TOKEN_COLUMNS):
-            counts = [column_of(ds, name) for name in TOKEN_COLUMNS]
-            self.tokens = [(context or 0) + (response or 0) for context, response in zip(*counts, strict=True)]
-        elif config.max_tokens is not None:
-            raise ValueError(f"max_tokens needs the columns {', '.join(TOKEN_COLUMNS)}; measure the rows first.")
-        if config.strata is not None:
-            self.stratum = _strata(ds, config)
-
-
-def _notes(ds: Dataset) -> list:
-    return column_of(ds, "gateau_note") if "gateau_note" in ds.column_names else [None] * len(ds)
-
-
-def _strata(ds: Dataset, config: SelectConfig) -> list[str]:
-    """The stratum of each row: a column's value, or the range it falls into."""
-    import bisect
-    from numbers import Real
-
-    if config.strata not in ds.column_names:
-        raise ValueError(f"There is no column {config.strata!r} to form strata of; the data have {ds.column_names}.")
-    values = column_of(ds, config.strata)
-    numeric = all(value is None or (isinstance(value, Real) and not isinstance(value, bool)) for value in values)
-    values = [None if value != value else value for value in values] if numeric else values  # NaN
-    edges = config.strata_edges
-    if edges is not None and not numeric:
-        raise ValueError(f"strata_edges need a column of numbers; {config.strata!r} is none.")
-    if edges is None and not (numeric and len(set(values)) > MANY_VALUES):
-        return [str(value) for value in values]
-    if edges is None:
-        largest = max(value for value in values if value is not None)
-        edges = [2**power for power in range(64) if 2**power <= max(largest, 1)]
-    names = [f"below {edges[0]}", *(f"{low} to {high}" for low, high in zip(edges, edges[1:], strict=False))]
-    names.append(f"{edges[-1]} or more")
-    return ["None" if value is None else names[bisect.bisect_right(edges, value)] for value in values]
-
-
-def _kept(columns: _Columns, config: SelectConfig) -> list[int]:
-    """Positions of the rows that are kept, ascending."""
-    num_ranked = len(columns.order)
-    wanted = round(config.fraction * num_ranked) if config.fraction is not None else config.top_k
-    if config.top_k is not None and config.top_k > num_ranked:
-        raise ValueError(f"top_k={config.top_k} asks for more than the {num_ranked} ranked rows; lower it.")
-    share = wanted / max(num_ranked, 1) if config.min_share is None and wanted is not None else config.min_share
-    assured = _assured(columns, share) if columns.stratum is not None else []
-    if wanted is not None and len(assured) > wanted:
-        raise ValueError(f"min_share={share} alone keeps {len(assured)} rows, and {wanted} are asked for; lower it.")
-    taken = set(assured)
-    others = [i for i in columns.order if i not in taken]
-    if config.min_score is not None:
-        others = [i for i in others if columns.scores[i] >= config.min_score]
-    elif config.max_tokens is not None:
-        others = list(
-            _within_budget(others, columns.tokens, config.max_tokens - sum(columns.tokens[i] for i in assured))
-        )
-    else:
-        others = others[: wanted - len(assured)]
-    return sorted([*assured, *others])
-
-
-def _assured(columns: _Columns, share: float) -> list[int]:
-    """The best rows of each stratum, up to its share of its own ranked rows (rounded down)."""
-    sizes = Counter(columns.stratum[i] for i in columns.order)
-    left = {stratum: int(share * size + 1e-9) for stratum, size in sizes.items()}
-    assured = []
-    for i in columns.order:
-        if left[columns.stratum[i]]:
-            left[columns.stratum[i]] -= 1
-            assured.append(i)
-    return assured
-
-
-def _within_budget(order: list[int], tokens: list[int], budget: int) -> Iterator[int]:
-    if budget < 0:
-        raise ValueError(
-            "min_share of the strata alone takes more than max_tokens; lower min_share or raise max_tokens."
-        )
-    for i in order:
-        budget -= tokens[i]
-        if budget < 0:
-            return
-        yield i
 
 
 def _checked_hashes(ds: Dataset, kept: list[int]) -> list[str]:
@@ -319,23 +255,45 @@ def _select_from_stream(ds, config: SelectConfig):
         raise ValueError("Of a stream, strata cannot be formed; leave them out.")
     if ds.column_names is not None and "gateau_score" not in ds.column_names:
         raise ValueError(f"The stream has no column gateau_score, but {ds.column_names}. Rank the rows first.")
-    out = ds.filter(_reaches, input_columns=["gateau_score"], fn_kwargs={"min_score": config.min_score})
-    settings = set_fields(config)
-    fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+    names, told, identity = ["gateau_score"], {"min_score": config.min_score}, _settings(config)
+    decided = None
+    if config.decisions is not None:
+        check_keys(ds)
+        decisions = told["decisions"] = read_decisions(config.decisions)
+        names.append("gateau_key")
+        decided, identity = _decided(decisions), identity | {"decisions": decisions.digest}
+    out = ds.filter(_reaches, input_columns=names, fn_kwargs=told)
+    fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     record = SelectionRecord(
         fingerprint,
         _describe(ds),
-        settings,
+        _settings(config),
         ranking=ranking_record(ds),
         measuring=find_record(ds, "measuring"),
+        decisions=decided,
         versions={"hf_gateau": __version__, **library_versions()},
     )
     attach_record(out, "selection", asdict(record))
     return out
 
 
-def _reaches(score: float | None, min_score: float) -> bool:
+def _reaches(
+    score: float | None, key: str | None = None, *, min_score: float, decisions: Decisions | None = None
+) -> bool:
+    if decisions is not None and content_of(key) in decisions.keep | decisions.drop:
+        return content_of(key) in decisions.keep
     return score is not None and score >= min_score
+
+
+def _settings(config: SelectConfig) -> dict[str, Any]:
+    """The fields that were set, for a record: of a file its name, without the folders of this machine."""
+    settings = set_fields(config)
+    return settings | ({"decisions": public_name(config.decisions)} if config.decisions is not None else {})
+
+
+def _decided(decisions: Decisions, **counts: int) -> dict[str, Any]:
+    known = dict.fromkeys(("num_kept", "num_kept_unranked", "num_dropped", "num_unknown"))
+    return {"file": decisions.file, "digest": decisions.digest, **known, **counts}
 
 
 def _describe(ds) -> dict[str, Any]:
@@ -344,32 +302,39 @@ def _describe(ds) -> dict[str, Any]:
 
 
 def _record(
-    ds, columns: _Columns, kept: list[int], hashes: list[str], config: SelectConfig, left_out: Counter
+    ds, columns: ToChoose, kept: list[int], hashes: list[str], config: SelectConfig, left_out: Counter
 ) -> SelectionRecord:
     import numpy as np
 
+    is_ranked = [note is None for note in columns.notes]
+    kept_ranked = [i for i in kept if is_ranked[i]]
+
     def quantiles(values: list) -> dict[str, dict[str, float]]:
-        """Over the ranked and over the kept rows."""
-        parts = {"ranked": columns.order, "kept": kept}
+        """Over the ranked rows, and over those of them that are kept."""
+        parts = {"ranked": columns.order, "kept": kept_ranked}
         found = {name: np.quantile([values[i] for i in rows], QUANTILES) for name, rows in parts.items()}
         return {
             name: {f"{q:g}": float(x) for q, x in zip(QUANTILES, part, strict=True)} for name, part in found.items()
         }
 
-    counted = columns.tokens if columns.tokens is not None and kept else None
-
     identity = json.dumps([len(ds), kept, hashes])
-    dropped = commonest(Counter(columns.notes) + left_out)
-    if below := len(columns.order) - len(kept):
+    decided, by_hand = {*columns.keep, *columns.drop}, None
+    dropped = commonest(Counter(x for i, x in enumerate(columns.notes) if x and i not in decided) + left_out)
+    if columns.decisions is not None:
+        unranked = sum(not is_ranked[i] for i in columns.keep)
+        counts = {"num_kept": len(columns.keep), "num_kept_unranked": unranked, "num_dropped": len(columns.drop)}
+        by_hand = _decided(columns.decisions, **counts, num_unknown=columns.num_unknown)
+        dropped |= {DROPPED: len(columns.drop)} if columns.drop else {}
+    if below := len(columns.left) - sum(i not in decided for i in kept):
         dropped[BELOW_THE_CUT] = below
     strata = {}
     if columns.stratum is not None:
         in_stratum, in_kept = (Counter(columns.stratum[i] for i in rows) for rows in (columns.order, kept))
-        strata = {name: {"ranked": size, "kept": in_kept[name]} for name, size in sorted(in_stratum.items())}
+        strata = {x: {"ranked": in_stratum[x], "kept": in_kept[x]} for x in sorted(in_stratum | in_kept)}
     return SelectionRecord(
         fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
         dataset=_describe(ds),
-        settings=set_fields(config),
+        settings=_settings(config),
         ranking=ranking_record(ds),
         measuring=find_record(ds, "measuring"),
         num_rows=len(ds) + left_out.total(),
@@ -378,9 +343,10 @@ def _record(
         num_tokens_kept=sum(columns.tokens[i] for i in kept) if columns.tokens is not None else None,
         dropped=dropped,
         strata=strata,
-        scores=quantiles(columns.scores) if kept else {},
-        tokens=quantiles(counted) if counted is not None else {},
+        scores=quantiles(columns.scores) if kept_ranked else {},
+        tokens=quantiles(columns.tokens) if columns.tokens is not None and kept_ranked else {},
         cut=Cuts.of_data(ds.select(kept)).to_record(),
+        decisions=by_hand,
         versions={"hf_gateau": __version__, **library_versions()},
     )
 

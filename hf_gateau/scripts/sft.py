@@ -20,10 +20,10 @@ from ..hub.commits import open_repository
 from ..hub.config import ScoredConfig
 from ..measuring.config import MeasureConfig
 from ..models.config import ModelPairConfig
+from ..ranking.choice import TOKEN_COLUMNS
 from ..ranking.config import MethodModelsConfig, MixConfig, RankConfig, SelectConfig
 from ..ranking.formulas import needed_columns
 from ..ranking.mixture import load_short
-from ..ranking.selection import TOKEN_COLUMNS
 from ..ranking.supply import missing_values
 from ..settings import set_fields
 from ..shell.ending import TRACEBACK, interrupted, plain_warnings, tell_error

@@ -305,6 +305,7 @@ def _selection_table(record: SelectionRecord | None) -> str:
     rows += (
         [["kept", f"{record.num_kept:,} of {record.num_rows:,} rows: {inline(settings)}"]] if record.num_kept else []
     )
+    rows += [["decided by a person", inline(record.decided())]] if record.decisions else []
     rows += [["tokens kept", f"{record.num_tokens_kept:,}"]] if record.num_tokens_kept else []
     rows += ranking_rows(record.ranking or {}) + measuring_rows(record.measuring) + cut_rows(record.cut)
     rows += [["fingerprint", inline(record.fingerprint)]]

@@ -23,6 +23,7 @@ from ..measuring.lengths import CAS, HMP
 from ..measuring.responses import ResponseScorer
 from ..models.config import ModelPairConfig
 from ..ranking.config import MethodModelsConfig, RankConfig, RunConfig, SelectConfig
+from ..ranking.decisions import read_decisions
 from ..ranking.formulas import PPL_PAIR, SEGMENT_COLUMNS, check_measured, needed_columns
 from ..ranking.mixture import mix
 from ..ranking.order import rank
@@ -53,10 +54,10 @@ class GateauSelector(TrainerCallback, ExportableState):
     checkpoint, and refuses to resume a checkpoint of another selection.
 
     Args:
-        settings: fields of `SelectConfig` (`fraction`, `top_k`, `min_score`, `max_tokens`, ...), and for data that are not
-            ranked or measured yet those of `RankConfig` (`mode`, `alpha`, ...), `ModelPairConfig` (`long_model`,
-            `short_window`, ...), `MeasureConfig` and `MethodModelsConfig` (`reward_model`, ...). Rows that are ranked already are ranked again only if a field of
-            `RankConfig` is given.
+        settings: fields of `SelectConfig` (`fraction`, `top_k`, `min_score`, `max_tokens`, ...; `decisions`, a file of rows
+            that a person keeps or drops), and for data that are not ranked or measured yet those of `RankConfig` (`mode`,
+            `alpha`, ...), `ModelPairConfig` (`long_model`, `short_window`, ...), `MeasureConfig` and `MethodModelsConfig`
+            (`reward_model`, ...). Rows that are ranked already are ranked again only if a field of `RankConfig` is given.
 
     Example:
 
@@ -159,6 +160,8 @@ class GateauSelector(TrainerCallback, ExportableState):
 
         if isinstance(ds, (datasets.DatasetDict, datasets.IterableDatasetDict)):
             raise ValueError(f"Give one split, such as ds['train'], not a dict of the splits {', '.join(ds)}.")
+        if self.select_config.decisions is not None:
+            read_decisions(self.select_config.decisions)  # what is wrong in it is told before anything is measured
         description = None
         if isinstance(ds, datasets.Dataset):
             ds, description = self._ranked(ds)

@@ -417,6 +417,10 @@ WRONG = {
         lambda x, _: x.update(settings={"plain": {}}, methods=[{"name": "n", "method": "no_long"}]),
         "has nothing to train on",
     ),
+    "decisions": (
+        lambda x, _: x["methods"].append({"name": "all", "method": "full", "decisions": "mine.csv"}),
+        "There is no file of decisions 'mine.csv'",
+    ),
     "columns": (missing_columns, "needs the column(s) gateau_ppl_short, which data 'measured' lacks"),
 }
 

@@ -454,6 +454,28 @@ def test_what_a_push_replaces_and_what_it_leaves(server, author, local):
             author(stock_loaded, repo_id, gone, split="train")
 
 
+def decide(folder: str, file: str) -> None:
+    """The best row dropped, and the worst kept."""
+    from datasets import load_from_disk
+
+    keys = load_from_disk(folder).sort("gateau_rank")["gateau_key"]
+    Path(file).write_text(f"gateau_key,decision,note\n{keys[0]},drop,a list\n{keys[-1]},keep,\n")
+
+
+def test_a_selection_that_a_person_had_a_say_in(server, author, local, folder):
+    repo_id, file = "tester/decided", str(folder / "mine.csv")
+    author(decide, local, file)
+    author(push, local, repo_id, {"mine": {"top_k": 3, "decisions": file}, "top10": 0.1})
+    told = "`the best: top_k 3, decisions mine.csv`".replace("`the best: ", "the best: `")
+    row = f"| `mine` | `train` | 3 | {record(server, repo_id)['selections']['mine']['train']['record']['num_tokens_kept']:,} |"
+    assert f"{row} {told}; a person kept 1 of them and dropped 1 |" in readme(server, repo_id)
+    assert sorted(author(loaded, repo_id, "mine", "gateau_rank")) == [2, 3, 40]
+    assert str(folder) not in readme(server, repo_id) + server.read(repo_id, "gateau.json").decode()
+    Path(file).write_text("gateau_key,decision\nc:other,keep\n")
+    with pytest.raises(ClientError, match="None of the 1 decisions in 'mine.csv' is about a row"):
+        author(push, local, repo_id, {"mine": {"top_k": 3, "decisions": file}})
+
+
 def push_config(source: str, repo_id: str, name: str) -> None:
     """Another configuration, as `datasets` itself pushes it."""
     from datasets import load_dataset

@@ -234,6 +234,17 @@ def test_dry_run_shows_the_plan(scored, no_model, tmp_path, monkeypatch, capsys)
     assert not list(tmp_path.iterdir())
 
 
+def test_a_recipe_names_what_a_person_decided(scored, no_model, tmp_path, capsys):
+    rows = load_dataset("parquet", data_files=scored, split="train").sort("gateau_rank")
+    (tmp_path / "mine.csv").write_text(f"gateau_key,decision\n{rows[0]['gateau_key']},drop\n")
+    recipe = Path(RECIPE).read_text().replace("gateau:\n", f"gateau:\n  decisions: {tmp_path / 'mine.csv'}\n")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    arguments = ["--recipe", str(tmp_path / "recipe.yaml"), "--dataset_name", scored, "--dry_run", "true"]
+    main(*make_parser().parse_args_and_config(arguments))
+    assert "4 of 40 rows kept" in (said := capsys.readouterr().out)
+    assert "a person kept 0 of them and dropped 1" in said
+
+
 def run_here(*arguments) -> None:
     main(*make_parser().parse_args_and_config(["--recipe", RECIPE, *map(str, arguments)]))
 
@@ -252,6 +263,7 @@ WRONG = {
     "no row": (["--dataset_name", "SCORED", "--gateau_fraction", "0.001"], "keeps none of 40 ranked rows"),
     "changed rows": (["--dataset_name", "CHANGED"], "have changed since they were measured"),
     "no data": (["--dataset_name", "nowhere.jsonl"], "There is no file or folder 'nowhere.jsonl'"),
+    "decisions": (["--dataset_name", "SCORED", "--gateau_decisions", "mine.csv"], "no file of decisions 'mine.csv'"),
     "no checkpoint": (["--dataset_name", "SCORED", "--resume_from_checkpoint", "x/y"], "There is no checkpoint 'x/y'"),
     "no model": (["--model_name_or_path", "quickstart:lang"], "does not ship with the package"),
 }

@@ -299,6 +299,19 @@ def test_names_that_are_given(ranked, tiny_model, tmp_path):
     assert facts_with(trainer, dataset_name="/home/user/secret.jsonl").datasets == []
 
 
+def test_what_a_person_decided_is_said(ranked, tmp_path):
+    order = ranked.sort("gateau_rank")["gateau_key"]
+    (tmp_path / "mine.csv").write_text(f"gateau_key,decision\n{order[0]},drop\n{order[1]},drop\n{order[-1]},keep\n")
+    selector = GateauSelector(top_k=3, decisions=tmp_path / "mine.csv")
+    selector.select(ranked)
+    text = card_of(ModelFacts("me/x", "x", "SFTTrainer", record=selector.record))
+    assert cell(text, "decided by a person") == "`a person kept 1 of them and dropped 2`"
+    assert cell(text, "kept") == "3 of 12 rows: `top_k 3, decisions mine.csv`"
+    assert "| `dropped by a person` | 2 |" in text and str(tmp_path) not in text
+    GateauSelector(top_k=3).select(ranked)
+    assert "a person" not in card_of(ModelFacts("me/x", "x", "SFTTrainer", record=None))
+
+
 def test_baselines_are_named_as_such(ranked, tiny_model):
     selector = GateauSelector(top_k=3, method="longest")
     selector.select(ranked)

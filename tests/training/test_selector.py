@@ -137,6 +137,48 @@ def test_checkpoint_is_checked_without_a_model(ranked, rows, tiny_model, tmp_pat
         mixed.check_checkpoint(tmp_path / "checkpoint-2")
 
 
+def decided(ranked, folder, settings=None, **decisions):
+    """A file of decisions on rows, by their ids; `settings` in place of those that they were measured with."""
+    keys = dict(zip(ranked["id"], ranked["gateau_key"], strict=True))
+    keys = {x: f"{settings}:{key.split(':')[1]}" if settings else key for x, key in keys.items()}
+    lines = [f"{keys[x]},{decision},because" for decision, rows in decisions.items() for x in rows]
+    path = folder / "decisions.csv"
+    path.write_text("\n".join(["gateau_key,decision,note", *lines]) + "\n")
+    return path
+
+
+def test_a_person_decides(ranked, rows, tiny_model, tmp_path):
+    order = ranked.sort("gateau_rank")["id"]
+    path = decided(ranked, tmp_path, keep=order[-1:], drop=order[:1])
+    selector = GateauSelector(top_k=3, decisions=path)
+    assert {*selector.select(ranked)["id"]} == {order[-1], *order[1:3]}
+    told = {"num_kept": 1, "num_kept_unranked": 0, "num_dropped": 1, "num_unknown": 0}
+    assert selector.record.decisions.items() >= told.items()
+    assert json.loads(json.dumps(selector.state()))["args"] == {"top_k": 3, "decisions": str(path)}
+    selector._write(str(tmp_path))
+    assert read(tmp_path) == selector.record and str(tmp_path) not in (tmp_path / SELECTION_FILE).read_text()
+    (tmp_path / "trainer_state.json").write_text(
+        json.dumps({"stateful_callbacks": {"GateauSelector": selector.state()}})
+    )
+    selector.check_checkpoint(tmp_path)
+    other = GateauSelector(top_k=3)
+    other.select(ranked)
+    with pytest.raises(ValueError, match="another selection of rows .* 3 of 12 rows kept"):
+        other.check_checkpoint(tmp_path)
+    # Rows that are measured only now, in another way than those that the person saw
+    pair = {"long_model": tiny_model, "short_window": 150, "segment_length": 64, "device": "cpu"}
+    anew = GateauSelector(top_k=3, decisions=path, store=str(tmp_path / "store.sqlite"), **pair)
+    found = anew.select(Dataset.from_list(rows))["id"]
+    assert order[-1] in found and order[0] not in found and anew.record.decisions.items() >= told.items()
+
+
+def test_wrong_decisions_are_told_before_anything_is_measured(rows, tmp_path):
+    (tmp_path / "decisions.csv").write_text("gateau_key,decision\na:1,kepe\n")
+    selector = GateauSelector(long_model="no/model", short_window=200, decisions=str(tmp_path / "decisions.csv"))
+    with pytest.raises(ValueError, match="line 2: the decision 'kepe' is not known"):
+        selector.select(Dataset.from_list(rows))
+
+
 def test_state_is_json(ranked):
     selector = GateauSelector(fraction=0.5, alpha=0.7)
     selector.select(ranked)
