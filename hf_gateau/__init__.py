@@ -35,6 +35,8 @@ _PUBLIC = {
     "selection_record": "ranking.selection",
     "SelectionRecord": "ranking.selection",
     "mix": "ranking.mixture",
+    "compare": "report.comparison",
+    "Comparison": "report.comparison",
     "write_report": "report.page",
     "ScoredConfig": "hub.config",
     "load_scored": "hub.pull",
@@ -63,6 +65,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .ranking.mixture import mix  # noqa: F401
     from .ranking.order import rank, ranking_record  # noqa: F401
     from .ranking.selection import SelectionRecord, select, selection_record  # noqa: F401
+    from .report.comparison import Comparison, compare  # noqa: F401
     from .report.page import write_report  # noqa: F401
     from .training.arguments import GateauSFTConfig  # noqa: F401
     from .training.config import TrainConfig  # noqa: F401

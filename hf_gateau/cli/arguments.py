@@ -7,6 +7,7 @@ PROGRAM = "hf-gateau"
 POSITIONALS = {
     "data": "A .jsonl (also .gz, .zst), .json, .parquet, .csv or .tsv file, a pattern of such files in quotes "
     "('data/*.parquet'), a folder (of one kind of such files, or save_to_disk's), or a Hub id.",
+    "other": "The rows to compare with: likewise.",
     "repo_id": "Dataset on the Hub, OWNER/NAME.",
     "model": "A model: folder (of a PEFT adapter too), .gguf file, or Hub id.",
     "grid": "YAML file of experiments.",

@@ -15,6 +15,7 @@ COMMANDS = {
     "rank": "cli.rank",
     "top": "cli.top",
     "report": "cli.report",
+    "compare": "cli.compare",
     "select": "cli.select",
     "sft": "cli.sft",
     "push": "cli.push",

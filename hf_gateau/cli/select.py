@@ -11,7 +11,7 @@ def command(data: str, rows: DataArguments, out: OutputArguments, config: Select
     Examples:
         hf-gateau select ranked.parquet -o top10.parquet --fraction 0.1
         hf-gateau select ranked.parquet -o best.parquet --top_k 1000 --strata length
-        hf-gateau select ranked.parquet -o best.parquet --top_k 1000 --decisions decisions.csv
+        hf-gateau select ranked.parquet -o best.parquet --decisions decisions.csv
     """
     from ..files.apart import check_apart
     from ..files.sidecar import sidecar_of

@@ -2,5 +2,6 @@
 
 Read `quality` (AUROC and its like), `texts` (what a row says), `segments` (which segments tell most, and their text),
 `sample_text` (one sample in a terminal), `ranked_rows` (columns of the rows that have a rank), `provenance` (models and data),
-`findings` (what comes of a ranking, in words), `drawing` (the look of a figure), `figures`, `page`.
+`findings` (what comes of a ranking, in words), `comparison` (two rankings side by side), `comparison_text` (the same in a
+terminal), `drawing` (the look of a figure), `figures`, `page`.
 """

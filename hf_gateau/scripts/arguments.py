@@ -60,6 +60,7 @@ TRAINING = (
 # The plugin's arguments that a training, other than the commands that they come from, can mostly leave alone
 LEFT_ALONE = (
     "strata",
+    "decisions",
     "short_token_share",
     "rank_seed",
     "dtype",

@@ -25,6 +25,7 @@ CLASHES = {
         "{IN} -o page.html --figures {IN}",
         "{DIR} -o page.html --figures {DIR}/figures",
     ],
+    "compare": ["{DIR} {IN} -o {DIR}/both.json", "{IN} {DIR} -o {DIR}/both.json"],
     "build": ["{IN} -o {IN}", "{DIR} -o {DIR}/rows.parquet"],
     "eval": ["{DIR} --tasks needle -o {DIR}"],
     "characteristics": ["{DIR} -o {DIR} --dry_run", "{DIR} -o {DIR}/out --dry_run"],
