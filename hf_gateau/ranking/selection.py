@@ -19,6 +19,7 @@ from ..records import attach_record, column_of, commonest, find_record, origin_o
 from ..rows.conversations import CONTENT_COLUMNS, HASHED_COLUMNS, content_hash
 from ..rows.cuts import Cuts
 from ..settings import set_fields
+from .bounds import Bound
 from .config import SelectConfig
 from .order import check_ranked, none_ranked, rank_order, ranking_record
 
@@ -52,6 +53,8 @@ class SelectionRecord:
         scores, tokens (`dict`): quantiles of `gateau_score`, and of context and response tokens, over the ranked and over
             the kept rows; empty where not counted.
         cut (`dict`): of the kept rows, how many lost how much context to fit when they were measured, see `rows.cuts.Cuts`.
+        screening (`dict`): of rows ranked without all segments: what is certain (see `ranking.bounds.Bound`), and `num_uncertain`, of
+            how many kept rows others might stand in their place; None where all segments were measured.
         short (`dict`): what was mixed in, see `mix`; None for nothing.
         versions (`dict`): of this package and the libraries it stands on.
     """
@@ -70,6 +73,7 @@ class SelectionRecord:
     scores: dict[str, Any] = field(default_factory=dict)
     tokens: dict[str, Any] = field(default_factory=dict)
     cut: dict[str, Any] = field(default_factory=dict)
+    screening: dict[str, Any] | None = None
     short: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -172,6 +176,9 @@ def select_rows(ds: Any, config: SelectConfig, *, may_be_empty: bool = False, le
     kept = [] if is_none else _kept(columns, config)
     if not kept and not is_none:
         raise ValueError(f"{set_fields(config)} keeps none of {len(columns.order)} ranked rows; ask for more.")
+    bound = _bound(ds, config)
+    if bound is not None:
+        bound.check(len(kept), len(columns.order), _asked(config), config.min_score)
     hashes = _checked_hashes(ds, kept)
     out = ds.select(kept)
     attach_record(out, "selection", asdict(_record(ds, columns, kept, hashes, config, left_out or Counter())))
@@ -289,6 +296,37 @@ def _within_budget(order: list[int], tokens: list[int], budget: int) -> Iterator
         yield i
 
 
+def _bound(ds: Any, config: SelectConfig) -> Bound | None:
+    """What is certain of the order; None where all segments were measured.
+
+    Raises:
+        ValueError: strata are to be formed of rows of which some have no segments.
+    """
+    found = (ranking_record(ds) or {}).get("screening")
+    if found is not None and config.strata is not None:
+        raise ValueError(
+            f"strata={config.strata!r} keeps rows of every stratum, and {found['num_without']:,} rows have no segments, since their "
+            "HMP was too low among all rows when segments_for chose. Select without strata, or measure again without segments_for, "
+            "which measures the missing segments alone."
+        )
+    return None if found is None else Bound(**found)
+
+
+def _asked(config: SelectConfig) -> str:
+    return ", ".join(f"{name}={value}" for name, value in set_fields(config).items())
+
+
+def _screening(bound: Bound | None, columns: _Columns, kept: list[int]) -> dict[str, Any] | None:
+    """What the record says of rows without segments."""
+    import numpy as np
+
+    if bound is None:
+        return None
+    is_kept = np.zeros(len(columns.scores), bool)
+    is_kept[kept] = True
+    return bound.to_record() | {"num_uncertain": bound.num_uncertain(columns.scores, is_kept)}
+
+
 def _checked_hashes(ds: Dataset, kept: list[int]) -> list[str]:
     """The content hash of every kept row, or its key where it has none.
 
@@ -317,6 +355,11 @@ def _select_from_stream(ds, config: SelectConfig):
         raise ValueError("Of a stream, rows can only be selected by min_score: nobody knows yet how many there are.")
     if config.strata is not None:
         raise ValueError("Of a stream, strata cannot be formed; leave them out.")
+    if (bound := _bound(ds, config)) is not None and config.min_score <= bound.highest_score:
+        raise ValueError(
+            f"min_score={config.min_score}, and {bound.num_without:,} rows without segments may score up to {bound.highest_score:.4g}: "
+            "give more than that, or measure again without segments_for, which measures the missing segments alone."
+        )
     if ds.column_names is not None and "gateau_score" not in ds.column_names:
         raise ValueError(f"The stream has no column gateau_score, but {ds.column_names}. Rank the rows first.")
     out = ds.filter(_reaches, input_columns=["gateau_score"], fn_kwargs={"min_score": config.min_score})
@@ -381,6 +424,7 @@ def _record(
         scores=quantiles(columns.scores) if kept else {},
         tokens=quantiles(counted) if counted is not None else {},
         cut=Cuts.of_data(ds.select(kept)).to_record(),
+        screening=_screening(_bound(ds, config), columns, kept) if kept else None,
         versions={"hf_gateau": __version__, **library_versions()},
     )
 
