@@ -110,11 +110,11 @@ def foresee(share: float, alpha: float, num_rows: int, num_pending: int, num_kno
     }
 
 
-def choose_rows(hmp: np.ndarray, keys: Sequence[str], has_choice: np.ndarray, share: float, **about: Any) -> Screening:
+def choose_rows(values: np.ndarray, keys: Sequence[str], has_choice: np.ndarray, share: float, **about: Any) -> Screening:
     """Decide whose segments are measured. Rows of one HMP are not told apart: as many of the highest as fit into the share.
 
     Args:
-        hmp: of all rows, NaN where there is none; (n,).
+        values: HMP of all rows, NaN where there is none; (n,).
         keys: of their samples.
         has_choice: whether a row may be left without segments; (n,).
         share: `segments_for`.
@@ -123,8 +123,8 @@ def choose_rows(hmp: np.ndarray, keys: Sequence[str], has_choice: np.ndarray, sh
     Raises:
         ValueError: HMP tells no row of the share from the others, or there is none.
     """
-    is_known = np.isfinite(hmp)
-    descending = np.sort(hmp[is_known])[::-1]
+    is_known = np.isfinite(values)
+    descending = np.sort(values[is_known])[::-1]
     wanted = max(1, round(share * len(descending)))
     border = descending[wanted] if wanted < len(descending) else -np.inf
     high = descending[descending > border]
@@ -134,7 +134,7 @@ def choose_rows(hmp: np.ndarray, keys: Sequence[str], has_choice: np.ndarray, sh
             f"highest HMP ({about.get('hmp')}), so it does not say which; leave segments_for out, or give another hmp."
         )
     least = float(high[-1]) if len(high) else 0.0
-    is_low = is_known & (hmp < least) & has_choice
+    is_low = is_known & (values < least) & has_choice
     hashes = sorted({_hash(keys[i]) for i in np.flatnonzero(is_low)})
     number = num_sampled(len(high), len(hashes))
     return Screening(
