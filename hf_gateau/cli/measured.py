@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -46,16 +47,21 @@ def measured_rows(
 ) -> tuple[Dataset, Summary]:
     """A dataset with the measured columns, from processes of this machine or of a launch, and what became of its rows; what
     a scored dataset knows is taken from there. `config`: how they will be ranked, which may say whose segments are measured."""
+    from accelerate import PartialState
+
     told: list[Summary] = []
 
     def measure(ds: Dataset, part: Dataset | None = None) -> Dataset:
         if scorer.measure_config.segments_for is not None:
-            screen_for(ds, scorer, config, part)
+            found = screen_for(ds, scorer, config, part)
+            if PartialState().is_main_process:
+                print(found.line(), file=sys.stderr, flush=True)
         if num_proc == 1:
             return measure_together(ds, scorer, tell=told.append, part=part)
         if scorer.measure_config.cam == "heads":
             calibrate_heads(ds, scorer)
-        scorer.configure()  # the workers load the models themselves
+        if scorer.measure_config.cam == "heads" or scorer.measure_config.segments_for is not None:
+            scorer.configure()  # the workers load the models themselves
         options = {"num_proc": min(num_proc, len(ds)), "batch_size": 10}
         ds = ds.map(scorer, batched=True, with_rank=True, desc="Rows", **options)
         told.append(Summary.of(len(ds), errors_of(ds), cut=Cuts.of_data(ds)))

@@ -363,7 +363,8 @@ class Runtime:
     def columns(
         self, about: Mapping, found: Mapping[str, Measurement | str], low: Container[str] | None = None
     ) -> dict[str, Any]:
-        """The `COLUMNS` of a row from `about` it and what was measured, or why nothing was, by sample key; `low`: see `low`."""
+        """The `COLUMNS` of a row from `about` it and what was measured, or why nothing was, by sample key; `low`: as the method
+        of that name gives it."""
         columns = dict.fromkeys(COLUMNS) | {name: about[name] for name in about if name in COLUMNS}
         if about["key"] is None:
             return columns

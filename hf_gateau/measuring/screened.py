@@ -80,6 +80,8 @@ def _decided(table: Dataset, runtime: Runtime, hmp: np.ndarray, name: str, tau: 
     by_hmp = {"column": "hmp", **runtime.by_segments, "hmp": name, "tau": tau}
     about = {"hmp": name, "tau": tau, "segments_key": runtime.segments_key, "values_key": config_key(by_hmp)}
     keys, starts = table["key"], table["gateau_segment_starts"]
+    kept = runtime.store.get_values(about["values_key"], [key for key in keys if key is not None])
+    hmp = np.array([kept.get(key, value) for key, value in zip(keys, hmp, strict=True)])  # what others go by
     has_choice = np.array([x is not None and len(x) > 1 for x in starts], bool)
     try:
         found = choose_rows(hmp, keys, has_choice, runtime.config.segments_for, **about)
@@ -87,6 +89,5 @@ def _decided(table: Dataset, runtime: Runtime, hmp: np.ndarray, name: str, tau: 
         return error
     runtime.store.describe(found.values_key, by_hmp)
     values = {key: float(x) for key, x in zip(keys, hmp, strict=True) if key is not None and np.isfinite(x)}
-    new = values.keys() - runtime.store.get_values(found.values_key, values).keys()
-    runtime.store.put_values(found.values_key, {key: values[key] for key in sorted(new)})
+    runtime.store.put_values(found.values_key, {key: values[key] for key in sorted(values.keys() - kept.keys())})
     return found

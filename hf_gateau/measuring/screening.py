@@ -110,7 +110,9 @@ def foresee(share: float, alpha: float, num_rows: int, num_pending: int, num_kno
     }
 
 
-def choose_rows(values: np.ndarray, keys: Sequence[str], has_choice: np.ndarray, share: float, **about: Any) -> Screening:
+def choose_rows(
+    values: np.ndarray, keys: Sequence[str], has_choice: np.ndarray, share: float, **about: Any
+) -> Screening:
     """Decide whose segments are measured. Rows of one HMP are not told apart: as many of the highest as fit into the share.
 
     Args:

@@ -16,7 +16,7 @@ from ..measuring.screening import Screening, safe_fraction
 from .bounds import OF_SEGMENTS
 from .columns import read_columns
 from .config import RankConfig, SelectConfig
-from .formulas import RELATIVE_HMP, needed_columns, parts_of
+from .formulas import RELATIVE_HMP, check_measured, needed_columns, parts_of
 from .order import derive
 
 
@@ -39,6 +39,7 @@ def check_screening(config: RankConfig, measure: MeasureConfig, select: SelectCo
     """
     if measure.segments_for is None:
         return
+    check_measured(config, measure.cam, measure.token_nll)
     hmp, cas, combine = parts_of(config)
     said = f"segments_for={measure.segments_for}"
     if not set(needed_columns(config)) & set(OF_SEGMENTS):

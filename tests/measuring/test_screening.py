@@ -147,10 +147,11 @@ def test_rows_that_have_their_segments_are_not_measured_again(plain, store, coun
 
 def test_a_map_of_several_processes_and_any_order_of_rows_find_the_same(plain, store, counted):
     ds, scorer = Dataset.from_list(ROWS), GateauScorer(**PAIR, **SHARE, store=store)
+    ranking = {"hmp": "need", "cas": "far_need", "tau": 0.25}
     with pytest.raises(ValueError, match="nobody has chosen yet"):
         scorer(ROWS[0])
-    found = screen(ds, scorer, mode="need", tau=0.25)
-    expected = as_screened(plain, found, mode="need", tau=0.25)
+    found = screen(ds, scorer, **ranking)
+    expected = as_screened(plain, found, **ranking)
     assert (found.hmp, found.tau) == ("need", 0.25)
     assert pickle.loads(pickle.dumps(scorer)).describe() == scorer.describe()
     unscreened = GateauScorer(**PAIR, **SHARE, store=store)
@@ -158,7 +159,7 @@ def test_a_map_of_several_processes_and_any_order_of_rows_find_the_same(plain, s
     assert_same(ds.map(scorer, batched=True, batch_size=4), expected)
     counted.take()
     turned = Dataset.from_list(ROWS[::-1])
-    assert screen(turned, unscreened, mode="need", tau=0.25) == found
+    assert screen(turned, unscreened, **ranking) == found
     assert_same(turned.map(unscreened, batched=True, batch_size=5, num_proc=2), expected[::-1])
     assert scorer.configure(on_error="skip").describe().get("screening") is None  # other settings, another decision
 
@@ -221,10 +222,13 @@ def test_a_selector_screens_by_its_own_ranking_and_refuses_what_is_not_certain(p
     ):
         with pytest.raises(ValueError, match=match):
             GateauSelector(**PAIR, **SHARE, store=store, **settings)
-    selector = GateauSelector(**PAIR, **SHARE, store=store, mode="need", top_k=2)
+    selector = GateauSelector(**PAIR, **SHARE, store=store, mode="mean", top_k=2)
     kept = selector.select(Dataset.from_list(ROWS))
-    assert len(kept) == 2 and kept["id"] == select(rank(plain, mode="need"), top_k=2)["id"]
-    assert selector.record.screening["num_without"] > 0 and selector.record.measuring["screening"]["hmp"] == "need"
+    assert len(kept) == 2 and kept["id"] == select(rank(plain, mode="mean"), top_k=2)["id"]
+    assert (
+        selector.record.screening["num_without"] > 0
+        and selector.record.measuring["screening"]["hmp"] == "log_difference"
+    )
 
 
 def test_scored_rows_without_segments_are_not_taken_for_measured(plain, store, counted):
