@@ -51,7 +51,10 @@ def main(folder: str) -> int:
         for cas in CASS:
             settings, found = {"hmp": hmp_name, "cas": cas}, {True: [], False: []}
             full = rank(Dataset.from_dict(columns), **settings)
-            hmp, about = np.array(full["gateau_hmp"]), dict.fromkeys(("tau", "segments_key", "values_key"), "")
+            hmp, about = (
+                np.array(full["gateau_hmp"]),
+                dict.fromkeys(("tau", "segments_key", "values_key"), "") | {"alpha": 0.8},
+            )
             for sample in range(NUM_SAMPLES):
                 keys = [f"{sample}:{i}" for i in range(len(hmp))]
                 chosen = choose_rows(hmp, keys, np.ones(len(hmp), bool), SHARE, hmp=hmp_name, **about)

@@ -54,7 +54,7 @@ def measure_without_segments(
 
 
 def keep_screening(
-    table: Dataset, scorer: GateauScorer, hmp: Callable[[], np.ndarray], name: str, tau: float
+    table: Dataset, scorer: GateauScorer, hmp: Callable[[], np.ndarray], name: str, tau: float, alpha: float
 ) -> Screening:
     """Decide of which rows the segments are measured, the same in every process of a launch, and let the scorer measure so.
 
@@ -63,19 +63,22 @@ def keep_screening(
         scorer (`GateauScorer`): with `segments_for`.
         hmp: gives every row's HMP, NaN where it has none; called in the main process.
         name, tau: what it is.
+        alpha: of the score.
 
     Raises:
         ValueError: see `choose_rows`.
     """
     team, runtime = Team(join_launch(scorer)), scorer.start()
-    found = team.exchange(_decided(table, runtime, hmp(), name, tau) if team.is_main else None)[0]
+    found = team.exchange(_decided(table, runtime, hmp(), name, tau, alpha) if team.is_main else None)[0]
     if isinstance(found, ValueError):
         raise found
     scorer.screen_by(found)
     return found
 
 
-def _decided(table: Dataset, runtime: Runtime, hmp: np.ndarray, name: str, tau: float) -> Screening | ValueError:
+def _decided(
+    table: Dataset, runtime: Runtime, hmp: np.ndarray, name: str, tau: float, alpha: float
+) -> Screening | ValueError:
     """The decision, once the store has what it rests on; or why there is none, which every process is to say."""
     by_hmp = {"column": "hmp", **runtime.by_segments, "hmp": name, "tau": tau}
     about = {"hmp": name, "tau": tau, "segments_key": runtime.segments_key, "values_key": config_key(by_hmp)}
@@ -84,7 +87,7 @@ def _decided(table: Dataset, runtime: Runtime, hmp: np.ndarray, name: str, tau: 
     hmp = np.array([kept.get(key, value) for key, value in zip(keys, hmp, strict=True)])  # what others go by
     has_choice = np.array([x is not None and len(x) > 1 for x in starts], bool)
     try:
-        found = choose_rows(hmp, keys, has_choice, runtime.config.segments_for, **about)
+        found = choose_rows(hmp, keys, has_choice, runtime.config.segments_for, alpha, **about)
     except ValueError as error:
         return error
     runtime.store.describe(found.values_key, by_hmp)

@@ -22,6 +22,7 @@ import numpy as np
 
 # Rows whose segments are measured although their HMP is low: for every so many of high HMP one, and no more than so many
 ONE_OF, MOST_SAMPLED = 4, 100
+ROUNDING = 1e-12  # of scores, which are between 0 and 1
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ class Screening:
         sampled (`str`): and those of rows with less whose key has this hash or a lower one; empty for none.
         segments_key (`str`): of the settings that rows are measured by.
         values_key (`str`): what the store has the rows' HMP under.
+        alpha (`float`): of the score.
         num_rows, num_high, num_sampled (`int`): rows that have an HMP, those with `least` or more, and the sample of the others.
+        num_certain (`int`): of the best so many by score none is without segments, whatever segments tell.
     """
 
     share: float
@@ -45,9 +48,11 @@ class Screening:
     sampled: str
     segments_key: str
     values_key: str
+    alpha: float
     num_rows: int = 0
     num_high: int = 0
     num_sampled: int = 0
+    num_certain: int = 0
 
     @property
     def digest(self) -> str:
@@ -75,13 +80,15 @@ class Screening:
         """What is about to be measured, for people."""
         return (
             f"Segments of {self.num_high + self.num_sampled:,} of {self.num_rows:,} rows: the {self.num_high:,} with an HMP "
-            f"({self.hmp}) of {self.least:.4g} or more, and a sample of {self.num_sampled:,} of the others"
+            f"({self.hmp}) of {self.least:.4g} or more, and a sample of {self.num_sampled:,} of the others; with alpha "
+            f"{self.alpha:g} the best {self.num_certain:,} may be selected, or more"
         )
 
 
 def safe_fraction(share: float, alpha: float) -> float:
     """The share of all rows that may be selected of rows whose segments are measured for the `share` of highest HMP, so that no row
-    without segments would be among them: 1 - alpha of score is what (1 - alpha) / alpha of HMP's ranks outweighs."""
+    without segments would be among them: 1 - alpha of score is what (1 - alpha) / alpha of HMP's ranks outweighs. Less, where many
+    rows have one HMP."""
     return max(0.0, share - (1 - alpha) / alpha) if alpha > 0 else 0.0
 
 
@@ -111,7 +118,7 @@ def foresee(share: float, alpha: float, num_rows: int, num_pending: int, num_kno
 
 
 def choose_rows(
-    values: np.ndarray, keys: Sequence[str], has_choice: np.ndarray, share: float, **about: Any
+    values: np.ndarray, keys: Sequence[str], has_choice: np.ndarray, share: float, alpha: float, **about: Any
 ) -> Screening:
     """Decide whose segments are measured. Rows of one HMP are not told apart: as many of the highest as fit into the share.
 
@@ -120,6 +127,7 @@ def choose_rows(
         keys: of their samples.
         has_choice: whether a row may be left without segments; (n,).
         share: `segments_for`.
+        alpha: of the score.
         about: the other fields of `Screening`.
 
     Raises:
@@ -141,13 +149,25 @@ def choose_rows(
     number = num_sampled(len(high), len(hashes))
     return Screening(
         share=share,
+        alpha=alpha,
         least=least,
         sampled=hashes[number - 1] if number else "",
         num_rows=len(descending),
         num_high=len(high),
         num_sampled=number,
+        num_certain=_num_certain(values[is_known], values[is_low], alpha),
         **about,
     )
+
+
+def _num_certain(values: np.ndarray, low: np.ndarray, alpha: float) -> int:
+    """How many rows are before all of low HMP, whatever segments tell."""
+    if not len(low):
+        return len(values)
+    ascending = np.sort(values)
+    mean_rank = (np.searchsorted(ascending, values) + np.searchsorted(ascending, values, "right") - 1) / 2
+    rank = mean_rank / max(1, len(values) - 1)
+    return int((alpha * rank > alpha * rank[values == low.max()][0] + (1 - alpha) + ROUNDING).sum())
 
 
 class Screen:

@@ -8,7 +8,8 @@ are measured all the same. Against the order in which all segments are measured:
    among the measured rows alone, on the scale of all n: s >= L = alpha h + (1 - alpha) k. A row without segments has at most
    alpha h + (1 - alpha), the highest of which is B. Where K rows have L > B, all of them are before all rows without segments, in
    the full order and in this one: whoever selects K rows or fewer selects none of these in either. That much is certain. Before
-   segments are measured, h alone tells that K is about n (share - (1 - alpha) / alpha) (`measuring.screening.safe_fraction`).
+   segments are measured, h alone tells that K is n (share - (1 - alpha) / alpha) or more, to a row (`safe_fraction` of
+   `measuring.screening`), unless many rows have the HMP at the border of the share (`Screening.num_certain`).
 2. Among the measured rows, c is estimated: each row of the sample stands for P / S rows. By the Dvoretzky-Kiefer-Wolfowitz
    inequality (with Massart's constant, 1990; drawing without replacement does no harm) an estimated distribution is nowhere
    further than e = sqrt(ln(2 / .05) / 2 S) from the true one, 95 times in 100. So no score is further than
@@ -29,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from ..measuring.screening import ROUNDING
 from ..store.sqlite import SEGMENT_FIELDS
 from .formulas import normalised_rank
 from .lists import ListMeasure
@@ -37,7 +39,6 @@ from .lists import ListMeasure
 SCREENED = "gateau_screened"
 OF_SEGMENTS = tuple(f"gateau_{name}" for name in SEGMENT_FIELDS)
 UNLIKELY = 0.05  # chance of an estimate further off than `Bound.error`
-ROUNDING = 1e-12  # of scores, which are between 0 and 1
 
 
 @dataclass(frozen=True)

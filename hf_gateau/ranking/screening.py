@@ -128,8 +128,15 @@ def screen_for(ds: Dataset, scorer: GateauScorer, config: RankConfig, part: Data
         )
     check_screening(config, scorer.measure_config)
     table, measured = measure_without_segments(ds, scorer, part)
-    found = keep_screening(table, scorer, lambda: hmp_of(measured, config), parts_of(config)[0], config.tau)
+    how = parts_of(config)[0], config.tau, config.alpha
+    found = keep_screening(table, scorer, lambda: hmp_of(measured, config), *how)
     logger.info("%s", found.line())
+    wanted = int(safe_fraction(found.share, config.alpha) * found.num_rows)
+    if found.num_certain < wanted - 1:
+        logger.warning(
+            "Many rows have the same HMP (%s), so segments_for=%s is certain of the best %s alone, not of %s; a larger one of more.",
+            found.hmp, found.share, f"{found.num_certain:,}", f"{wanted:,}",
+        )  # fmt: skip
     return found
 
 

@@ -170,7 +170,7 @@ def test_a_row_that_fails_in_either_pass_has_its_reason(store, monkeypatch):
     real = passes._Work.without_segments
 
     def failing(this, *rest):
-        if this.samples[0].key == keys[0]:
+        if any(x.key == keys[0] for x in this.samples):
             raise RuntimeError("made to fail")
         return real(this, *rest)
 
@@ -242,7 +242,9 @@ def test_scored_rows_without_segments_are_not_taken_for_measured(plain, store, c
     np.testing.assert_allclose(out["gateau_ppl_long"], plain["gateau_ppl_long"][:-1], rtol=1e-5)
     known = reuse_scores(ds, scored)  # without models what there is
     assert known["gateau_screened"] == scored["gateau_screened"]
-    assert ranking_record(rank(known))["screening"] == ranking_record(rank(scored))["screening"]
+    assert (
+        ranking_record(rank(known, mode="mean"))["screening"] == ranking_record(rank(scored, mode="mean"))["screening"]
+    )
     with pytest.raises(ValueError, match="the scored rows are not measured now; leave one of the two out"):
         reuse_scores(ds, scored, scorer)
 

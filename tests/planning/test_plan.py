@@ -107,7 +107,7 @@ def test_segments_of_some_rows_alone_are_foreseen(rows, settings):
     assert "with alpha 0.9 the best 38.9% of all rows may be selected" in text and "segments_for saves" in text
 
     ds, scorer = Dataset.from_list(rows), GateauScorer(**some)
-    screening = screen(ds, scorer)
+    screening = screen(ds, scorer, mode="mean")
     plan = plan_of(rows, some, pilot_seconds=0.2)
     assert plan["rows"]["begun"] == 12 and plan["flops"]["long"] == plan["flops"]["short"] == 0
     assert plan["flops"]["segments"] == pytest.approx(by_segments["flops"]["segments"] * 7 / 12)
