@@ -133,7 +133,7 @@ class Way:
         heads = None if runtime.heads is None else runtime.heads.heads
         pair = runtime.pair
         window, reuses = pair.config.short_window, pair.config.short_pass == "reuse"
-        way = (window, pair.is_self_paired, reuses, heads, runtime.takes_segments)
+        way = (window, pair.is_self_paired, reuses, heads, not runtime.leaves_segments)
         return cls(runtime.cut, runtime.limits.batch_tokens, *way)
 
 

@@ -91,7 +91,7 @@ class Runtime:
         self.met_others = False
         self.meter: Meter | None = None  # counts what is measured, where somebody wants to know
         self.screen: Screen | None = None  # says whose segments are measured, where not all rows' are
-        self._leaves_segments = False  # for another time
+        self.leaves_segments = False  # for another time
         kept = {"cam='heads'": config.cam == "heads", "segments_for": config.segments_for is not None}
         if self.store is None and any(kept.values()):
             what = next(name for name, is_given in kept.items() if is_given)
@@ -118,18 +118,18 @@ class Runtime:
 
     def leave_segments(self) -> None:
         """Measure everything but segments from now on, until `measure_segments` is called."""
-        self._leaves_segments, self.screen = True, None
+        self.leaves_segments, self.screen = True, None
         self._measure_as(self.without_segments)
 
     def measure_segments(self, screening: Screening) -> None:
         """Measure segments from now on, of the rows that were chosen alone."""
-        self._leaves_segments, self.screen = False, Screen(screening, self.store)
+        self.leaves_segments, self.screen = False, Screen(screening, self.store)
         self._measure_as(self.by_segments)
 
     @property
     def takes_segments(self) -> bool:
         """Whether segments go through the long model, each alone, of some rows at least."""
-        return self.heads is None and not self._leaves_segments
+        return self.heads is None and not self.leaves_segments
 
     def _measure_as(self, description: dict[str, Any]) -> None:
         self.description, self.config_key = description, config_key(description)
@@ -283,7 +283,7 @@ class Runtime:
         started = time.monotonic()
         by_heads = () if self.heads is None else (nullcontext, self.heads)
         parts = {} if before is None else {"before": before}
-        parts |= {"segments": False} if self._leaves_segments else {}
+        parts |= {"segments": False} if self.leaves_segments else {}
         found = measure_samples(self.pair, bunch, self.cut, self.limits, *by_heads, **parts)
         if not self.config.token_nll:
             found = [x.without_tokens() if isinstance(x, Measurement) else x for x in found]
@@ -301,9 +301,9 @@ class Runtime:
     def known(self, keys: Iterable[str]) -> dict[str, Measurement]:
         """What the store has of samples, by key, as far as it is all that is to be measured of them."""
         keys = list(keys)
-        if self.screen is None and not self._leaves_segments:
+        if self.screen is None and not self.leaves_segments:
             return self.store.get(self.config_key, keys)
-        left = set(keys) if self._leaves_segments else self.screen.without_segments(keys)
+        left = set(keys) if self.leaves_segments else self.screen.without_segments(keys)
         found = self.store.get(self.segments_key, [key for key in keys if key not in left])
         found |= self.store.get(self.without_segments_key, left)
         whole = self.store.get(self.segments_key, left - found.keys())  # of a run that left none
