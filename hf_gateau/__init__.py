@@ -31,6 +31,7 @@ _PUBLIC = {
     "MixConfig": "ranking.config",
     "rank": "ranking.order",
     "ranking_record": "ranking.order",
+    "screen": "ranking.screening",
     "select": "ranking.selection",
     "selection_record": "ranking.selection",
     "SelectionRecord": "ranking.selection",
@@ -64,6 +65,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .ranking.config import MixConfig, RankConfig, SelectConfig  # noqa: F401
     from .ranking.mixture import mix  # noqa: F401
     from .ranking.order import rank, ranking_record  # noqa: F401
+    from .ranking.screening import screen  # noqa: F401
     from .ranking.selection import SelectionRecord, select, selection_record  # noqa: F401
     from .report.comparison import Comparison, compare  # noqa: F401
     from .report.page import write_report  # noqa: F401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from ..hub.reuse import reuse_scores
 from ..measuring.progress import Meter, Summary, errors_of
 from ..measuring.scorer import GateauScorer
 from ..measuring.together import calibrate_heads, measure_together
+from ..ranking.config import RankConfig
+from ..ranking.screening import screen_for
 from ..rows.batches import column_features
 from ..rows.cuts import Cuts
 from ..store.sqlite import resolve_store_path
@@ -39,16 +42,25 @@ def plan_line(ds: Dataset | IterableDataset, description: dict[str, Any], scorer
     return f"{rows}; long model {long}, short sibling {sibling}; {size}; store: {kept or 'off'}"
 
 
-def measured_rows(ds: Dataset, scorer: GateauScorer, num_proc: int, ready: Ready) -> tuple[Dataset, Summary]:
+def measured_rows(
+    ds: Dataset, scorer: GateauScorer, num_proc: int, ready: Ready, config: RankConfig
+) -> tuple[Dataset, Summary]:
     """A dataset with the measured columns, from processes of this machine or of a launch, and what became of its rows; what
-    a scored dataset knows is taken from there."""
+    a scored dataset knows is taken from there. `config`: how they will be ranked, which may say whose segments are measured."""
+    from accelerate import PartialState
+
     told: list[Summary] = []
 
     def measure(ds: Dataset, part: Dataset | None = None) -> Dataset:
+        if scorer.measure_config.segments_for is not None:
+            found = screen_for(ds, scorer, config, part)
+            if PartialState().is_main_process:
+                print(found.line(), file=sys.stderr, flush=True)
         if num_proc == 1:
             return measure_together(ds, scorer, tell=told.append, part=part)
         if scorer.measure_config.cam == "heads":
             calibrate_heads(ds, scorer)
+        if scorer.measure_config.cam == "heads" or scorer.measure_config.segments_for is not None:
             scorer.configure()  # the workers load the models themselves
         options = {"num_proc": min(num_proc, len(ds)), "batch_size": 10}
         ds = ds.map(scorer, batched=True, with_rank=True, desc="Rows", **options)
@@ -63,11 +75,13 @@ def measured_rows(ds: Dataset, scorer: GateauScorer, num_proc: int, ready: Ready
     return measured, replace(new, rows=len(ds), known=new.known | found, cut=Cuts.of_data(measured).to_record())
 
 
-def check_streaming(output: str, num_proc: int | None, scored_dataset: str | None) -> None:
+def check_streaming(
+    output: str, num_proc: int | None, scored_dataset: str | None, segments_for: float | None = None
+) -> None:
     """Refuse what a stream cannot do.
 
     Raises:
-        ValueError: it goes into one file, to several processes, or is to be looked up in a scored dataset.
+        ValueError: it goes into one file, to several processes, is to be looked up in a scored dataset, or to be chosen among.
     """
     if is_file_name(output):
         raise ValueError(f"--streaming writes shard by shard; name a folder as --output, not {output!r}.")
@@ -78,6 +92,10 @@ def check_streaming(output: str, num_proc: int | None, scored_dataset: str | Non
         )
     if scored_dataset is not None:
         raise ValueError("The rows of a stream cannot be looked up in --scored_dataset; leave --streaming out.")
+    if segments_for is not None:
+        raise ValueError(
+            f"--segments_for {segments_for} chooses among all rows, and a stream shows some at a time; leave --streaming out."
+        )
 
 
 def score_stream(

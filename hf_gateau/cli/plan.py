@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from ..measuring.config import MeasureConfig
 from ..models.config import ModelPairConfig
+from ..ranking.config import ScreenConfig
 from ..rows.cutting import TRUNCATION_MODES
 from ..settings import check_choice
 from .arguments import DataArguments
@@ -65,7 +66,7 @@ class PlanArguments:
             raise ValueError(f"--price_per_hour is a price, got {self.price_per_hour}; give 0 or more.")
 
 
-def command(data: str, rows: DataArguments, how: PlanArguments, pair, measure) -> None:
+def command(data: str, rows: DataArguments, how: PlanArguments, pair, measure, ranked: ScreenConfig) -> None:
     """Say what `score` will take, before it is run. Rows and tokens, time of each part, memory, money, and what would be
     cheaper: lays rows out as tokens, leaves out those that the store has, measures a few on this device, and reckons the others
     from the floating-point operations that they need. Nothing that it measures is kept.
@@ -79,14 +80,16 @@ def command(data: str, rows: DataArguments, how: PlanArguments, pair, measure) -
     from ..models.device import keep_freed_memory
     from ..planning.plan import make_plan
     from ..planning.plan_text import plan_text
+    from ..ranking.screening import check_screening
 
+    check_screening(ranked.ranking(), measure)
     keep_freed_memory()  # as `score` does, whose time is to be told
     settings = {name: value for name, value in vars(how).items() if name not in ("json", "yes")}
     ds = load(data, rows)
     check_form(ds)
     agree_to_unnamed_pair(pair, how.yes)
-    planned = make_plan(ds, ModelPairConfig(**pair.given()), measure, **settings)
+    planned = make_plan(ds, ModelPairConfig(**pair.given()), measure, alpha=ranked.alpha, **settings)
     print(json.dumps(planned) if how.json else plan_text(planned))
 
 
-TAKES = ("data", DataArguments, PlanArguments, ModelPairConfig, MeasureConfig)
+TAKES = ("data", DataArguments, PlanArguments, ModelPairConfig, MeasureConfig, ScreenConfig)

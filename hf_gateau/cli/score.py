@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from ..hub.config import ScoredConfig
 from ..measuring.config import MeasureConfig
 from ..models.config import ModelPairConfig
+from ..ranking.config import ScreenConfig
 from .arguments import DataArguments, OutputArguments
 from .rows import check_form, load
 from .unnamed import agree_to_unnamed_pair
@@ -43,7 +44,9 @@ class ScoreArguments:
             raise ValueError(f"--num_proc is a number of processes, got {self.num_proc}; give 1 or more.")
 
 
-def command(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArguments, known, pair, measure) -> None:
+def command(
+    data: str, rows: DataArguments, out: OutputArguments, work: ScoreArguments, known, pair, measure, how
+) -> None:
     """Measure every row with the pair of models. What is measured is kept at once, so a run that was stopped goes on where it
     was when the same command is given again.
 
@@ -59,6 +62,7 @@ def command(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArg
     from ..measuring.scorer import GateauScorer
     from ..models.device import keep_freed_memory
     from ..planning.check_text import preview
+    from ..ranking.screening import check_screening
     from ..records import attach_record
     from ..store.sqlite import resolve_store_path
     from .measured import check_streaming, measured_rows, plan_line, score_stream
@@ -69,7 +73,8 @@ def command(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArg
     check_apart(out.output, data, resolve_store_path(measure.store))
     check_output(out.output)
     if work.streaming:
-        check_streaming(out.output, work.num_proc, known.scored_dataset)
+        check_streaming(out.output, work.num_proc, known.scored_dataset, measure.segments_for)
+    check_screening(how.ranking(), measure)
     scorer = GateauScorer(**pair.given(), **vars(measure))
     state = _join_launch(scorer, work)
     ds = load(data, rows, work.streaming)
@@ -89,7 +94,7 @@ def command(data: str, rows: DataArguments, out: OutputArguments, work: ScoreArg
         with told_what_is_kept(scorer, out.output):
             summary = score_stream(ds, scorer, out.output, sidecar_of(ds) | settings, out.max_shard_size)
     else:
-        measured, summary = measured_rows(ds, scorer, work.num_proc or 1, ready)
+        measured, summary = measured_rows(ds, scorer, work.num_proc or 1, ready, how.ranking())
         if state.is_main_process:
             attach_record(measured, "measuring", scorer.describe())  # now it says which heads were chosen
             with told_what_is_kept(scorer, out.output):
@@ -118,4 +123,8 @@ def _join_launch(scorer, work: ScoreArguments):
     return state
 
 
-TAKES = ("data", DataArguments, OutputArguments, ScoreArguments, ScoredConfig, ModelPairConfig, MeasureConfig)
+TAKES = (
+    "data",
+    *(DataArguments, OutputArguments, ScoreArguments),
+    *(ScoredConfig, ModelPairConfig, MeasureConfig, ScreenConfig),
+)

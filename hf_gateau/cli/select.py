@@ -31,8 +31,19 @@ def command(data: str, rows: DataArguments, out: OutputArguments, config: Select
         print(f"  {count} dropped: {reason}")
     if cut := Cuts.of_record(record.cut):
         print(f"  {cut.line()}")
+    if record.screening is not None:
+        print(f"  {screening_line(record)}")
     for stratum, counts in record.strata.items():
         print(f"  {config.strata} {stratum}: {counts['kept']} of {counts['ranked']} kept")
+
+
+def screening_line(record) -> str:
+    """What is certain of rows selected without the segments of some."""
+    found = record.screening
+    without = f"none of the {found['num_without']:,} rows without segments belongs among them"
+    if not found["num_uncertain"]:
+        return f"{without}; nor, at 95%, would all segments change the selection"
+    return f"{without}; with all segments others may stand in the place of up to {found['num_uncertain']:,} of them, at 95%"
 
 
 TAKES = ("data", DataArguments, OutputArguments, SelectConfig, RankConfig)

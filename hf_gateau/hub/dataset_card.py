@@ -34,6 +34,7 @@ COLUMN_TEXTS = {
     "gateau_num_context_tokens": "tokens of the context",
     "gateau_num_response_tokens": "tokens of the response",
     "gateau_truncated": "whether context was dropped to fit",
+    "gateau_screened": "whether HMP was too low for segments to be worth measuring; of a sample of these rows they are",
     "gateau_num_cut_tokens": "how many of its tokens were dropped, from the left",
     "gateau_context_rule": "what told where in the row the context stands",
     "gateau_context_span": "where it stands: first turn, first character in it, last turn, end character in it",
@@ -46,7 +47,7 @@ COLUMN_TEXTS = {
     "gateau_score": "both together (Eq. 6); high is worth training on",
     "gateau_rank": "1 is the best; null where the row has no rank",
     "gateau_percentile": "share of ranked rows that the row is at least as good as, in percent",
-    "gateau_note": "null, or why the row has no rank",
+    "gateau_note": "null, or why the row has no rank, or none of its CAS",
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..measuring.survey import survey_rows
+from ..ranking.bounds import SCREENED
 from ..records import attach_record, column_of, find_record
 from ..rows.batches import LAYOUT_COLUMNS
 from .scored import compact, compact_type, content_hashes, gateau_columns
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_SHOWN = 3
+ROWS_A_LOOK = 4_096  # read at a time
 
 
 def reuse_scores(
@@ -51,6 +53,12 @@ def reuse_scores(
         raise ValueError("There are no rows to take measurements for; give one or more.")
     places = known_places(ds, scored)
     if scorer is not None:
+        if scorer.measure_config.segments_for is not None:
+            raise ValueError(
+                f"segments_for={scorer.measure_config.segments_for} chooses among all rows as they are measured, and the scored "
+                "rows are not measured now; leave one of the two out."
+            )
+        places = _with_segments(scored, places)
         take_window(scorer, scored)
         _check_scorer(places.count(None), scored, scorer)
         places = _laid_out_alike(ds, scored, places, scorer)
@@ -77,6 +85,21 @@ def reuse_scores(
     if (measuring := find_record(scored, "measuring")) is not None:
         attach_record(out, "measuring", measuring)
     return out
+
+
+def _with_segments(scored: Dataset, places: list[int | None]) -> list[int | None]:
+    """The places without those whose segments were left out (`segments_for`), which a scorer measures."""
+    if SCREENED not in scored.column_names:
+        return places
+    read = scored.select_columns([SCREENED, "gateau_segment_ppl"]).with_format("arrow")
+    lacking = [
+        bool(is_low) and is_null
+        for table in read.iter(ROWS_A_LOOK)
+        for is_low, is_null in zip(
+            table[SCREENED].to_pylist(), table["gateau_segment_ppl"].is_null().to_pylist(), strict=True
+        )
+    ]
+    return [None if place is None or lacking[place] else place for place in places]
 
 
 def _with_layout(part: Dataset) -> Dataset:

@@ -21,7 +21,7 @@ class MeasureConfig:
 
     RARELY_GIVEN = (
         *("segment_stride", "response_head", "on_error", "batch_tokens"),
-        *("cam_rows", "token_nll", "find_context"),
+        *("cam_rows", "segments_for", "token_nll", "find_context"),
     )
 
     segment_length: int = field(default=128, metadata={"help": "L, the tokens in a segment of the context (Eq. 3)."})
@@ -44,6 +44,13 @@ class MeasureConfig:
         default=100,
         metadata={
             "help": "Rows that heads are chosen by, with cam 'heads'; the store keeps which, and no run chooses anew."
+        },
+    )
+    segments_for: float | None = field(
+        default=None,
+        metadata={
+            "help": "Measure all rows without their segments first, and the segments for this share alone, such as 0.4: the rows "
+            "of highest HMP, which can still get into the selection, and a sample of the others. Default: for all."
         },
     )
     response_head: int | None = field(
@@ -114,5 +121,14 @@ class MeasureConfig:
         check_choice("cam", self.cam, CAM)
         if self.cam_rows < 1:
             raise ValueError(f"cam_rows is a number of rows, got {self.cam_rows}; give 1 or more.")
+        if self.segments_for is not None and not 0.0 < self.segments_for < 1.0:
+            raise ValueError(
+                f"segments_for is a share of the rows between 0 and 1, got {self.segments_for}; give e.g. 0.4, or leave it out "
+                "for all rows."
+            )
+        if self.segments_for is not None and self.cam == "heads":
+            raise ValueError(
+                f"segments_for={self.segments_for} says whose segments are measured, and cam='heads' measures none; leave one out."
+            )
         if isinstance(self.find_context, str) and self.find_context.count(":") != 1:
             raise ValueError(f"find_context is {self.find_context!r}; name a function as 'package.module:function'.")

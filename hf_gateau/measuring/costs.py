@@ -74,6 +74,7 @@ class RowShape:
     Attributes:
         prefix, context, instruction, response (`int`): of each span.
         follows (`bool`): whether a row on the same context is measured with it, whose prefix and context it does not repeat.
+        begun (`bool`): whether everything but its segments is measured already.
     """
 
     prefix: int
@@ -81,6 +82,7 @@ class RowShape:
     instruction: int
     response: int
     follows: bool = False
+    begun: bool = False
 
     @property
     def length(self) -> int:
@@ -109,6 +111,7 @@ class Way:
         self_paired (`bool`): whether the siblings differ by the window alone, so that a row that fits it needs no short pass.
         reuses (`bool`): whether the window's keys and values come from the long pass, of which the short pass is a part then.
         heads (*optional*): (layer, head) of those that tell of segments, which are not measured then.
+        segments (`bool`): False where they are measured later, or never.
     """
 
     cut: Cut
@@ -117,6 +120,12 @@ class Way:
     self_paired: bool
     reuses: bool = False
     heads: tuple[tuple[int, int], ...] | None = None
+    segments: bool = True
+
+    @property
+    def takes_segments(self) -> bool:
+        """Whether segments go through the long model, each alone."""
+        return self.segments and self.heads is None
 
     @classmethod
     def of(cls, runtime) -> "Way":
@@ -124,7 +133,8 @@ class Way:
         heads = None if runtime.heads is None else runtime.heads.heads
         pair = runtime.pair
         window, reuses = pair.config.short_window, pair.config.short_pass == "reuse"
-        return cls(runtime.cut, runtime.limits.batch_tokens, window, pair.is_self_paired, reuses, heads)
+        way = (window, pair.is_self_paired, reuses, heads, not runtime.leaves_segments)
+        return cls(runtime.cut, runtime.limits.batch_tokens, *way)
 
 
 class Forward(NamedTuple):
@@ -139,6 +149,9 @@ class Forward(NamedTuple):
 def forwards(row: RowShape, way: Way) -> dict[str, list[Forward]]:
     """The forward passes that each of `PARTS` is made of; no entry where a row needs no short pass."""
     fixed = row.length - row.context - 1  # the last response token predicts nothing
+    segments = {"segments": _segment_forwards(row, way, fixed) if way.takes_segments else []}
+    if row.begun:
+        return {part: [] for part in PARTS} | segments
     seen = row.context
     if way.short_window is not None:
         seen = min(seen, max(0, way.short_window - row.instruction))
@@ -149,7 +162,7 @@ def forwards(row: RowShape, way: Way) -> dict[str, list[Forward]]:
     elif not (way.self_paired and seen == row.context):
         sees_all = way.short_window is None
         passes["short"] = [Forward(1, 1, fixed + seen - past, past) if sees_all else Forward(1, 1, fixed + seen)]
-    return passes | {"segments": _segment_forwards(row, way, fixed) if way.heads is None else []}
+    return passes | segments
 
 
 def _segment_forwards(row: RowShape, way: Way, fixed: int) -> list[Forward]:
@@ -165,7 +178,7 @@ def _segment_forwards(row: RowShape, way: Way, fixed: int) -> list[Forward]:
 
 def num_segments(row: RowShape, way: Way) -> int:
     """Segments of the row's context that are measured; the last may be shorter."""
-    if way.heads is not None:
+    if not way.takes_segments:
         return 0
     return len(way.cut(range(ceil(row.context / way.cut.length))))
 

@@ -1,10 +1,13 @@
-"""What the lengths of all rows make of the settings: the window that they leave open, and whether they leave anything to measure."""
+"""What the lengths of all rows make of the settings: the window that they leave open, whether they leave anything to measure, and
+whether the short sibling stands them."""
 
 from __future__ import annotations
 
 import logging
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import exp, log
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +15,7 @@ import numpy as np
 from ..models.config import DEFAULT_SHORT_WINDOW, ModelPairConfig
 from ..rows.cuts import Cuts
 from ..rows.samples import Sample
+from ..store.sqlite import Measurement
 from .config import MeasureConfig
 
 
@@ -23,6 +27,8 @@ logger = logging.getLogger(__name__)
 LEAST_WINDOW = 64  # tokens: the instruction stands in it too
 WORTH_TELLING = 0.2  # share of the rows that settings leave without a number
 HMP, CAS = "HMP", "CAS"
+# The short sibling is broken by length, not short of information, when seeing more makes it this much worse (nats).
+BREAKS_ON_LENGTH_NATS, BREAKS_ON_LENGTH_ROWS = log(2), 8
 
 
 def default_window(median_context: float) -> int:
@@ -151,3 +157,35 @@ def _lost(lengths: Lengths, pair: ModelPairConfig, measure: MeasureConfig) -> It
             f"Give a smaller segment_length, such as {shorter}" + (", or segment_stride=1." if stride > 1 else "."),
         ),
     )
+
+
+class LengthCheck:
+    """Warns when the short sibling breaks outright on long input, so that every long sample would look long-range.
+
+    On the first rows longer than the short model's own window, it is also run on the end of the context that fits: a
+    sound model is not made worse by seeing more.
+    """
+
+    def __init__(self, pair, config: ModelPairConfig):
+        from ..models.rope import context_window
+
+        self.pair, self.losses, self.window = pair, [], context_window(pair.short_config)
+        self.applies = config.short_window is None
+
+    def see(self, sample: Sample, measurement: Measurement) -> None:
+        if not self.applies or sample.response_end <= self.window or len(self.losses) == BREAKS_ON_LENGTH_ROWS:
+            return
+        from ..models.perplexity import batch_nlls
+
+        room = max(0, self.window - (sample.response_end - len(sample.context)))
+        prompt = sample.prefix + sample.context[len(sample.context) - room :] + sample.instruction
+        with self.pair.short() as model:
+            nll_of_end = batch_nlls(model, [prompt], [sample.response])[0].mean().item()
+        self.losses.append(log(measurement.ppl_short) - nll_of_end)
+        if len(self.losses) == BREAKS_ON_LENGTH_ROWS and statistics.median(self.losses) > BREAKS_ON_LENGTH_NATS:
+            logger.warning(
+                "The short model's perplexity is %.1f times higher on whole samples than on the last %d tokens of them: "
+                "it breaks on length, so every long sample will look long-range. Set short_rope_scale (200 in the paper) "
+                "or short_window=%d.",
+                exp(statistics.median(self.losses)), self.window, self.window,
+            )  # fmt: skip

@@ -61,6 +61,8 @@ def measure_samples(
     limits: Limits,
     watch: Callable[[str], AbstractContextManager] = nullcontext,
     heads: HeadCalibration | None = None,
+    segments: bool = True,
+    before: Sequence[Measurement] | None = None,
 ) -> list[Measurement | MeasureError]:
     """Measure some samples, which are all in memory at a time.
 
@@ -71,6 +73,8 @@ def measure_samples(
         limits: of one forward pass; lowered where memory runs out.
         watch: makes the context that each part runs in, from its name: 'long', 'no_context', 'short' or 'segments'.
         heads: that tell of segments, which are not measured then; None to measure them.
+        segments: False to leave them for another time.
+        before: what was measured of the samples when they were left, so that nothing but their segments is.
 
     Returns:
         for each sample its `Measurement`, or why there is none: it does not fit into memory, or the models give no finite
@@ -78,7 +82,10 @@ def measure_samples(
     """
     pair.load()
     try:
-        return [_checked(found) for found in _Work(pair, samples, cut, limits, heads).measure(watch)]
+        work = _Work(pair, samples, cut, limits, heads)
+        found = work.without_segments(watch) if before is None else before
+        found = work.with_segments(found, watch) if segments and heads is None else found
+        return [_checked(x) for x in found]
     except Exception as error:  # one bad row never ends a run, whatever the model's own code raises
         if lost_device(error):
             raise
@@ -87,9 +94,11 @@ def measure_samples(
     release_memory(pair.device)  # here the failed pass's tensors are gone, with the exception
     if len(samples) > 1:
         logger.info("%d samples go one by one: %s", len(samples), failure)
-        return [found for x in samples for found in measure_samples(pair, [x], cut, limits, watch, heads)]
+        alone = [(x, None if before is None else [before[i]]) for i, x in enumerate(samples)]
+        how = (cut, limits, watch, heads, segments)
+        return [found for x, known in alone for found in measure_samples(pair, [x], *how, known)]
     if ran_out and _goes_in_smaller_pieces(pair, samples[0], limits):
-        return measure_samples(pair, samples, cut, limits, watch, heads)
+        return measure_samples(pair, samples, cut, limits, watch, heads, segments, before)
     return [failure]
 
 
@@ -181,7 +190,8 @@ class _Work:
             return False
         return len(self.pair.short_context(sample)) < len(sample.context)
 
-    def measure(self, watch) -> list[Measurement]:
+    def without_segments(self, watch) -> list[Measurement]:
+        """Everything but what segments alone tell."""
         with watch("long"):
             long, reused = self.long(self.collector, self.seen)
         with watch("no_context"):
@@ -194,11 +204,14 @@ class _Work:
             with watch("short"):
                 short |= self.short(without=short)
         measured = [self.measurement(i, short[i], long[i][0], no_context[i]) for i in range(len(self.samples))]
-        if self.heads is not None:
-            return [replace(found, segment_heads=long[i][1]) for i, found in enumerate(measured)]
+        column = "segment_attention" if self.heads is None else "segment_heads"
+        return [replace(found, **{column: long[i][1]}) for i, found in enumerate(measured)]
+
+    def with_segments(self, measured: Sequence[Measurement], watch) -> list[Measurement]:
+        """The same with what segments alone tell."""
         with watch("segments"):
             segments = self.segments()
-        return [self.with_segments(found, segments[i], long[i][1]) for i, found in enumerate(measured)]
+        return [self.completed(i, found, segments[i]) for i, found in enumerate(measured)]
 
     def measurement(self, place: int, short_R, long_R, no_context_R) -> Measurement:
         """What is kept of a sample, from the negative log-likelihoods of its response's tokens under each context."""
@@ -213,13 +226,13 @@ class _Work:
             token_nll_no_context=_as_float32(no_context_R),
         )
 
-    def with_segments(self, found: Measurement, segments: list[torch.Tensor], attention: list[float]) -> Measurement:
-        """The same with what segments alone tell, and the attention to each."""
-        best = BestSegments.of(segments, found.num_far_segments)
+    def completed(self, place: int, found: Measurement, segments: list[torch.Tensor]) -> Measurement:
+        """What is kept of a sample, with what its segments tell."""
+        sample = self.samples[place]
+        best = BestSegments.of(segments, num_far_segments(len(sample.context), self.pair.num_near(sample), self.cut))
         return replace(
             found,
             segment_ppl=[perplexity(nll_R) for nll_R in segments],
-            segment_attention=attention,
             token_nll_far=_as_float32(best.far_R),
             token_nll_near=_as_float32(best.near_R),
             token_far_segment=best.place_R.tolist(),

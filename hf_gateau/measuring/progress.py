@@ -7,6 +7,7 @@ operations that are left, for a row of twice the tokens takes more than twice th
 
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -90,11 +91,13 @@ class Meter:
         """Load the models and try the device, which is no measuring."""
         _ = self.costs, self.rate
 
-    def count(self, samples: Sequence, found: Sequence, seconds: float) -> None:
-        """Samples that were measured together, what was found for each, and the time that it took."""
+    def count(self, samples: Sequence, found: Sequence, seconds: float, begun: bool = False) -> None:
+        """Samples that were measured together, what was found for each, and the time that it took; `begun`: it was their
+        segments alone."""
         contexts = set()
         for sample, measured in zip(samples, found, strict=True):
-            operations = self.costs(replace(RowShape.of(sample), follows=sample.context_key in contexts))
+            shape = replace(RowShape.of(sample), begun=begun)
+            operations = self.costs(replace(shape, follows=sample.context_key in contexts))
             contexts.add(sample.context_key)
             self.tried += operations
             if isinstance(measured, Measurement):
@@ -273,6 +276,37 @@ class View:
         left = max(0.0, self.flops - meter.tried) * meter.seconds / meter.tried if self.done < self.num_rows else 0.0
         speed = f"{meter.tokens / meter.seconds:,.0f} tokens/s, {share(meter.flops / meter.seconds / meter.rate)}"
         return f"{rows}, {speed}, {clock(left)} left"
+
+
+class RowBar:
+    """A bar over the rows of one call, with tokens a second; it follows `datasets.disable_progress_bars()`."""
+
+    def __init__(self, num_rows: int, rank: int):
+        from datasets.utils import tqdm
+
+        self.tokens, self.started = 0, time.monotonic()
+        options = {"desc": "Measuring", "unit": " rows", "leave": False, "position": 1 + rank, "delay": 1.0}
+        self.bar = tqdm(total=num_rows, **options) if num_rows > 1 else None
+
+    def __enter__(self) -> "RowBar":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def skip(self, num_rows: int, num_tokens: int) -> None:
+        """Count rows that need no measuring."""
+        if self.bar is not None:
+            self.bar.update(num_rows)
+
+    def advance(self, num_tokens: int) -> None:
+        """Count a row that was measured."""
+        self.tokens += num_tokens
+        if self.bar is not None:
+            rate = self.tokens / (time.monotonic() - self.started)
+            self.bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+            self.bar.update(1)
 
 
 def clock(seconds: float) -> str:

@@ -3,12 +3,10 @@
 import hashlib
 import json
 import logging
-import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from math import exp, log
 from typing import Any
 
 from ..models.config import ModelPairConfig
@@ -25,8 +23,9 @@ from ..store.owners import shown
 from ..store.sqlite import MeasureError, Measurement, resolve_store_path
 from .config import MeasureConfig
 from .heads import HeadCalibration
-from .lengths import Lengths, losses
-from .progress import Meter, View
+from .lengths import LengthCheck, Lengths, losses
+from .progress import Meter, RowBar, View
+from .screening import Screen, Screening
 
 
 logger = logging.getLogger(__name__)
@@ -40,8 +39,6 @@ CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1_024, 65_536
 ROWS_LAID_OUT = 20  # at a time, where no model runs: each may be 65,536 tokens
 CALIBRATION = "calibration"  # what the store knows a calibration by, beside the rows that it was made of
 TOKENS_LAID_OUT = 1 << 20  # at a time, where one does, and as many ahead: 40 MB each
-# The short sibling is broken by length, not short of information, when seeing more makes it this much worse (nats).
-BREAKS_ON_LENGTH_NATS, BREAKS_ON_LENGTH_ROWS = log(2), 8
 
 
 class Runtime:
@@ -74,7 +71,9 @@ class Runtime:
         # Of rows whose segments are measured; rows from before there was any evidence of tokens have no such entry
         self.by_segments = numbers | ({"token_nll": True} if config.token_nll else {})
         self.by_all_heads = {"column": "head_attention", **numbers}
+        self.without_segments = self.by_segments | {"segments": False}
         self.segments_key, self.heads_key = config_key(self.by_segments), config_key(self.by_all_heads)
+        self.without_segments_key = config_key(self.without_segments)
         self.layout_key = layout_key(
             {
                 "layout_version": LAYOUT_VERSION,
@@ -87,13 +86,17 @@ class Runtime:
         path = resolve_store_path(config.store)
         self.store = open_store(path) if path is not None else None
         self._has_told = False
-        self.length_check = _LengthCheck(self.pair, pair_config)
+        self.length_check = LengthCheck(self.pair, pair_config)
         self.failed: dict[str, str] = {}  # sample key -> reason, where another process has tried
         self.met_others = False
         self.meter: Meter | None = None  # counts what is measured, where somebody wants to know
-        if config.cam == "heads" and self.store is None:
+        self.screen: Screen | None = None  # says whose segments are measured, where not all rows' are
+        self.leaves_segments = False  # for another time
+        kept = {"cam='heads'": config.cam == "heads", "segments_for": config.segments_for is not None}
+        if self.store is None and any(kept.values()):
+            what = next(name for name, is_given in kept.items() if is_given)
             raise ValueError(
-                "cam='heads' keeps in the store which heads were chosen, and it is off; name one as store or in HF_GATEAU_STORE."
+                f"{what} keeps in the store what it chooses by, and it is off; name one as store or in HF_GATEAU_STORE."
             )
         self.settle(self.kept_calibration() if config.cam == "heads" else None)
 
@@ -111,12 +114,34 @@ class Runtime:
         elif calibration is not None:
             self.heads = calibration
         by_heads = {} if self.heads is None else {"cam": "heads", CALIBRATION: self.heads.to_json()}
-        self.description = self.by_segments | by_heads
-        self.config_key = config_key(self.description)
+        self._measure_as(self.by_segments | by_heads)
+
+    def leave_segments(self) -> None:
+        """Measure everything but segments from now on, until `measure_segments` is called."""
+        self.leaves_segments, self.screen = True, None
+        self._measure_as(self.without_segments)
+
+    def measure_segments(self, screening: Screening) -> None:
+        """Measure segments from now on, of the rows that were chosen alone."""
+        self.leaves_segments, self.screen = False, Screen(screening, self.store)
+        self._measure_as(self.by_segments)
+
+    @property
+    def takes_segments(self) -> bool:
+        """Whether segments go through the long model, each alone, of some rows at least."""
+        return self.heads is None and not self.leaves_segments
+
+    def _measure_as(self, description: dict[str, Any]) -> None:
+        self.description, self.config_key = description, config_key(description)
         self._is_described = False  # in the store, which is told with the first measurement
         self.claims = Claims(self.store, self.config_key) if self.store is not None else None
         if self.meter is not None:
             self.meter.forget_costs()
+
+    @property
+    def lacks_screening(self) -> bool:
+        """Whether it is still to be decided whose segments are measured."""
+        return self.config.segments_for is not None and self.screen is None
 
     @property
     def lacks_calibration(self) -> bool:
@@ -128,7 +153,13 @@ class Runtime:
         found = self.store.get_values(self.heads_key, [CALIBRATION])
         return HeadCalibration.from_json(json.loads(found[CALIBRATION])) if found else None
 
-    def _check_calibrated(self) -> None:
+    def check_ready(self) -> None:
+        """Refuse to measure before the data set has told what its rows are measured by."""
+        if self.lacks_screening:
+            raise ValueError(
+                f"segments_for={self.config.segments_for} chooses among all rows by their HMP, and nobody has chosen yet: call "
+                "screen(ds, scorer) with the data set first, or let `hf-gateau score --segments_for` do both."
+            )
         if self.lacks_calibration and (found := self.kept_calibration()) is not None:  # made since this began
             self.settle(found)
         if self.lacks_calibration:
@@ -139,17 +170,18 @@ class Runtime:
 
     def measure_rows(self, rows: list[Mapping]) -> list[dict[str, Any]]:
         """One dict of `COLUMNS` a row, in order; what the store has is not measured again."""
-        self._check_calibrated()
+        self.check_ready()
         if self.config.on_error == "raise" and len(rows) > 1:
             for row in rows:  # tells of a bad row before any is measured
                 self.lay_out(row)
         found: dict[str, Measurement | str] = dict(self.failed)
-        with _Progress(len(rows), self.rank) as progress:
-            return [
-                self._columns(row, sample, found)
-                for part in ahead(map(self._looked_at, self._laid_out(rows)))
-                for row, sample in self._measured(part, found, progress)
-            ]
+        with RowBar(len(rows), self.rank) as progress:
+            columns = []
+            for part in ahead(map(self._looked_at, self._laid_out(rows))):
+                part = self._measured(part, found, progress)
+                low = self.low(sample.key for _, sample in part if isinstance(sample, Sample))
+                columns += [self.columns(about(row, sample, self.cut), found, low) for row, sample in part]
+            return columns
 
     def measure_into_store(self, parts: Iterable[Iterable[Mapping]], view: View) -> tuple[dict[str, str], set[str]]:
         """Measure rows that can be laid out, so many in memory as a part has; returns why some failed, by key, and the keys of those
@@ -183,7 +215,7 @@ class Runtime:
                 logger.warning("In one batch, %s", text)
         return part
 
-    def _measured(self, part: list[tuple[Mapping, Sample | str]], found: dict, progress: "_Progress | View") -> list:
+    def _measured(self, part: list[tuple[Mapping, Sample | str]], found: dict, progress: RowBar | View) -> list:
         """Measure what neither `found` nor the store has; returns the part."""
         left = self._measure_part(part, found, progress)
         rows = {sample.key: (row, sample) for row, sample in part if isinstance(sample, Sample)} if left else {}
@@ -193,18 +225,21 @@ class Runtime:
         return part
 
     def _measure_part(
-        self, part: list[tuple[Mapping, Sample | str]], found: dict, progress: "_Progress | View"
+        self, part: list[tuple[Mapping, Sample | str]], found: dict, progress: RowBar | View
     ) -> list[Sample]:
         """Measure what neither `found` nor the store has, nor others are at; returns what they are."""
         rows = {sample.key: (row, sample) for row, sample in part if isinstance(sample, Sample)}
         if self.store is not None:
-            found |= self.store.get(self.config_key, rows.keys() - found.keys())
+            found |= self.known(rows.keys() - found.keys())
         pending = [sample for key, (_, sample) in rows.items() if key not in found]
         num_tokens = sum(sample.response_end for _, sample in rows.values()) - sum(x.response_end for x in pending)
         progress.skip(len(part) - len(pending), num_tokens)
+        left = self.screen.without_segments(x.key for x in pending) if self.screen is not None and pending else ()
         for sample, measured in self.measure(pending):
             if isinstance(measured, MeasureError):
                 measured = self._failed(rows[sample.key][0], measured)
+            elif sample.key in left:  # what it was screened by is gone from the store
+                measured = measured.without_segments()
             found[sample.key] = measured
             progress.advance(sample.response_end)
         return [sample for sample in pending if sample.key not in found]
@@ -223,7 +258,7 @@ class Runtime:
             busy = self.claims.take(sample.key for sample in bunch)
             try:
                 self._tell_of_others()
-                kept = self.store.get(self.config_key, [sample.key for sample in bunch])  # measured a moment ago
+                kept = self.known(sample.key for sample in bunch)  # measured a moment ago
                 yield from ((sample, kept[sample.key]) for sample in bunch if sample.key in kept)
                 mine = [sample for sample in bunch if sample.key not in busy and sample.key not in kept]
                 measured = self._measure_bunch(mine) if mine else []
@@ -232,24 +267,53 @@ class Runtime:
             yield from measured
 
     def _measure_bunch(self, bunch: list[Sample]) -> list[tuple[Sample, Measurement | MeasureError]]:
-        """Measure samples that share passes into the store."""
+        """Measure samples that share passes into the store; of those that were left without segments, the segments alone."""
+        begun = self.begun(sample.key for sample in bunch)
+        fresh = [sample for sample in bunch if sample.key not in begun]
+        left = [sample for sample in bunch if sample.key in begun]
+        measured = self._measure_alike(fresh) if fresh else []
+        return measured + (self._measure_alike(left, [begun[sample.key] for sample in left]) if left else [])
+
+    def _measure_alike(
+        self, bunch: list[Sample], before: list[Measurement] | None = None
+    ) -> list[tuple[Sample, Measurement | MeasureError]]:
+        """Measure samples, or of all of them the segments that they were left without before."""
         from .passes import measure_samples
 
         started = time.monotonic()
         by_heads = () if self.heads is None else (nullcontext, self.heads)
-        found = measure_samples(self.pair, bunch, self.cut, self.limits, *by_heads)
+        parts = {} if before is None else {"before": before}
+        parts |= {"segments": False} if self.leaves_segments else {}
+        found = measure_samples(self.pair, bunch, self.cut, self.limits, *by_heads, **parts)
         if not self.config.token_nll:
             found = [x.without_tokens() if isinstance(x, Measurement) else x for x in found]
         if self.meter is not None:
-            self.meter.count(bunch, found, time.monotonic() - started)
+            self.meter.count(bunch, found, time.monotonic() - started, begun=before is not None)
         measured = list(zip(bunch, found, strict=True))
         kept = {sample.key: x for sample, x in measured if isinstance(x, Measurement)}
         if self.store is not None and kept:
             self.keep(kept)
         for sample, measurement in measured:
-            if isinstance(measurement, Measurement):
+            if isinstance(measurement, Measurement) and before is None:
                 self.length_check.see(sample, measurement)
         return measured
+
+    def known(self, keys: Iterable[str]) -> dict[str, Measurement]:
+        """What the store has of samples, by key, as far as it is all that is to be measured of them."""
+        keys = list(keys)
+        if self.screen is None and not self.leaves_segments:
+            return self.store.get(self.config_key, keys)
+        left = set(keys) if self.leaves_segments else self.screen.without_segments(keys)
+        found = self.store.get(self.segments_key, [key for key in keys if key not in left])
+        found |= self.store.get(self.without_segments_key, left)
+        whole = self.store.get(self.segments_key, left - found.keys())  # of a run that left none
+        return found | {key: measured.without_segments() for key, measured in whole.items()}
+
+    def begun(self, keys: Iterable[str]) -> dict[str, Measurement]:
+        """What the store has of samples that lack nothing but the segments which are to be measured, by key."""
+        if self.store is None or not self.takes_segments:
+            return {}
+        return self.store.get(self.without_segments_key, keys)
 
     def keep(self, found: Mapping[str, Measurement]) -> None:
         """Put measurements into the store, by sample key, with what their configuration stands for."""
@@ -273,7 +337,7 @@ class Runtime:
         for batch in readable(ds).iter(ROWS_LAID_OUT):
             laid_out = [self.lay_out(row) for row in rows_of(batch)]
             keys = [sample.key for sample in laid_out if isinstance(sample, Sample)]
-            found = self.store.get(self.config_key, keys) if self.store is not None else {}
+            found = self.known(keys) if self.store is not None else {}
             for sample in laid_out:
                 yield sample, isinstance(sample, Sample) and sample.key in found and not self.lacks_calibration
 
@@ -292,15 +356,20 @@ class Runtime:
             raise type(error)(f"Row {row.get('id')!r}: {error}; fix or drop it, or use on_error='skip'.") from error
         return str(error)
 
-    def _columns(self, row: Mapping, sample: Sample | str, found: Mapping) -> dict[str, Any]:
-        return self.columns(about(row, sample, self.cut), found)
+    def low(self, keys: Iterable[str]) -> set[str] | None:
+        """Those of some samples that HMP screened out; None where all segments are measured."""
+        return None if self.screen is None else self.screen.low(keys)
 
-    def columns(self, about: Mapping, found: Mapping[str, Measurement | str]) -> dict[str, Any]:
-        """The `COLUMNS` of a row from `about` it and what was measured, or why nothing was, by sample key."""
+    def columns(
+        self, about: Mapping, found: Mapping[str, Measurement | str], low: Container[str] | None = None
+    ) -> dict[str, Any]:
+        """The `COLUMNS` of a row from `about` it and what was measured, or why nothing was, by sample key; `low`: as the method
+        of that name gives it."""
         columns = dict.fromkeys(COLUMNS) | {name: about[name] for name in about if name in COLUMNS}
         if about["key"] is None:
             return columns
         columns["gateau_key"] = f"{self.config_key}:{about['key']}"
+        columns["gateau_screened"] = None if low is None else about["key"] in low
         measured = found[about["key"]]
         if isinstance(measured, str):
             return columns | {"gateau_error": measured}
@@ -358,69 +427,6 @@ def ahead(parts: Iterator) -> Iterator:
         while (part := waiting.result()) is not end:
             waiting = thread.submit(next, parts, end)
             yield part
-
-
-class _LengthCheck:
-    """Warns when the short sibling breaks outright on long input, so that every long sample would look long-range.
-
-    On the first rows longer than the short model's own window, it is also run on the end of the context that fits: a
-    sound model is not made worse by seeing more.
-    """
-
-    def __init__(self, pair, config: ModelPairConfig):
-        from ..models.rope import context_window
-
-        self.pair, self.losses, self.window = pair, [], context_window(pair.short_config)
-        self.applies = config.short_window is None
-
-    def see(self, sample: Sample, measurement: Measurement) -> None:
-        if not self.applies or sample.response_end <= self.window or len(self.losses) == BREAKS_ON_LENGTH_ROWS:
-            return
-        from ..models.perplexity import batch_nlls
-
-        room = max(0, self.window - (sample.response_end - len(sample.context)))
-        prompt = sample.prefix + sample.context[len(sample.context) - room :] + sample.instruction
-        with self.pair.short() as model:
-            nll_of_end = batch_nlls(model, [prompt], [sample.response])[0].mean().item()
-        self.losses.append(log(measurement.ppl_short) - nll_of_end)
-        if len(self.losses) == BREAKS_ON_LENGTH_ROWS and statistics.median(self.losses) > BREAKS_ON_LENGTH_NATS:
-            logger.warning(
-                "The short model's perplexity is %.1f times higher on whole samples than on the last %d tokens of them: "
-                "it breaks on length, so every long sample will look long-range. Set short_rope_scale (200 in the paper) "
-                "or short_window=%d.",
-                exp(statistics.median(self.losses)), self.window, self.window,
-            )  # fmt: skip
-
-
-class _Progress:
-    """A bar over the rows of one call, with tokens a second; it follows `datasets.disable_progress_bars()`."""
-
-    def __init__(self, num_rows: int, rank: int):
-        from datasets.utils import tqdm
-
-        self.tokens, self.started = 0, time.monotonic()
-        options = {"desc": "Measuring", "unit": " rows", "leave": False, "position": 1 + rank, "delay": 1.0}
-        self.bar = tqdm(total=num_rows, **options) if num_rows > 1 else None
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def skip(self, num_rows: int, num_tokens: int) -> None:
-        """Count rows that need no measuring."""
-        if self.bar is not None:
-            self.bar.update(num_rows)
-
-    def advance(self, num_tokens: int) -> None:
-        """Count a row that was measured."""
-        self.tokens += num_tokens
-        if self.bar is not None:
-            rate = self.tokens / (time.monotonic() - self.started)
-            self.bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
-            self.bar.update(1)
 
 
 def _use_one_thread_after_fork() -> None:

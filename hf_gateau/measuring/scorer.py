@@ -19,6 +19,7 @@ from ..store.sqlite import resolve_store_path
 from .config import MeasureConfig
 from .progress import keep_bars_over_forks
 from .runtime import LAYOUT_VERSION, MEASURING_VERSION, Runtime, rests_on
+from .screening import Screening
 
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class GateauScorer:
 
     def __init__(self, **settings):
         self._settings: dict[str, Any] = {}
+        self._screening: Screening | None = None
         self.configure(**settings)
 
     def configure(self, **settings) -> "GateauScorer":
@@ -62,6 +64,7 @@ class GateauScorer:
         for name in settings.keys() - known:
             raise TypeError(f"GateauScorer has no setting {name!r}" + did_you_mean(name, known, "."))
         self._settings = {**self._settings, **settings}
+        self._screening = None if settings else self._screening
         self._runtime, self._variants, self._rests_on = None, {}, None
         self.pair_config, self.measure_config = self._configs()
         return self
@@ -83,7 +86,8 @@ class GateauScorer:
         keep_bars_over_forks()  # before `datasets` forks workers, it pickles what they do
         resolved = [sorted((x.name, getattr(config, x.name)) for x in fields(config)) for config in self._configs()]
         versions = MEASURING_VERSION, LAYOUT_VERSION
-        return _rebuild, (sorted(self._given().items()), resolved, versions, self.refresh(), self._calibrated_by())
+        rests_on = self.refresh(), self._calibrated_by()
+        return _rebuild, (sorted(self._given().items()), self._screening, resolved, versions, *rests_on)
 
     def _calibrated_by(self) -> str | None:
         """What tells the heads that rows are measured by from others; None where segments are measured."""
@@ -128,12 +132,24 @@ class GateauScorer:
         runtime.rank = runtime.pair.rank = rank if isinstance(rank, int) else self.default_rank
         return runtime
 
+    def leave_segments(self) -> None:
+        """Measure everything but segments, of all rows, until `screen_by` is called."""
+        self._screening = None
+        self._look().leave_segments()
+
+    def screen_by(self, screening: Screening) -> None:
+        """Measure segments of the rows that a decision names alone, in this process and in those that the scorer is sent to."""
+        self._look().measure_segments(screening)
+        self._screening = screening
+
     def _look(self) -> Runtime:
         """What is known before this process's number is: made once, since a .gguf file's tokenizer takes seconds to read."""
         configs = self._configs()
         if self._runtime is None or configs != (self.pair_config, self.measure_config):
             self.pair_config, self.measure_config = configs
             self._rests_on, self._runtime = _rests_on(*configs), Runtime(*configs)
+            if self._screening is not None and self._screening.segments_key == self._runtime.segments_key:
+                self._runtime.measure_segments(self._screening)
         return self._runtime
 
     def _variant(self, overrides: dict[str, Any]) -> "GateauScorer":
@@ -170,21 +186,25 @@ class GateauScorer:
     def describe(self) -> dict[str, Any]:
         """What the numbers come from, as plain JSON: `config_key` (the part of `gateau_key` before the colon), models
         with their revisions, dtype, segment length; the longest sample in tokens; and `layout_key`, which tells another
-        tokenizer, chat template, `find_context` or length. Reads the models' configurations, not their weights."""
+        tokenizer, chat template, `find_context` or length; `screening`, where segments are measured of some rows alone. Reads
+        the models' configurations, not their weights."""
         self.refresh()
         runtime = self._look()
         found = {"config_key": runtime.config_key, **runtime.description, "max_length": runtime.max_length}
-        return found | {"layout_key": runtime.layout_key}
+        screened = {"screening": runtime.screen.screening.to_json()} if runtime.screen is not None else {}
+        return found | {"layout_key": runtime.layout_key} | screened
 
 
 def _rests_on(pair: ModelPairConfig, how: MeasureConfig) -> str:
     return rests_on(pair_fingerprints(pair), how.find_context)
 
 
-def _rebuild(given: list, *hashed) -> GateauScorer:
+def _rebuild(given: list, screening: Screening | None, *hashed) -> GateauScorer:
     """Unpickle; what was resolved, defaults included, the code's versions and what the numbers rest on are there for `datasets` to
     hash."""
-    return GateauScorer(**dict(given))
+    scorer = GateauScorer(**dict(given))
+    scorer._screening = screening
+    return scorer
 
 
 class _ReadyScorer(GateauScorer):

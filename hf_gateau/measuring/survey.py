@@ -56,7 +56,7 @@ def are_kept(table: Dataset, runtime) -> np.ndarray:
     kept = np.zeros(len(table), bool)
     for start in range(0, len(table), KEYS_PER_LOOK):
         keys = table[start : start + KEYS_PER_LOOK]["key"]
-        found = runtime.store.get(runtime.config_key, [key for key in keys if key is not None])
+        found = runtime.known(key for key in keys if key is not None)
         kept[start : start + len(keys)] = [key in found for key in keys]
     return kept
 
@@ -68,7 +68,8 @@ def measured_rows(ds: Dataset, table: Dataset, scorer: GateauScorer) -> Dataset:
     from datasets.fingerprint import Hasher
 
     runtime = scorer.start()
-    fingerprint = Hasher.hash((table._fingerprint, runtime.config_key, sorted(runtime.failed.items())))
+    screened = () if runtime.screen is None else (runtime.screen.screening.digest,)
+    fingerprint = Hasher.hash((table._fingerprint, runtime.config_key, sorted(runtime.failed.items()), *screened))
     options = {"batched": True, "new_fingerprint": fingerprint, "features": column_features(), "desc": "Rows"}
     columns = table.map(partial(_columns, runtime=runtime), remove_columns=table.column_names, **options)
     info = ds.info.copy()
@@ -81,12 +82,13 @@ def measured_rows(ds: Dataset, table: Dataset, scorer: GateauScorer) -> Dataset:
 def _columns(batch, runtime) -> dict[str, Any]:
     rows = rows_of({name: batch[name] for name in batch})
     keys = [row["key"] for row in rows if row["key"] is not None]
-    found = dict(runtime.failed) | runtime.store.get(runtime.config_key, keys)
+    found = dict(runtime.failed) | runtime.known(keys)
     if missing := set(keys) - found.keys():
         raise StoreError(
             f"{len(missing)} measured rows are gone from the store {runtime.store.path}; give the same command again."
         )
-    return BatchShape(batch).pack([runtime.columns(row, found) for row in rows])
+    low = runtime.low(keys)
+    return BatchShape(batch).pack([runtime.columns(row, found, low) for row in rows])
 
 
 def _formatted_as(out: Dataset, ds: Dataset) -> Dataset:
@@ -149,12 +151,12 @@ class Work:
         """Where each bunch ends."""
         return np.append(self.starts[1:], len(self.places))
 
-    def shapes(self, rows: np.ndarray) -> list[RowShape]:
-        """The tokens of some rows."""
+    def shapes(self, rows: np.ndarray, begun: bool = False) -> list[RowShape]:
+        """The tokens of some rows; `begun`: of all of them everything but segments is measured."""
         instruction = self.tokens - self.prefix - self.context - self.response
         spans = (self.prefix, self.context, instruction, self.response, ~self.are_first)
         columns = (x[rows].tolist() for x in spans)
-        return [RowShape(*lengths) for lengths in zip(*columns, strict=True)]
+        return [RowShape(*lengths, begun) for lengths in zip(*columns, strict=True)]
 
     def parts(self, bunches: Sequence[int], most_tokens: int, only: np.ndarray | None = None) -> Iterator[list[int]]:
         """The places of some bunches' rows, as many bunches at a time as hold so many tokens; one in any case. `only`: whether each

@@ -87,7 +87,7 @@ def fit_to_rows(
     Raises:
         ValueError: the settings leave no row with what is needed.
     """
-    team = _Team(join_launch(scorer))
+    team = Team(join_launch(scorer))
     scorer.refresh()
     part = _surveyed_part(ds, scorer, team, num_proc)
     lengths = Lengths.joined(team.exchange(Lengths.of_survey(part)))
@@ -119,13 +119,15 @@ def measure_together(
         StoreError: what others wrote cannot be read here.
         RuntimeError: another process has ended.
     """
-    started, team = time.monotonic(), _Team(join_launch(scorer))
+    started, team = time.monotonic(), Team(join_launch(scorer))
     scorer.refresh()
     runtime = scorer.start()
+    if runtime.lacks_screening:
+        runtime.check_ready()
     runtime.meter = meter = Meter(runtime)
-    _check_alike(team, len(ds), runtime)
+    check_alike(team, len(ds), runtime)
     if scorer.stores and len(ds):
-        known, ds = _measure_by_survey(ds, scorer, team, part)
+        known, ds = measure_by_survey(ds, scorer, team, survey_together(ds, scorer, team, part))
     else:
         known, ds = {}, ds.map(scorer, batched=True, desc="Rows")
     runtime.meter = None
@@ -140,13 +142,10 @@ def measure_together(
     return ds
 
 
-def _measure_by_survey(
-    ds: Dataset, scorer: GateauScorer, team: _Team, part: Dataset | None
-) -> tuple[dict[str, int], Dataset]:
-    """Measure what the store has not; returns how many rows it had, and all rows with their columns."""
+def measure_by_survey(ds: Dataset, scorer: GateauScorer, team: Team, table: Dataset) -> tuple[dict[str, int], Dataset]:
+    """Measure what the store has not of rows that were laid out; returns how many rows it had, and all rows with their columns."""
     runtime = scorer.start()
     runtime.failed = {}
-    table = _survey(ds, scorer, team, part)
     if runtime.config.cam == "heads":
         _calibrate(ds, table, runtime, team)
     num_new = sum(team.exchange(runtime.meter.rows))
@@ -183,15 +182,15 @@ def calibrate_heads(ds: Dataset, scorer: GateauScorer) -> HeadCalibration:
     """
     if scorer.measure_config.cam != "heads":
         raise ValueError(f"calibrate_heads is for cam='heads', and the scorer has cam={scorer.measure_config.cam!r}.")
-    team = _Team(join_launch(scorer))
+    team = Team(join_launch(scorer))
     scorer.refresh()
     runtime = scorer.start()
-    _check_alike(team, len(ds), runtime)
-    _calibrate(ds, _survey(ds, scorer, team, None), runtime, team)
+    check_alike(team, len(ds), runtime)
+    _calibrate(ds, survey_together(ds, scorer, team, None), runtime, team)
     return runtime.calibration
 
 
-def _calibrate(ds: Dataset, table: Dataset, runtime: Runtime, team: _Team) -> None:
+def _calibrate(ds: Dataset, table: Dataset, runtime: Runtime, team: Team) -> None:
     """Let every process settle for one calibration: the store's, or one that all measure for, each some rows."""
     known = [found for found in team.exchange(runtime.calibration) if found is not None]
     if known:
@@ -221,7 +220,7 @@ def main_process_first(scorer: Any, work: Callable[[], Any]) -> Any:
         scorer: what `work` measures with; it takes the process's GPU.
         work: called once in every process.
     """
-    team, found = _Team(join_launch(scorer)), None
+    team, found = Team(join_launch(scorer)), None
     for is_turn in (team.is_main, not team.is_main):
         if is_turn:
             found = work()
@@ -244,7 +243,7 @@ def balanced_shares(num_tokens: Sequence[int], num_shares: int) -> list[list[int
     return shares
 
 
-class _Team:
+class Team:
     """The processes of a launch, or one alone. They meet on the CPU, with a patience of its own: the default group's ends
     after minutes."""
 
@@ -275,7 +274,7 @@ class _Team:
         return values
 
 
-def _check_alike(team: _Team, num_rows: int, runtime) -> None:
+def check_alike(team: Team, num_rows: int, runtime) -> None:
     """Refuse, before any work, processes that would not do parts of one thing."""
     if team.size == 1:
         return
@@ -295,7 +294,7 @@ def _check_alike(team: _Team, num_rows: int, runtime) -> None:
     _check_shared(team, runtime.store.path)
 
 
-def _check_shared(team: _Team, path: Path) -> None:
+def _check_shared(team: Team, path: Path) -> None:
     """A file beside the store that the main process makes is seen by every process, or they have different stores."""
     folder = path if path.is_dir() else path.parent
     probe = folder / team.exchange(f".seen-{uuid4().hex}")[0]
@@ -311,19 +310,19 @@ def _check_shared(team: _Team, path: Path) -> None:
         )
 
 
-def _surveyed_part(ds: Dataset, scorer: GateauScorer, team: _Team, num_proc: int | None = None) -> Dataset:
+def _surveyed_part(ds: Dataset, scorer: GateauScorer, team: Team, num_proc: int | None = None) -> Dataset:
     """The survey of the rows that this process lays out."""
     part = ds.select(range(team.rank, len(ds), team.size)) if team.size > 1 else ds
     return survey_rows(part, scorer, num_proc)
 
 
-def _survey(ds: Dataset, scorer: GateauScorer, team: _Team, part: Dataset | None) -> Dataset:
+def survey_together(ds: Dataset, scorer: GateauScorer, team: Team, part: Dataset | None) -> Dataset:
     """The survey of all rows; the same in every process, of which each lays out a part."""
     part = _surveyed_part(ds, scorer, team) if part is None else part
     return part if team.size == 1 else _gathered(ds, part, team)
 
 
-def _kept(table: Dataset, runtime: Runtime, team: _Team) -> np.ndarray:
+def _kept(table: Dataset, runtime: Runtime, team: Team) -> np.ndarray:
     """Whether the store has each row of a survey; every process looks for a part."""
     if team.size == 1:
         return are_kept(table, runtime)
@@ -331,7 +330,7 @@ def _kept(table: Dataset, runtime: Runtime, team: _Team) -> np.ndarray:
     return np.array(_in_turn(team.exchange(are_kept(part, runtime))), bool)
 
 
-def _gathered(ds: Dataset, part: Dataset, team: _Team) -> Dataset:
+def _gathered(ds: Dataset, part: Dataset, team: Team) -> Dataset:
     """One table of all processes' parts, which have rows r, r + size, ...; on the disk, a piece of each at a time."""
     from datasets import Dataset
     from datasets.arrow_writer import ArrowWriter
@@ -374,7 +373,7 @@ def _also(table: Dataset, kept: np.ndarray) -> str:
 
 
 def _measure_share(
-    ds: Dataset, work: Work, share: list[int], runtime: Runtime, team: _Team, also: str
+    ds: Dataset, work: Work, share: list[int], runtime: Runtime, team: Team, also: str
 ) -> tuple[dict[str, str], int]:
     """Measure some bunches of rows into the store; returns the reasons of those that failed, by key, and how many rows processes of
     other commands have measured meanwhile."""
@@ -383,7 +382,7 @@ def _measure_share(
         return {}, 0
     runtime.meter.start()
     by_work = rows[np.argsort(work.tokens[rows], kind="stable")]
-    flops = runtime.meter.costs.total(work.shapes(by_work))
+    flops = runtime.meter.costs.total(work.shapes(by_work, begun=runtime.screen is not None))
     name = "Measuring" if team.size == 1 else f"Measuring, process {team.rank + 1} of {team.size}"
     read, failed, before, left = readable(ds), {}, runtime.meter.rows, None
     with View(runtime.meter, work.tokens[rows], flops, name, also, shown=team.is_main) as view:
@@ -412,7 +411,7 @@ def _wait_for(runtime, keys: set[str]) -> None:
 def _missing(runtime, keys: list[str]) -> set[str]:
     missing = set(keys)
     for a in range(0, len(keys), KEYS_PER_LOOK):
-        missing -= runtime.store.get(runtime.config_key, keys[a : a + KEYS_PER_LOOK]).keys()
+        missing -= runtime.known(keys[a : a + KEYS_PER_LOOK]).keys()
     return missing
 
 

@@ -28,6 +28,7 @@ from ..measuring.costs import (
 from ..measuring.heads import HeadCalibration, likely_heads
 from ..measuring.lengths import Lengths, check_lengths
 from ..measuring.runtime import Runtime
+from ..measuring.screening import foresee
 from ..models.config import DEFAULT_SHORT_WINDOW, ModelPairConfig
 from ..models.device import matrix_rate
 from ..models.packing import MOST_TOGETHER
@@ -40,6 +41,7 @@ from .pilot import MEMORY_SHARE, TIMES, Pilot, PilotRow, load_and_warm_up
 
 SAMPLE_ROWS, PILOT_SECONDS = 300, 60.0
 WORTH_SAYING = 0.05  # share of the time that a change must save
+SEGMENTS_FOR, ALPHA = 0.4, 0.8  # that are proposed, and by which it is told what that is good for
 SPARSER = 4  # times the segment_stride that is proposed
 # Spearman's correlation of gateau_score with that of every segment and token: 24 real rows, 1,024 tokens of context, in
 # benchmarks/results/approximations.md (segment_stride=4, segment_length twice 128, 50 tokens of the response, short_pass=reuse).
@@ -158,14 +160,16 @@ def _count(runtime, counted: Counted, seen: Counter, sample: Sample | str, is_ke
 
 @dataclass(frozen=True)
 class Job:
-    """Rows to measure (shape, number of such rows), by which models and in which way; and how many of them heads are chosen by
-    first, whose segments are measured, and whose long pass runs once more for all heads."""
+    """Rows to measure (shape, number of such rows), by which models and in which way; how many of them heads are chosen by
+    first, whose segments are measured, and whose long pass runs once more for all heads; and of which share of them segments are
+    measured, where they are at all."""
 
     rows: tuple[tuple[RowShape, int], ...]
     long: ModelShape
     short: ModelShape
     way: Way
     num_choosing: int = 0
+    share: float = 1.0
 
     def work(self) -> dict[str, np.ndarray]:
         """The work of each part over all rows."""
@@ -182,7 +186,7 @@ class Job:
         """Add so many rows of a shape, whose long pass runs so often."""
         for part, work in row_work(self.long, self.short, row, way).items():
             work[0] /= self.together(row)  # passes
-            total[part] += weight * work * (long if part == "long" else 1)
+            total[part] += weight * work * {"long": long, "segments": self.share}.get(part, 1)
 
     def together(self, row: RowShape) -> int:
         """Rows of this length that share passes in a run; the pilot measures each by itself."""
@@ -221,6 +225,7 @@ def make_plan(
     price_per_hour: float | None = None,
     train_max_length: int | None = None,
     truncation_mode: str = "keep_start",
+    alpha: float = 0.8,
 ) -> dict[str, Any]:
     """What `hf-gateau score` will take with the same settings, as plain JSON. Measures a few rows; keeps nothing of them.
 
@@ -233,10 +238,11 @@ def make_plan(
         price_per_hour (`float`, *optional*): of one device.
         train_max_length (`int`, *optional*), truncation_mode (`str`): how training with this tokenizer will cut rows; None: at
             the length of scoring.
+        alpha (`float`): that rows will be ranked with; with `segments_for` it says which selections are certain.
 
     Returns:
         `dict` with `rows` (`cut`: see `rows.cuts.Cuts`), `tokens`, `store`, `training`, `short_window`, and unless there is nothing to measure `pilot`, `batches`, `flops`, `seconds` (wall)
-        and `cpu_seconds` of each part, `rates`, `memory` (bytes), `cost` and `cheaper`.
+        and `cpu_seconds` of each part, `rates`, `memory` (bytes), `cost` and `cheaper`; with `segments_for`, `screening`.
 
     Raises:
         ValueError: no row can be measured, or the settings leave nothing to measure; see `check_lengths`.
@@ -258,7 +264,14 @@ def make_plan(
     way = Way.of(runtime)
     plan = _describe_rows(runtime, counted, way) | {"training": training, "short_window": pair.short_window}
     plan["short_window_chosen"] = chosen is not None
-    if not counted.pending:
+    known = runtime.begun([sample.key for sample, _ in counted.pending])
+    begun = {i for i, (sample, _) in enumerate(counted.pending) if sample.key in known}
+    plan["rows"]["begun"] = sum(counted.pending[i][1] for i in begun)
+    share = 1.0
+    if measure.segments_for is not None:
+        plan["screening"], share = _foreseen(counted, measure.segments_for, alpha)
+        plan["segments"] = round(share * plan["segments"])
+    if not counted.pending or (share == 0 and len(begun) == len(counted.pending)):
         return plan
     loading = load_and_warm_up(runtime, counted.pending[0][0])
     loading = {name: a + b for name, a, b in zip(TIMES, opening, loading, strict=True)}
@@ -270,12 +283,24 @@ def make_plan(
         way = Way.of(runtime)
         plan["segments"] = 0
     rows = [(RowShape.of(sample), weight) for sample, weight in counted.pending]
-    alone = Job(tuple(rows), *shapes, way, num_choosing)
-    for i in counted.followers:
-        rows[i] = replace(rows[i][0], follows=True), rows[i][1]
+    alone = Job(tuple(rows), *shapes, way, num_choosing, share)
+    for i, (row, weight) in enumerate(rows):
+        rows[i] = replace(row, follows=i in counted.followers, begun=i in begun), weight
     job = replace(alone, rows=tuple(rows))
     pilot = _run_pilot(runtime, counted, alone, pilot_seconds)
-    return plan | _predict(pilot, counted, job, loading, num_devices, price_per_hour)
+    plan |= _predict(pilot, counted, job, loading, num_devices, price_per_hour)
+    if "screening" in plan:
+        whole = _seconds(pilot, counted, replace(job, share=1.0).work(), loading, num_devices, "wall")["total"]
+        plan["screening"] |= {"seconds_of_all": whole, "saves": 1 - plan["seconds"]["total"] / whole}
+    return plan
+
+
+def _foreseen(counted: Counted, share: float, alpha: float) -> tuple[dict[str, Any], float]:
+    """What `segments_for` will do, and the share of the rows to measure that segments are measured of."""
+    num_pending = sum(weight for _, weight in counted.pending)
+    num_rows = counted.num_rows - counted.not_measurable.total()
+    found = foresee(share, alpha, num_rows, num_pending, counted.in_store)
+    return found, found["num_left"] / max(1, num_pending)
 
 
 def _likely_heads(model: ModelShape) -> HeadCalibration:
@@ -409,6 +434,11 @@ def _cheaper(pilot: Pilot, counted: Counted, job: Job, loading: dict, num_device
     if job.way.heads is None:
         by_heads = replace(job.way, heads=_likely_heads(job.long).heads)
         changes["cam=heads"] = replace(job, way=by_heads, num_choosing=MeasureConfig.cam_rows)
+    if job.way.takes_segments and job.share == 1.0:
+        found, share = _foreseen(counted, SEGMENTS_FOR, ALPHA)
+        changes[f"segments_for={SEGMENTS_FOR}, to select up to {found['safe_fraction']:.0%} of the rows"] = replace(
+            job, share=share
+        )
     now = _seconds(pilot, counted, job.work(), loading, num_devices, "wall")["total"]
     for change, other in changes.items():
         seconds = _seconds(pilot, counted, other.work(), loading, num_devices, "wall")["total"]

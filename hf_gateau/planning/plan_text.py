@@ -30,6 +30,7 @@ def plan_text(plan: dict[str, Any]) -> str:
             *lines,
             "",
             *_times(plan),
+            *_saved(plan),
             "",
             *_memory(plan["memory"]),
             *_batches(plan["batches"]),
@@ -57,6 +58,14 @@ def _rows(plan: dict[str, Any]) -> Iterator[str]:
         f"  {about}{rows['to_measure']:,} to measure: {tokens['length']:,} tokens ({tokens['context']:,} context, "
         f"{tokens['response']:,} response), {plan['segments']:,} segments; longest row {tokens['longest']:,}"
     )
+    if rows["begun"]:
+        yield f"  {about}{rows['begun']:,} of them lack nothing but segments"
+    if found := plan.get("screening"):
+        yield (
+            f"  segments of {about}{found['num_left']:,} of them alone (--segments_for {found['segments_for']:g}): of "
+            f"{found['num_high']:,} rows of highest HMP, and of {found['num_sampled']:,} others; with alpha {found['alpha']:g} the best "
+            f"{found['safe_fraction']:.1%} of all rows may be selected"
+        )
     if cut := Cuts.of_record(rows["cut"]):
         yield f"  {about}{cut.line()}; the longest row has {tokens['longest_uncut']:,} tokens"
     if plan["short_window_chosen"]:
@@ -104,6 +113,16 @@ def _times(plan: dict[str, Any]) -> Iterator[str]:
         f"{rates['rows_per_second']:,.3g} rows/s, {rates['tokens_per_second']:,.0f} tokens/s; "
         f"{rates['share_of_matrix_rate']:.0%} of the rate of matrices"
     )
+
+
+def _saved(plan: dict[str, Any]) -> Iterator[str]:
+    """What it saves to leave most rows without segments."""
+    if found := plan.get("screening"):
+        hours = plan["cost"]["num_devices"] * (found["seconds_of_all"] - plan["seconds"]["total"]) / 3600
+        yield (
+            f"Segments of all rows would make it {duration(found['seconds_of_all'])}: segments_for saves {found['saves']:.0%}, "
+            f"{hours:,.2f} device hours"
+        )
 
 
 def _memory(memory: dict[str, Any]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..rows.batches import REASON
+from .bounds import SCREENED
 from .config import RankConfig
 from .evidence import FAR_TOKENS, HEADS, NEED_TOKENS, NUM_FAR
 from .formulas import EMBEDDING, LENGTHS, measures_of, needed_columns
@@ -89,6 +90,15 @@ def _lists(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return array.flatten().to_numpy(zero_copy_only=False), sizes, array.is_null().to_numpy(zero_copy_only=False)
 
 
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of numbers or of truth, null as NaN."""
+    import pyarrow as pa
+
+    if pa.types.is_boolean(column.type):
+        column = column.cast("int8")
+    return column.cast("float64").to_numpy()
+
+
 def _matrix(parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """Lists as rows of one matrix (n, D), float32; D is the commonest length, and lists of another are NaN."""
     sizes = np.concatenate([sizes for _, sizes in parts])
@@ -124,10 +134,13 @@ def read_columns(data: Dataset | pd.DataFrame, config: RankConfig) -> dict[str, 
     text, texts = pa.large_string(), {name: [] for name in (*TEXT_COLUMNS, *reasons) if name in have}
     numbers = {name: [np.empty(0)] for name in needed if name not in (*lists, EMBEDDING)}
     numbers |= {name: [np.empty(0)] for term in measures for name in (term, CODE.format(term))}
+    screened = [SCREENED] if "cas" in measures and SCREENED in have else []
+    numbers |= {name: [np.empty(0)] for name in screened}
+    read = [*needed, *screened, *texts]
     embeddings = []
-    for table in _tables(data, [*needed, *texts], lists) if needed or texts else ():
+    for table in _tables(data, read, lists) if read else ():
         flat = {name: _lists(table[name]) for name in lists}
-        own = {name: table[name].cast("float64").to_numpy() for name in numbers if name in needed}
+        own = {name: _numbers(table[name]) for name in numbers if name in read}
         measured = {}
         for term, measure in measures.items():
             measured[term], measured[CODE.format(term)] = measure(flat, config.tau, own)

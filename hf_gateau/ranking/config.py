@@ -260,6 +260,29 @@ def _like(config: type, name: str) -> Any:
 
 
 @dataclass
+class ScreenConfig:
+    """With `segments_for`: how the rows will be ranked, fields of `RankConfig`. Their segments are measured by the HMP of it."""
+
+    RARELY_GIVEN = ("mode", "alpha", "hmp", "cas", "combine", "tau")
+
+    mode: str = _like(RankConfig, "mode")
+    alpha: float = _like(RankConfig, "alpha")
+    hmp: str | None = _like(RankConfig, "hmp")
+    cas: str | None = _like(RankConfig, "cas")
+    combine: str | None = _like(RankConfig, "combine")
+    tau: float = _like(RankConfig, "tau")
+
+    __repr__ = short_repr
+
+    def __post_init__(self):
+        self.ranking()
+
+    def ranking(self) -> RankConfig:
+        """The whole configuration."""
+        return RankConfig(**vars(self))
+
+
+@dataclass
 class RunConfig:
     """How models are run that measure columns for a method: fields of `ModelPairConfig` and `MeasureConfig`."""
 

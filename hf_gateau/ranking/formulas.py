@@ -27,6 +27,9 @@ PPL_PAIR = ("gateau_ppl_short", "gateau_ppl_long")
 EMBEDDING = "gateau_embedding"
 LENGTHS = ("gateau_num_context_tokens", "gateau_num_response_tokens")
 SEGMENT_COLUMNS = ("gateau_segment_ppl", "gateau_segment_attention")
+STANDS_FOR = "stands_for"  # how many rows' CAS one row's is taken for, see `bounds`
+# HMPs of a row that change with the other rows
+RELATIVE_HMP = ("softmax", "minmax", "rank")
 
 
 # Norm: three ways of making two measures comparable over the data set
@@ -44,11 +47,24 @@ def min_max(x: np.ndarray) -> np.ndarray:
     return (x - x.min()) / spread if spread > 0 else np.zeros_like(x)
 
 
-def normalised_rank(x: np.ndarray) -> np.ndarray:
-    """Rank from 0 (lowest) to 1 (highest); ties get the mean of their ranks, so constant data get 0.5."""
-    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
+def normalised_rank(x: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+    """Rank from 0 (lowest) to 1 (highest); ties get the mean of their ranks, so constant data get 0.5.
+
+    With a weight, each value stands for so many rows, all of one value, and n is the sum of the weights; those of weight 0, whose
+    value is not known, get 0.
+    """
+    if weight is not None:
+        out, known = np.zeros(len(x)), weight > 0
+        out[known] = _mean_ranks(x[known], weight[known])
+        return out
+    return _mean_ranks(x, np.ones(len(x)))
+
+
+def _mean_ranks(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    _, inverse = np.unique(x, return_inverse=True)
+    counts, total = np.bincount(inverse, weight), weight.sum()
     mean_rank = np.cumsum(counts) - (counts + 1) / 2
-    return mean_rank[inverse] / (len(x) - 1) if len(x) > 1 else np.full(len(x), 0.5)
+    return mean_rank[inverse] / (total - 1) if total > 1 else np.full(len(x), 0.5)
 
 
 def order_of(scores: np.ndarray, key: pa.Array) -> np.ndarray:
@@ -228,6 +244,8 @@ def gateau(columns: dict, config: RankConfig) -> dict[str, np.ndarray]:
     if measure is not None and not isinstance(measure, ListMeasure):
         terms["hmp"] = measure(columns["gateau_ppl_short"], columns["gateau_ppl_long"])
     normed = [None if x is None else f(x) for x, f in zip(terms.values(), COMBINE[combine], strict=True)]
+    if STANDS_FOR in columns:  # not all rows have a CAS
+        normed[1] = normalised_rank(terms["cas"], columns[STANDS_FOR])
     terms["score"] = score(*normed, config.alpha)
     return {name: term for name, term in terms.items() if term is not None}
 

@@ -17,6 +17,7 @@ from .. import __version__
 from ..records import attach_record, commonest, find_record, origin_of
 from ..rows.batches import REASON, VALUE_COLUMNS
 from ..rows.cuts import Cuts
+from .bounds import SCREENED, bound_of, lack_segments, stand_for
 from .columns import ARROW_TYPES, CODE, DERIVED_COLUMNS, FRAME_TYPES, is_frame, read_columns
 from .config import RankConfig
 from .evidence import HEADS
@@ -25,6 +26,7 @@ from .formulas import (
     EMBEDDING,
     METHODS,
     PPL_PAIR,
+    STANDS_FOR,
     check_measured,
     is_gateau,
     measures_of,
@@ -50,6 +52,7 @@ SILENT_SPREAD = 1e-2
 SLIGHT_NEED = 1e-3
 TERMS = {"hmp": "HMP", "cas": "CAS", "score": "the score"}  # in notes
 NO_LONG = "method='no_long' keeps no long row"
+WITHOUT_SEGMENTS = "segments not measured: HMP too low to be among the best {:,}"  # a note of rows that have a rank
 
 
 class DegenerateRankingWarning(UserWarning):
@@ -102,25 +105,63 @@ def _ranks(scores: np.ndarray, key: pa.Array) -> np.ndarray:
     return ranks
 
 
-def _derive(columns: dict[str, Any], config: RankConfig) -> tuple[dict[str, np.ndarray], list[str], dict[str, Any]]:
+def derive(columns: dict[str, Any], config: RankConfig) -> tuple[dict[str, np.ndarray], list[str], dict[str, Any]]:
     """The derived columns, NaN where null; what is degenerate about them; and what the method has to say beside them."""
     import pyarrow as pa
 
     notes = _notes(columns, config)
+    without = _without_segments(columns, config, notes)
+    notes[without] = None
     ranked = np.equal(notes, None).astype(bool)
     derived = {name: np.full(len(notes), np.nan) for name in DERIVED_COLUMNS[:-1]} | {"gateau_note": notes}
     if not ranked.any():
         return derived, [], {}
     mask = pa.array(ranked)
     rows = {name: x[ranked] if isinstance(x, np.ndarray) else x.filter(mask) for name, x in columns.items()}
+    is_known = ~without[ranked]
+    if not is_known.all():
+        rows[STANDS_FOR] = stand_for(~is_known, rows[SCREENED])
     terms = METHODS[config.method].score(rows, config)
     about = terms.pop("about", {})
+    if not is_known.all():
+        bound = bound_of(terms["hmp"], terms["cas"], ~is_known, rows[SCREENED], config.alpha)
+        about = about | {"screening": bound.to_record()}
+        notes[without] = WITHOUT_SEGMENTS.format(bound.num_safe)
     terms["rank"] = _ranks(terms["score"], rows["gateau_key"])
     terms["percentile"] = 100 * np.searchsorted(np.sort(terms["score"]), terms["score"], "right") / ranked.sum()
     for name, term in terms.items():
         derived[f"gateau_{name}"][ranked] = term
-    says = list(_degenerate(rows, terms, config)) if is_gateau(config.method) and ranked.sum() > 2 else []
-    return derived, says, about
+    if not is_gateau(config.method) or is_known.sum() <= 2:
+        return derived, [], about
+    mask = pa.array(is_known)
+    rows = {name: x[is_known] if isinstance(x, np.ndarray) else x.filter(mask) for name, x in rows.items()}
+    return derived, list(_degenerate(rows, {name: x[is_known] for name, x in terms.items()}, config)), about
+
+
+def _without_segments(columns: dict[str, Any], config: RankConfig, notes: np.ndarray) -> np.ndarray:
+    """Which rows are ranked without their CAS, since their HMP was too low for their segments to be worth measuring.
+
+    Raises:
+        ValueError: there are some, and the method cannot do without it.
+    """
+    hmp, cas_name, combine = parts_of(config)
+    measure, code = measures_of(config).get("cas"), columns.get(CODE.format("cas"))
+    if measure is None or SCREENED not in columns:
+        return np.zeros(len(notes), bool)
+    lacking = lack_segments(columns[SCREENED], code, measure)
+    lacking &= np.array([note is not None and note.startswith(f"{TERMS['cas']} is undefined") for note in notes], bool)
+    if lacking.any() and (hmp == "none" or combine != "rank"):
+        why = (
+            "without HMG it has nothing else to rank them by"
+            if hmp == "none"
+            else f"combine={combine!r} needs all of them"
+        )
+        raise ValueError(
+            f"{lacking.sum():,} of {len(notes):,} rows have no segments, since their HMP was too low when segments_for chose, and "
+            f"cas={cas_name!r} is made of segments: {why}. Rank with combine='rank' and an HMP, or with method='without_cam', or "
+            "measure again without segments_for, which measures the missing segments alone."
+        )
+    return lacking
 
 
 def _degenerate(rows: dict[str, Any], terms: dict[str, np.ndarray], config: RankConfig) -> Iterator[str]:
@@ -190,7 +231,8 @@ def _record(
     """The JSON record of one ranking; reasons beyond the 20 most common (errors can be long) are counted as other."""
     import pyarrow.compute as pc
 
-    reasons = Counter(note for note in derived["gateau_note"] if note is not None)
+    is_ranked = np.isfinite(derived["gateau_rank"])
+    reasons = Counter(derived["gateau_note"][~is_ranked])
     key = columns["gateau_key"]
     key = key.filter(pc.match_substring(key, ":"))
     colons = pc.min_max(pc.find_substring(key, ":")).as_py()
@@ -317,12 +359,13 @@ def rank(
     Returns:
         The same type. `gateau_hmp`, `gateau_cas`, `gateau_score` (float64, high = keep), `gateau_rank` (int64, 1 =
         best; ties by `gateau_key`, else by position), `gateau_percentile` (100 * share of ranked rows that the row
-        is at least as good as) are null on rows without a rank, and `gateau_note` says why. `ranking_record` reads
-        back how it was made.
+        is at least as good as) are null on rows without a rank, and `gateau_note` says why. Rows whose segments were not
+        measured (`segments_for`) have a rank and a note, no `gateau_cas`, and the least score that they can have; see `bounds`.
+        `ranking_record` reads back how it was made.
 
     Raises:
-        ValueError: an unknown name, an alpha outside 0 to 1, a column that is missing, or rows that were measured by heads and
-            are to be ranked by their segments.
+        ValueError: an unknown name, an alpha outside 0 to 1, a column that is missing, or rows whose segments were not measured
+            and are to be ranked by them.
         TypeError: data of another type, such as a stream.
 
     Warns:
@@ -355,7 +398,7 @@ def rank(
                 "rows at once, so load a stream first, e.g. with Dataset.from_generator."
             )
         columns = read_columns(part, config)
-        derived, messages, about = _derive(columns, config)
+        derived, messages, about = derive(columns, config)
         if _lack_segments(part, derived["gateau_note"]):
             check_measured(config, "heads")
         record = _record(columns, derived, messages, about, config, Cuts.of_data(part))

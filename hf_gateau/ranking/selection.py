@@ -21,6 +21,7 @@ from ..records import attach_record, column_of, commonest, find_record, origin_o
 from ..rows.conversations import CONTENT_COLUMNS, HASHED_COLUMNS, content_hash
 from ..rows.cuts import Cuts
 from ..settings import set_fields
+from .bounds import Bound
 from .choice import ToChoose, kept_rows
 from .config import SelectConfig
 from .decisions import Decisions, check_keys, content_of, contents_of_all, read_decisions
@@ -58,6 +59,8 @@ class SelectionRecord:
         decisions (`dict`): what a person decided, None for nothing: "file", "digest" (of what is kept and dropped), and of
             the rows how many were kept ("num_kept", of them "num_kept_unranked" without a rank) and dropped ("num_dropped"),
             and how many decisions are about other rows ("num_unknown"); these are None on a stream.
+        screening (`dict`): of rows ranked without all segments: what is certain (see `ranking.bounds.Bound`), and `num_uncertain`, of
+            how many kept rows others might stand in their place; None where all segments were measured.
         short (`dict`): what was mixed in, see `mix`; None for nothing.
         versions (`dict`): of this package and the libraries it stands on.
     """
@@ -77,6 +80,7 @@ class SelectionRecord:
     tokens: dict[str, Any] = field(default_factory=dict)
     cut: dict[str, Any] = field(default_factory=dict)
     decisions: dict[str, Any] | None = None
+    screening: dict[str, Any] | None = None
     short: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -205,6 +209,11 @@ def select_rows(
     kept = [] if is_none else kept_rows(columns, config)
     if not kept and not is_none:
         raise ValueError(f"{set_fields(config)} keeps none of {len(columns.order)} ranked rows; ask for more.")
+    bound = _bound(ds, config)
+    if bound is not None:
+        chosen = set(kept).difference(columns.keep)
+        reached = max((i + 1 for i, row in enumerate(columns.order) if row in chosen), default=0)  # dropped rows above included
+        bound.check(reached, len(columns.order), _asked(config), config.min_score)
     hashes = _checked_hashes(ds, kept)
     out = ds.select(kept)
     record = _record(ds, columns, kept, hashes, config, left_out or Counter())
@@ -223,6 +232,37 @@ def selection_record(ds: Any) -> SelectionRecord | None:
         return records if any(records.values()) else None
     found = find_record(ds, "selection")
     return SelectionRecord.from_dict(found) if found is not None else None
+
+
+def _bound(ds: Any, config: SelectConfig) -> Bound | None:
+    """What is certain of the order; None where all segments were measured.
+
+    Raises:
+        ValueError: strata are to be formed of rows of which some have no segments.
+    """
+    found = (ranking_record(ds) or {}).get("screening")
+    if found is not None and config.strata is not None:
+        raise ValueError(
+            f"strata={config.strata!r} keeps rows of every stratum, and {found['num_without']:,} rows have no segments, since their "
+            "HMP was too low among all rows when segments_for chose. Select without strata, or measure again without segments_for, "
+            "which measures the missing segments alone."
+        )
+    return None if found is None else Bound(**found)
+
+
+def _asked(config: SelectConfig) -> str:
+    return ", ".join(f"{name}={value}" for name, value in set_fields(config).items())
+
+
+def _screening(bound: Bound | None, columns: ToChoose, kept: list[int]) -> dict[str, Any] | None:
+    """What the record says of rows without segments."""
+    import numpy as np
+
+    if bound is None:
+        return None
+    is_kept = np.zeros(len(columns.scores), bool)
+    is_kept[[i for i in kept if i not in set(columns.keep)]] = True  # of what a person keeps nothing is uncertain
+    return bound.to_record() | {"num_uncertain": bound.num_uncertain(columns.scores, is_kept) if is_kept.any() else 0}
 
 
 def _checked_hashes(ds: Dataset, kept: list[int]) -> list[str]:
@@ -253,6 +293,11 @@ def _select_from_stream(ds, config: SelectConfig):
         raise ValueError("Of a stream, rows can only be selected by min_score: nobody knows yet how many there are.")
     if config.strata is not None:
         raise ValueError("Of a stream, strata cannot be formed; leave them out.")
+    if (bound := _bound(ds, config)) is not None and config.min_score <= bound.highest_score:
+        raise ValueError(
+            f"min_score={config.min_score}, and {bound.num_without:,} rows without segments may score up to {bound.highest_score:.4g}: "
+            "give more than that, or measure again without segments_for, which measures the missing segments alone."
+        )
     if ds.column_names is not None and "gateau_score" not in ds.column_names:
         raise ValueError(f"The stream has no column gateau_score, but {ds.column_names}. Rank the rows first.")
     names, told, identity = ["gateau_score"], {"min_score": config.min_score}, _settings(config)
@@ -347,6 +392,7 @@ def _record(
         tokens=quantiles(columns.tokens) if columns.tokens is not None and kept_ranked else {},
         cut=Cuts.of_data(ds.select(kept)).to_record(),
         decisions=by_hand,
+        screening=_screening(_bound(ds, config), columns, kept) if kept else None,
         versions={"hf_gateau": __version__, **library_versions()},
     )
 

@@ -39,6 +39,7 @@ COLUMNS = {
     "gateau_context_rule": "string",
     "gateau_context_span": "places",
     "gateau_segment_starts": "places",
+    "gateau_screened": "bool",
     "gateau_error": "string",
     "gateau_key": "string",
     "gateau_content_hash": "string",

@@ -6,7 +6,8 @@ SETTINGS (`config_key`) is everything that changes a number of given tokens:
   bytes of every tensor (`models.fingerprints`); whether a repository's own code was run where the library has the architecture too;
 - `short_window`, `short_rope_scale`, `short_pass`; the dtype as resolved, and quantisation; `segment_length`, `segment_stride`,
   `response_head`; with `cam` heads, which heads and their habits (kept under a key without any of it, so that they are chosen
-  once); the version of the measuring code.
+  once); the version of the measuring code. Rows whose segments are left for another time (`segments_for`) are kept under a key of
+  their own until they have them; which rows that are is no part of any key, since no number depends on it.
 
 ROW (`Sample.key`) is the measured tokens and the borders of the spans in them, so everything that changes those: what the row
 says, the tokenizer, its chat template and special tokens, `find_context`, `max_length`, `response_head`.

@@ -41,6 +41,12 @@ TOKEN_FIELDS = {
     "token_nll_near": "f",
     "token_far_segment": "i",
 }
+SEGMENT_FIELDS = (
+    "segment_ppl",
+    "token_nll_far",
+    "token_nll_near",
+    "token_far_segment",
+)  # of passes over segments alone
 LISTS = {
     "segment_ppl": "d",
     "segment_attention": "d",
@@ -58,7 +64,8 @@ class Measurement:
     Attributes:
         ppl_short, ppl_long, ppl_no_context (`float`): Eq. 1 under the short sibling, under the long model, and under
             the long model without the context.
-        segment_ppl (`list[float]`): perplexity of the response from each segment alone (Eq. 3, unnormalised).
+        segment_ppl (`list[float]`): perplexity of the response from each segment alone (Eq. 3, unnormalised); None where the
+            segments are not measured yet, as all that only they tell.
         segment_attention (`list[float]`): mean attention per token of each segment (Eq. 4, unnormalised).
         segment_heads (`list[float]`, *optional*): what retrieval heads see of each segment, in nats (`measuring.heads`). A row
             that has it may lack the two before, which its segments were not measured for.
@@ -84,6 +91,10 @@ class Measurement:
     token_nll_far: list[float] | None = None
     token_nll_near: list[float] | None = None
     token_far_segment: list[int] | None = None
+
+    def without_segments(self) -> "Measurement":
+        """The same without what only passes over segments tell."""
+        return replace(self, **dict.fromkeys(SEGMENT_FIELDS))
 
     def without_tokens(self) -> "Measurement":
         """The same without the evidence of tokens; what `segment_heads` needs stays."""

@@ -27,6 +27,7 @@ from ..ranking.decisions import read_decisions
 from ..ranking.formulas import PPL_PAIR, SEGMENT_COLUMNS, check_measured, needed_columns
 from ..ranking.mixture import mix
 from ..ranking.order import rank
+from ..ranking.screening import check_screening, screen_for
 from ..ranking.selection import SelectionRecord, select_rows, selection_record
 from ..ranking.supply import measure_missing, missing_values
 from ..redaction import clear_secrets, redact
@@ -83,6 +84,7 @@ class GateauSelector(TrainerCallback, ExportableState):
         if self.has_pair:
             _, measure = self._config(ModelPairConfig), self._config(MeasureConfig)  # wrong settings are told now
             check_measured(self.rank_config, measure.cam, measure.token_nll)
+            check_screening(self.rank_config, measure, self.select_config)
         self.record: SelectionRecord | None = None
         self.trained_on: str | None = None  # fingerprint in the checkpoint that this was rebuilt from
         self._trainer, self._has_warned = None, False
@@ -220,6 +222,8 @@ class GateauSelector(TrainerCallback, ExportableState):
         scorer = self._scorer()
         with _whole_models():
             part = self.fit(ds, scorer) if len(ds) else None
+            if scorer.measure_config.segments_for is not None:
+                screen_for(ds, scorer, self.rank_config, part)
             ds = measure_together(ds, scorer, part=part)
         return ds, scorer.describe()
 

@@ -58,6 +58,7 @@ def scored_rows() -> list[dict]:
                 "gateau_context_rule": ["last paragraph", "headings", None, ""][i],
                 "gateau_context_span": [[0, 0, 0, 1 << 25], [1, 7, 3, 9], None, []][i],
                 "gateau_segment_starts": [[0, (1 << 24) + 1], [0], None, None][i],
+                "gateau_screened": [False, True, None, None][i],
                 "gateau_error": [None, None, "too long: é\U0001f600", ""][i],
                 "gateau_key": f"0123456789abcdef:{i}" if i != 2 else None,
                 "gateau_content_hash": f"{i:016x}",
@@ -113,7 +114,12 @@ def obvious_digest(rows: list[dict]) -> str:
 
 # Of `scored_rows`, made by the first version that pushed data; what it stands for must be read for ever.
 NEW = ["gateau_num_cut_tokens", "gateau_context_rule", "gateau_context_span", "gateau_segment_starts"]
-NEW += ["gateau_segment_heads", "gateau_num_far_segments", *(x for x in COLUMNS if x.startswith("gateau_token_"))]
+NEW += [
+    "gateau_screened",
+    "gateau_segment_heads",
+    "gateau_num_far_segments",
+    *(x for x in COLUMNS if x.startswith("gateau_token_")),
+]
 GOLDEN = "ad4cb3056aadf1b8d65b57fa168000d12254e143c213d1190a52c01b7df386aa"
 
 

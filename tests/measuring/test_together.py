@@ -319,7 +319,7 @@ ENDS = """
 import os, sys, time
 from hf_gateau.measuring import together
 from accelerate import PartialState
-team = together._Team(PartialState(cpu=True))
+team = together.Team(PartialState(cpu=True))
 team.exchange(1)
 if team.rank == 1:
     os._exit(9)
@@ -375,7 +375,7 @@ def test_processes_that_do_not_fit_together_are_refused(others, message, tmp_pat
     store, config = MeasurementStore(tmp_path / "s.sqlite"), SimpleNamespace(cam="segments")
     runtime = SimpleNamespace(segments_key="key", layout_key="layout", config=config, store=store)
     with pytest.raises(ValueError, match=message):
-        together._check_alike(FakeTeam(**others), 12, runtime)
+        together.check_alike(FakeTeam(**others), 12, runtime)
     assert not list(tmp_path.glob(".seen*"))
 
 

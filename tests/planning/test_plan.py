@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_gateau import GateauScorer
+from hf_gateau import GateauScorer, measure_together, screen
 from hf_gateau.cli import main
 from hf_gateau.measuring.config import MeasureConfig
 from hf_gateau.measuring.costs import PARTS, LayerShape, ModelShape, RowShape, Way, flops, pass_tokens, row_work
@@ -86,6 +86,38 @@ def test_heads_are_foreseen_before_they_are_chosen(rows, settings):
     assert none["segments"] == pytest.approx(by_segments["flops"]["segments"] / 12)
     assert [known["num_rows"] for known in MeasurementStore(settings["store"]).configurations()] == []
     assert plan_text(plan)
+
+
+def test_segments_of_some_rows_alone_are_foreseen(rows, settings):
+    """Half of twelve rows and a sample of one; then nothing but these rows' segments is left, then nothing."""
+    by_segments = plan_of(rows, settings, pilot_seconds=0.2)
+    assert "screening" not in by_segments and by_segments["rows"]["begun"] == 0
+    some = settings | {"segments_for": 0.5}
+    plan = plan_of(rows, some, pilot_seconds=0.2, alpha=0.9)
+    found = plan["screening"]
+    assert (found["num_high"], found["num_sampled"], found["num_left"]) == (6, 1, 7)
+    assert found["safe_fraction"] == pytest.approx(0.5 - 0.1 / 0.9)
+    assert plan["flops"]["segments"] == pytest.approx(by_segments["flops"]["segments"] * 7 / 12)
+    assert plan["flops"]["long"] == by_segments["flops"]["long"]
+    assert plan["segments"] == round(by_segments["segments"] * 7 / 12)
+    saved = found["seconds_of_all"] - plan["seconds"]["total"]
+    assert saved == pytest.approx(plan["seconds"]["segments"] * 5 / 7) and 0 < found["saves"] < 1
+    text = plan_text(plan)
+    assert "segments of 7 of them alone (--segments_for 0.5): of 6 rows of highest HMP, and of 1 others" in text
+    assert "with alpha 0.9 the best 38.9% of all rows may be selected" in text and "segments_for saves" in text
+
+    ds, scorer = Dataset.from_list(rows), GateauScorer(**some)
+    screening = screen(ds, scorer, mode="mean")
+    plan = plan_of(rows, some, pilot_seconds=0.2)
+    assert plan["rows"]["begun"] == 12 and plan["flops"]["long"] == plan["flops"]["short"] == 0
+    assert plan["flops"]["segments"] == pytest.approx(by_segments["flops"]["segments"] * 7 / 12)
+    assert "12 of them lack nothing but segments" in plan_text(plan)
+    measure_together(ds, scorer)
+    assert (screening.num_high, screening.num_sampled) == (6, 1)
+    plan = plan_of(rows, some)
+    assert plan["screening"]["num_left"] == 0 and "Nothing is left to measure" in plan_text(plan)
+    plan = plan_of(rows, settings, pilot_seconds=0.2)  # without it, the other rows' segments
+    assert plan["rows"]["to_measure"] == plan["rows"]["begun"] == 5 and plan["flops"]["long"] == 0
 
 
 def test_rows_in_the_store_and_repeated_rows_are_left_out(rows, settings):
