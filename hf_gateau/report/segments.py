@@ -111,7 +111,7 @@ def telling_segments(row: dict[str, Any], cut: Cut | None = None) -> list[Segmen
         return []
     best = np.argsort(-gains, kind="stable")[:MOST_TOLD]
     chosen = sorted(int(i) for i in best if gains[i] >= max(SLIGHT, usual + LEAST_SHARE * lead))
-    spans, is_known = _token_spans(row, len(gains), cut)
+    spans, is_known = token_spans(row, len(gains), cut)
     texts, is_exact = _texts(row, spans, is_known)
     attention = bars.get("attention")
     found = []
@@ -143,7 +143,7 @@ def nothing_told(row: dict[str, Any]) -> str:
     return f"No segment alone tells more of the response {told}."
 
 
-def _token_spans(row: dict[str, Any], num_segments: int, cut: Cut | None) -> tuple[list[tuple[float, float]], bool]:
+def token_spans(row: dict[str, Any], num_segments: int, cut: Cut | None) -> tuple[list[tuple[float, float]], bool]:
     """First token and end of each segment in the context, and whether they are exact: the row may have been cut into
     segments otherwise than `cut` says. Empty where the context's length is not known."""
     num_tokens = row.get("gateau_num_context_tokens") or 0
