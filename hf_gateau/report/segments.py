@@ -15,10 +15,11 @@ from ..models.packing import Cut
 from ..rows.parts import SPAN_COLUMN, context_text
 
 
-FULL = {"gain": 1.0, "attention": 4.0}  # of a full bar, in every row alike: nats a token; times the row's mean
+FULL = {"gain": 1.0, "attention": 4.0, "far need": 4.0}  # of a full bar: nats a token; times the row's mean; nats
 SCALES = {
     "gain": "a full bar is 1 nat a token or more",
     "attention": "a full bar is 4 times the row's mean or more",
+    "far need": "a full bar is 4 nats or more",
 }
 TEXT_COLUMNS = (  # raw columns that say which text a segment is; data that were measured before lack them
     SPAN_COLUMN,
@@ -196,7 +197,9 @@ def cut_mark(row: dict[str, Any]) -> str | None:
 def in_words(name: str, values: list[float]) -> str:
     """Where along its segments a measure of a sample is highest, and how high."""
     high = max(values)
-    height = f"{high:.2f} nats a token" if name == "gain" else f"{high:.1f} times the mean"
+    height = {"gain": f"{high:.2f} nats a token", "far need": f"{high:.2f} nats"}.get(
+        name, f"{high:.1f} times the mean"
+    )
     where = f"the highest {name}, {height}, at segment {values.index(high) + 1} of {len(values)}"
     return f"{len(values)} segments; {where if high > min(values) else f'{name} is equal in all of them'}"
 

@@ -66,11 +66,13 @@ class ResponseTokens:
         tokens (`list[ResponseToken]`): their texts joined are what the models read as response; empty where that cannot be told.
         tau (`float`): nats that a need is counted above.
         missing (`str`): why there are no tokens, in words; empty where there are.
+        is_exact (`bool`): whether distances are those of the very segments; else they are about so.
     """
 
     tokens: list[ResponseToken]
     tau: float
     missing: str = ""
+    is_exact: bool = True
 
     @property
     def text(self) -> str:
@@ -80,6 +82,14 @@ class ResponseTokens:
     def need(self) -> float:
         """Nats of the whole response."""
         return sum(token.need for token in self.tokens)
+
+    def of_segments(self, num_segments: int) -> list[float]:
+        """Nats that each measured segment alone tells of the tokens that need it most."""
+        told = [0.0] * num_segments
+        for token in self.tokens:
+            if token.segment is not None and token.segment <= num_segments:
+                told[token.segment - 1] += token.far_need
+        return told
 
 
 def level_of(need: float) -> int:
@@ -110,7 +120,10 @@ def response_tokens(
     ends = [*starts[1:], len(text)]
     given = {name: x[name].tolist() if len(x[name]) == size else [None] * size for name in (NEAR, FAR)}
     has_segments = columns[NEAR] is not None and columns[FAR] is not None
-    best, places = [None] * size, _distances(row, cut)
+    num = len(row.get("gateau_segment_ppl") or ())
+    spans, is_exact = token_spans(row, num, cut) if num else ([], True)
+    places = [spans[-1][1] - end for _, end in spans]
+    best = [None] * size
     far_need = np.zeros(size)
     if len(x[FAR]) == len(columns[BEST] or ()) == size:
         filled = x | {NEAR: x[NEAR] if len(x[NEAR]) == size else np.full(size, np.inf)}
@@ -130,10 +143,4 @@ def response_tokens(
         )
         for i in range(size)
     ]
-    return ResponseTokens(tokens, tau)
-
-
-def _distances(row: dict[str, Any], cut: Cut | None) -> list[float]:
-    """Tokens from each measured segment's end to the context's; empty where it is not known."""
-    spans, _ = token_spans(row, num, cut) if (num := len(row.get("gateau_segment_ppl") or ())) else ([], False)
-    return [spans[-1][1] - end for _, end in spans]
+    return ResponseTokens(tokens, tau, is_exact=is_exact)
