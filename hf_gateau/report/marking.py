@@ -12,7 +12,7 @@ from .tokens import ResponseToken, ResponseTokens, level_of
 
 
 MOST_STRETCHES = 3
-GAP, THE_END = " ... ", "the end of the response"
+GAP, THE_END, WHITE_SPACE = " ... ", "the end of the response", "white space"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Stretch:
     """Tokens one after the other, all of which need far context.
 
     Attributes:
-        text (`str`): on one line; that of `THE_END` where the models read no text.
+        text (`str`): on one line; `WHITE_SPACE` or `THE_END` where there is nothing to be seen.
         need (`float`): nats.
         tokens (`list[ResponseToken]`): as they stand.
         segment (`int`): the far segment that tells most of it, from 1; None where no far segment alone tells any of it.
@@ -57,9 +57,9 @@ def stretches(found: ResponseTokens, most: int = MOST_STRETCHES) -> list[Stretch
         if tokens:
             need, text = _need(tokens), shortened("".join(token.text for token in tokens), 60)
             told = _told(tokens)
-            said = f"“{text}”" if text else THE_END
-            label = f"{said}: {need:.2f} nats{_where(tokens, found.is_exact)}"
-            every.append(Stretch(text or THE_END, need, tokens, told and told.segment, label))
+            unseen = WHITE_SPACE if any(token.text for token in tokens) else THE_END
+            label = f"{f'“{text}”' if text else unseen}: {need:.2f} nats{_where(tokens, found.is_exact)}"
+            every.append(Stretch(text or unseen, need, tokens, told and told.segment, label))
     best = sorted(range(len(every)), key=lambda i: (-every[i].need, i))[:most]
     return [every[i] for i in sorted(best)]
 
@@ -76,16 +76,23 @@ def pieces(found: ResponseTokens, width: int, keep_lines: bool = False) -> list[
         else:
             shown.append((place, [letter]))
     out: list[Piece] = []
-    for place, text in shown:
-        need = 0.0 if place is None else needs[place]
-        if need > 0:
-            label = f"{need:.2f} nats{_where(units[place], found.is_exact)}"
-            out.append(Piece("".join(text), level_of(need), label))
-        elif out and not out[-1].level:
-            out[-1] = Piece(out[-1].text + "".join(text))
-        else:
-            out.append(Piece("".join(text)))
+    for place, letters_of in shown:
+        text, need = "".join(letters_of), 0.0 if place is None else needs[place]
+        core = text.strip() if need > 0 else ""
+        before, behind = (text[: text.index(core)], text[text.index(core) + len(core) :]) if core else (text, "")
+        _append(out, Piece(before))
+        if core:
+            out.append(Piece(core, level_of(need), f"{need:.2f} nats{_where(units[place], found.is_exact)}"))
+        _append(out, Piece(behind))
     return out
+
+
+def _append(out: list[Piece], piece: Piece) -> None:
+    """Add a piece that is not marked to what stands before it."""
+    if out and not out[-1].level and piece.text:
+        out[-1] = Piece(out[-1].text + piece.text)
+    elif piece.text:
+        out.append(piece)
 
 
 def words(shown: Sequence[ResponseTokens], how: str) -> dict[str, str]:

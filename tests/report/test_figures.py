@@ -87,7 +87,9 @@ def test_overlap_with_baselines(ranked):
     assert all(row[2] == row[1] / 12 for row in figure.table[1]) and "have 10% in common" in figure.text
 
 
-@pytest.mark.parametrize("settings", [{}, {"mode": "mean"}, {"mode": "released", "alpha": 0.5}, {"combine": "softmax"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"mode": "mean"}, {"mode": "released", "alpha": 0.5}, {"combine": "softmax"}]
+)
 @pytest.mark.filterwarnings("ignore::hf_gateau.ranking.order.DegenerateRankingWarning")
 def test_stability_is_what_ranking_again_gives(settings):
     # Two segment perplexities and two of the models': many ties, which the key alone can break

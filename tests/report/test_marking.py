@@ -9,7 +9,7 @@ from hf_gateau import rank
 from hf_gateau.cli import main
 from hf_gateau.models.packing import Cut
 from hf_gateau.records import attach_record
-from hf_gateau.report.marking import THE_END, Piece, pieces, stretches, words
+from hf_gateau.report.marking import THE_END, WHITE_SPACE, Piece, pieces, stretches, words
 from hf_gateau.report.page import write_report
 from hf_gateau.report.sample_text import marks_legend, sample_text
 from hf_gateau.report.tokens import NO_STARTS, NOT_MEASURED, ResponseToken, ResponseTokens, response_tokens
@@ -79,8 +79,16 @@ def test_pieces_say_what_the_response_says():
         ("\tthen", 0, None),
         ("  ", 0, None),
     )
-    assert [(x.text, x.level) for x in pieces(found, 100)] == [("It is ", 0), ("06", 2), (":15 ", 4), ("then", 0)]
+    assert [(x.text, x.level) for x in pieces(found, 100)] == [("It is ", 0), ("06", 2), (":15", 4), (" then", 0)]
     assert "".join(x.text for x in pieces(found, 100, keep_lines=True)) == "It is\n06:15\nthen"
+
+
+def test_white_space_is_not_marked():
+    blank = of(("So", 0, None), (" \n", 2.0, None), ("be", 0, None))
+    assert [x.text for x in stretches(blank)] == [WHITE_SPACE] and stretches(blank)[0].label.startswith(
+        "white space: 2"
+    )
+    assert pieces(blank, 100) == [Piece("So be")]
 
 
 def test_of_a_long_response_the_part_of_most_need_is_shown():
@@ -91,7 +99,7 @@ def test_of_a_long_response_the_part_of_most_need_is_shown():
     shown = pieces(of(*words), 100)
     text = "".join(x.text for x in shown)
     assert text.startswith("... ") and text.endswith(" ...") and len(text) == 108 and "Rome" not in text
-    assert [x.text for x in shown if x.level] == ["Paris "] and 40 < text.index("Paris") < 60
+    assert [x.text for x in shown if x.level] == ["Paris"] and 40 < text.index("Paris") < 60
 
 
 def test_what_the_marks_mean():
@@ -194,7 +202,9 @@ def test_top_says_what_the_marks_mean(tmp_path, capsys):
         return capsys.readouterr().out
 
     plain = shown()
-    assert "In [Paris]" in plain and NEEDS.replace("600", "about 600") in " ".join(plain.split()), "no record of the cut"
+    assert "In [Paris]" in plain and NEEDS.replace("600", "about 600") in " ".join(plain.split()), (
+        "no record of the cut"
+    )
     assert "\x1b" not in plain
     assert " ".join(marks_legend(False).split()[:6]) in plain and "tau is 0.5 nats" in plain
     coloured = shown("--color", "always")
