@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ..settings import a_type
@@ -237,8 +238,14 @@ def encode(text: str, borders: Sequence[int], tokenizer, *, add_special_tokens: 
 
 def _marks(tokenizer) -> frozenset[int]:
     """The special tokens, but for the one that stands for text which the tokenizer does not know."""
-    added = {token for token, x in tokenizer.added_tokens_decoder.items() if x.special}
-    return frozenset({*tokenizer.all_special_ids, *added} - {tokenizer.unk_token_id})
+    return (_added_marks(tokenizer, len(tokenizer)) | {*tokenizer.all_special_ids}) - {tokenizer.unk_token_id}
+
+
+@lru_cache(maxsize=4)
+def _added_marks(tokenizer, size: int) -> frozenset[int]:
+    """Of the tokens that were added to a vocabulary, now of this size, the special ones: listing thousands takes milliseconds, and
+    this is asked for every row."""
+    return frozenset(token for token, x in tokenizer.added_tokens_decoder.items() if x.special)
 
 
 def _common_prefix(input_ids: list[int], tokenizer, text: str, add_special_tokens: bool) -> int:

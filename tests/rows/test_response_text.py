@@ -3,12 +3,13 @@
 import re
 
 import pytest
+from tokenizers import AddedToken
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from hf_gateau.measuring.runtime import about
 from hf_gateau.models.packing import Cut
 from hf_gateau.rows.samples import build_sample, truncate_response
-from tests.chats import ANSWER, CHATML, CONTEXT, LLAMA_2, QUESTION, trl_template, turns
+from tests.chats import ANSWER, CHATML, CONTEXT, LLAMA_2, QUESTION, train_bpe, trl_template, turns
 
 
 pytestmark = pytest.mark.quick
@@ -105,3 +106,14 @@ def test_columns_of_a_row(bpe):
     assert slow["gateau_token_text"] is slow["gateau_token_starts"] is None, "it does not tell where tokens begin"
     bad = about({"messages": []}, "no turns", Cut(16))
     assert bad["gateau_token_text"] is bad["gateau_token_starts"] is None
+
+
+def test_special_tokens_that_were_added_are_marks():
+    """As `<|eot_id|>` of Llama 3, which no attribute of the tokenizer names; asked anew when the vocabulary has grown."""
+    bpe = train_bpe(byte_level=True, bos=False)
+    bpe.chat_template = TEMPLATES["llama3"]
+    assert build_sample(ROWS["plain"], bpe).response_text()[0] == f"{ANSWER}<|eot_id|>"
+    bpe.add_tokens([AddedToken("<|eot_id|>", special=True), AddedToken("06:15", special=False)])
+    assert "<|eot_id|>" not in bpe.all_special_tokens
+    text, starts = build_sample(ROWS["plain"], bpe).response_text()
+    assert text == ANSWER and starts[-1] == len(ANSWER), "the end of the turn is no text"
