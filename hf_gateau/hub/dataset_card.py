@@ -31,6 +31,8 @@ COLUMN_TEXTS = {
     "gateau_token_nll_far": "the lowest from one far segment alone; empty without a far segment",
     "gateau_token_nll_near": "the lowest from one near segment alone; empty without one",
     "gateau_token_far_segment": "the far segment that it is lowest for, counted from 0",
+    "gateau_token_text": "the response as the models read it, without end-of-turn tokens and the like",
+    "gateau_token_starts": "the character of it at which each token of the response begins",
     "gateau_num_context_tokens": "tokens of the context",
     "gateau_num_response_tokens": "tokens of the response",
     "gateau_truncated": "whether context was dropped to fit",

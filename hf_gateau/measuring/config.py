@@ -62,7 +62,7 @@ class MeasureConfig:
     token_nll: bool = field(
         default=True,
         metadata={
-            "help": "Keep what each token of a response tells too (columns gateau_token_..., some 24 bytes a token), which "
+            "help": "Keep what each token of a response tells too (columns gateau_token_..., some 36 bytes a token), which "
             "the default ranking goes by. It costs no time. Rows measured before there were such columns are measured anew; "
             "'false' takes them as they are, for `--mode mean`."
         },

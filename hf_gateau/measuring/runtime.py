@@ -12,7 +12,7 @@ from typing import Any
 from ..models.config import ModelPairConfig
 from ..models.packing import Cut, Limits
 from ..models.unnamed import unnamed_pair
-from ..rows.batches import COLUMNS, LAYOUT_COLUMNS, readable, rows_of
+from ..rows.batches import COLUMNS, LAYOUT_COLUMNS, RESPONSE_COLUMNS, readable, rows_of
 from ..rows.conversations import SampleError, content_hash, find_context_of
 from ..rows.samples import Sample, build_sample, truncate_response
 from ..settings import function_digest
@@ -365,7 +365,8 @@ class Runtime:
     ) -> dict[str, Any]:
         """The `COLUMNS` of a row from `about` it and what was measured, or why nothing was, by sample key; `low`: as the method
         of that name gives it."""
-        columns = dict.fromkeys(COLUMNS) | {name: about[name] for name in about if name in COLUMNS}
+        is_off = () if self.config.token_nll else RESPONSE_COLUMNS
+        columns = dict.fromkeys(COLUMNS) | {x: about[x] for x in about if x in COLUMNS and x not in is_off}
         if about["key"] is None:
             return columns
         columns["gateau_key"] = f"{self.config_key}:{about['key']}"
@@ -393,6 +394,7 @@ def about(row: Mapping, sample: Sample | str, cut: Cut) -> dict[str, Any]:
     known = dict.fromkeys(ABOUT) | {"gateau_content_hash": content_hash(row)}
     if isinstance(sample, str):
         return known | {"gateau_error": sample}
+    text, starts = sample.response_text() or (None, None)
     return known | {
         "key": sample.key,
         "context_key": sample.context_key,
@@ -405,6 +407,7 @@ def about(row: Mapping, sample: Sample | str, cut: Cut) -> dict[str, Any]:
         "gateau_context_rule": sample.rule,
         "gateau_context_span": sample.span,
         "gateau_segment_starts": sample.places(cut.starts(len(sample.context))),
+        **dict(zip(RESPONSE_COLUMNS, (text, starts), strict=True)),
     }
 
 

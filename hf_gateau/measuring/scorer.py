@@ -12,7 +12,7 @@ from typing import Any
 
 from ..models.config import ModelPairConfig
 from ..models.fingerprints import pair_fingerprints
-from ..rows.batches import BatchShape
+from ..rows.batches import COLUMNS, BatchShape
 from ..rows.samples import Sample
 from ..settings import call_text, defaults_of, did_you_mean
 from ..store.sqlite import resolve_store_path
@@ -85,7 +85,7 @@ class GateauScorer:
     def __reduce__(self):
         keep_bars_over_forks()  # before `datasets` forks workers, it pickles what they do
         resolved = [sorted((x.name, getattr(config, x.name)) for x in fields(config)) for config in self._configs()]
-        versions = MEASURING_VERSION, LAYOUT_VERSION
+        versions = MEASURING_VERSION, LAYOUT_VERSION, tuple(COLUMNS)
         rests_on = self.refresh(), self._calibrated_by()
         return _rebuild, (sorted(self._given().items()), self._screening, resolved, versions, *rests_on)
 

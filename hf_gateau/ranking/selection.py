@@ -212,7 +212,9 @@ def select_rows(
     bound = _bound(ds, config)
     if bound is not None:
         chosen = set(kept).difference(columns.keep)
-        reached = max((i + 1 for i, row in enumerate(columns.order) if row in chosen), default=0)  # dropped rows above included
+        reached = max(
+            (i + 1 for i, row in enumerate(columns.order) if row in chosen), default=0
+        )  # dropped rows above included
         bound.check(reached, len(columns.order), _asked(config), config.min_score)
     hashes = _checked_hashes(ds, kept)
     out = ds.select(kept)

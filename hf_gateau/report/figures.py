@@ -1,4 +1,5 @@
-"""Figures of a ranked dataset, each with its words and its numbers: from columns of one number a row, no segments, no texts.
+"""Figures of a ranked dataset, each with its words and its numbers: from columns of one number a row, no texts; that of the reach
+from those of tokens.
 
 Shapes: n rows that have a rank, in the order of the data; masks are (n,) bool.
 """
@@ -15,10 +16,11 @@ import numpy as np
 from ..ranking.config import RankConfig
 from ..ranking.formulas import COMBINE, needed_columns, score
 from ..ranking.order import rank, rank_order
-from ..records import column_of
+from ..records import column_of, find_record
 from .drawing import Figure, bars, bars_height, legend_above, points, save_png
 from .ranked_rows import RankedRows, best_rows, length_ranges, num_kept_of, read_ranked, source_groups
-from .segments import FULL, SCALES, in_words, merge_segments, segment_measures
+from .reach import distances, reach_of_segments
+from .segments import FULL, SCALES, cut_of, in_words, merge_segments, segment_measures
 
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def figures(ds: Dataset, cuts: dict[str, float] | None = None, source_column: st
         raise ValueError(f"cuts must be fractions above 0 and at most 1, got {wrong}; use e.g. {CUTS}.")
     rows = read_ranked(ds, source_column)
     found = [_score_distribution(rows, cuts), _hmp_and_cas(rows), _score_and_length(rows), _kept_by_length(rows)]
-    found += [_kept_by_source(rows), _baseline_overlap(rows), _alpha_stability(rows)]
+    found += [_kept_by_source(rows), _baseline_overlap(rows), _alpha_stability(rows), _reach(ds, rows)]
     return [figure for figure in found if figure is not None]
 
 
@@ -278,6 +280,47 @@ def _alpha_stability(rows: RankedRows) -> Figure | None:
 
     header = ("alpha", "rows in common", "share")
     return Figure("alpha_stability", "The top 10% at other values of alpha", text, (header, table), draw)
+
+
+def _reach(ds: Dataset, rows: RankedRows) -> Figure | None:
+    """From how far back the responses are told."""
+    if (lengths := rows.numbers("num_context_tokens")) is None or not (beyond := distances(lengths)):
+        return None
+    tau = (rows.record or {}).get("tau")
+    tau = RankConfig.tau if tau is None else tau
+    found = reach_of_segments(ds, beyond, tau, cut_of(find_record(ds, "measuring")))
+    is_ranked = np.array([rank is not None for rank in column_of(ds, "gateau_rank")])
+    known = None if found is None else ~np.isnan(found[is_ranked]).any(axis=1)
+    if known is None or not (known & rows.top).any() or not np.nansum(found[is_ranked]):
+        return None
+    found = found[is_ranked]
+    groups = {"top 10%": found[known & rows.top], "all rows": found[known]}
+    means = {name: nats.mean(axis=0) for name, nats in groups.items()}
+    shares = {name: (nats > 0).mean(axis=0) for name, nats in groups.items()}
+    unknown = f", without {missing:,} whose far segments were not measured" if (missing := int((~known).sum())) else ""
+    text = (
+        f"Line chart of how far back rows reach, of {rows.counted}{unknown}: nats of a response, above tau ({tau:g} nats a "
+        "token), that a far segment alone tells which ends so many tokens before the context's end. Each token counts with the "
+        "far segment that tells it best; nested windows were not measured. "
+        + " ".join(
+            f"Beyond {distance:,} tokens: {_n(means['top 10%'][i])} nats in the top 10%, {_n(means['all rows'][i])} in all rows."
+            for i, distance in enumerate(beyond)
+        )
+    )
+    columns = (means["top 10%"], means["all rows"], shares["top 10%"], shares["all rows"])
+    table = [(distance, *(float(values[i]) for values in columns)) for i, distance in enumerate(beyond)]
+
+    def draw(ax: Axes) -> None:
+        for (name, nats), style in zip(means.items(), ("^-", "o--"), strict=True):
+            ax.plot(beyond, nats, style, color="C1" if name != "all rows" else "C0", label=name)
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1024:g}k" if x >= 1024 else f"{x:g}")
+        ax.set(xlabel="tokens before the context's end (1k = 1,024)", ylabel="need beyond, nats a row")
+        ax.set_ylim(bottom=0)
+        legend_above(ax)
+
+    header = ("beyond tokens", "nats: top 10%", "nats: all rows", "share that reaches: top 10%", "share: all rows")
+    return Figure("reach", "How far back rows reach", text, (header, table), draw)
 
 
 # What several of them need

@@ -18,6 +18,7 @@ from ..shipped import render
 from .drawing import Figure, to_svg
 from .figures import figures
 from .findings import about, finding, glossary
+from .marking import pieces, stretches, words
 from .provenance import how_measured
 from .ranked_rows import read_ranked
 from .sample_text import need_of
@@ -36,6 +37,7 @@ from .segments import (
     text_read,
 )
 from .texts import excerpt, sample_texts, shortened
+from .tokens import STEPS, TOKEN_COLUMNS, ResponseTokens, response_tokens
 
 
 if TYPE_CHECKING:
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
 
 MAX_BLOCKS = 60  # of a strip of segments: at 360 pixels, 5 pixels each
 REASON_WIDTH, TEXT_WIDTH, SEGMENT_WIDTH = 300, 600, 1500  # characters shown
+HOW_MARKED = (
+    "the deeper the colour of a token and the thicker its line, the more only far context tells of it: by up to "
+    f"{STEPS[1]:g}, {STEPS[2]:g}, {STEPS[3]:g} nats above tau, or more"
+)
 LOWEST = -0.5  # of a full bar: what lies below zero is drawn so far
 SETTINGS = ("method", "mode", "hmp", "cas", "combine", "alpha", "version")
 MEASURED = {  # column of a shown sample -> its name and digits after the point
@@ -82,6 +88,7 @@ def write_report(
         raise ValueError(f"num_samples={num_samples} is no number of samples; give 0 or more.")
     rows = read_ranked(ds, source_column)
     record, measuring = ranking_record(ds), find_record(ds, "measuring")
+    groups, tokens = _groups(ds, num_samples, cut_of(measuring), record)
     page = render(
         "report.html",
         autoescape=True,
@@ -91,8 +98,8 @@ def write_report(
         reasons=_reasons(ds),
         warnings=(record or {}).get("warnings", []),
         figures=[_figure(figure) for figure in figures(ds, cuts, source_column)],
-        glossary=glossary(record) if num_samples else {},
-        groups=_groups(ds, num_samples, cut_of(measuring)),
+        glossary=glossary(record) | words(tokens, HOW_MARKED) if num_samples else {},
+        groups=groups,
         settings=_settings(record, measuring),
         version=__version__,
     )
@@ -146,38 +153,47 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _groups(ds: Dataset, num_samples: int, cut: Cut | None) -> list[dict[str, Any]]:
-    """The best samples and the worst, none in both."""
+def _groups(
+    ds: Dataset, num_samples: int, cut: Cut | None, record: dict | None
+) -> tuple[list[dict[str, Any]], list[ResponseTokens]]:
+    """The best samples and the worst, none in both, and what the tokens of their responses need."""
     order = rank_order(column_of(ds, "gateau_rank"))
     shown = {"best": order[:num_samples], "worst": order[max(num_samples, len(order) - num_samples) :]}
-    segments = ("gateau_rank", "gateau_segment_ppl", "gateau_segment_attention", *TEXT_COLUMNS, "id")
+    segments = ("gateau_rank", "gateau_segment_ppl", "gateau_segment_attention", *TEXT_COLUMNS, *TOKEN_COLUMNS, "id")
     wanted = [name for name in (*segments, *MEASURED, *CONTENT_COLUMNS) if name in ds.column_names]
     rows = ds.select_columns(wanted).with_format(None)
-    return [
-        {"name": name, "samples": [_sample(rows[i], len(order), cut) for i in places]}
-        for name, places in shown.items()
-        if places
-    ]
+    groups, found = [], []
+    for name, places in shown.items():
+        samples = []
+        for row in map(rows.__getitem__, places):
+            found.append(response_tokens(row, record, cut))
+            samples.append(_sample(row, len(order), cut, found[-1]))
+        groups += [{"name": name, "samples": samples}] if samples else []
+    return groups, found
 
 
-def _sample(row: dict[str, Any], num_ranked: int, cut: Cut | None) -> dict[str, Any]:
+def _sample(row: dict[str, Any], num_ranked: int, cut: Cut | None, tokens: ResponseTokens) -> dict[str, Any]:
     known = [(name, row.get(column), digits) for column, (name, digits) in MEASURED.items()]
     known.insert(1, ("need", need_of(row), 2))
     measures, told, (_, instruction, response) = segment_measures(row), telling_segments(row, cut), sample_texts(row)
-    ends = "" if told else excerpt(text_read(row) or "", TEXT_WIDTH)
-    texts = [
-        ("context", ends),
-        *((x, excerpt(y, TEXT_WIDTH)) for x, y in (("instruction", instruction), ("response", response))),
-    ]
+    bars = measures.bars
+    if bars and any(needed := tokens.of_segments(len(bars["gain"]))):
+        bars = bars | {"far need": needed}
+    texts = [("context", "" if told else excerpt(text_read(row) or "", TEXT_WIDTH))]
+    texts += [("instruction", excerpt(instruction, TEXT_WIDTH))]
+    if tokens.missing:
+        texts += [("response", excerpt(response, TEXT_WIDTH))]
     return {
         "rank": f"{row['gateau_rank']:,} of {num_ranked:,}",
         "id": None if row.get("id") is None else shortened(str(row["id"]), REASON_WIDTH),
         "numbers": [(name, f"{value:,.{digits}f}") for name, value, digits in known if value is not None],
-        "strips": [_strip(name, values, measures.baseline) for name, values in measures.bars.items()],
+        "strips": [_strip(name, values, measures.baseline) for name, values in bars.items()],
         "nothing": "" if told else nothing_told(row),
         "cut": cut_mark(row),
         "segments": [(segment.label, excerpt(segment.text or "", SEGMENT_WIDTH)) for segment in told],
         "texts": [(name, text) for name, text in texts if text],
+        "response": pieces(tokens, TEXT_WIDTH, keep_lines=True),
+        "needs": [stretch.label for stretch in stretches(tokens)],
     }
 
 

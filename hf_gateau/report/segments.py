@@ -15,10 +15,11 @@ from ..models.packing import Cut
 from ..rows.parts import SPAN_COLUMN, context_text
 
 
-FULL = {"gain": 1.0, "attention": 4.0}  # of a full bar, in every row alike: nats a token; times the row's mean
+FULL = {"gain": 1.0, "attention": 4.0, "far need": 4.0}  # of a full bar: nats a token; times the row's mean; nats
 SCALES = {
     "gain": "a full bar is 1 nat a token or more",
     "attention": "a full bar is 4 times the row's mean or more",
+    "far need": "a full bar is 4 nats or more",
 }
 TEXT_COLUMNS = (  # raw columns that say which text a segment is; data that were measured before lack them
     SPAN_COLUMN,
@@ -111,7 +112,7 @@ def telling_segments(row: dict[str, Any], cut: Cut | None = None) -> list[Segmen
         return []
     best = np.argsort(-gains, kind="stable")[:MOST_TOLD]
     chosen = sorted(int(i) for i in best if gains[i] >= max(SLIGHT, usual + LEAST_SHARE * lead))
-    spans, is_known = _token_spans(row, len(gains), cut)
+    spans, is_known = token_spans(row, len(gains), cut)
     texts, is_exact = _texts(row, spans, is_known)
     attention = bars.get("attention")
     found = []
@@ -143,7 +144,7 @@ def nothing_told(row: dict[str, Any]) -> str:
     return f"No segment alone tells more of the response {told}."
 
 
-def _token_spans(row: dict[str, Any], num_segments: int, cut: Cut | None) -> tuple[list[tuple[float, float]], bool]:
+def token_spans(row: dict[str, Any], num_segments: int, cut: Cut | None) -> tuple[list[tuple[float, float]], bool]:
     """First token and end of each segment in the context, and whether they are exact: the row may have been cut into
     segments otherwise than `cut` says. Empty where the context's length is not known."""
     num_tokens = row.get("gateau_num_context_tokens") or 0
@@ -196,7 +197,9 @@ def cut_mark(row: dict[str, Any]) -> str | None:
 def in_words(name: str, values: list[float]) -> str:
     """Where along its segments a measure of a sample is highest, and how high."""
     high = max(values)
-    height = f"{high:.2f} nats a token" if name == "gain" else f"{high:.1f} times the mean"
+    height = {"gain": f"{high:.2f} nats a token", "far need": f"{high:.2f} nats"}.get(
+        name, f"{high:.1f} times the mean"
+    )
     where = f"the highest {name}, {height}, at segment {values.index(high) + 1} of {len(values)}"
     return f"{len(values)} segments; {where if high > min(values) else f'{name} is equal in all of them'}"
 

@@ -32,6 +32,8 @@ COLUMNS = {
     "gateau_token_nll_far": "nlls",
     "gateau_token_nll_near": "nlls",
     "gateau_token_far_segment": "places",
+    "gateau_token_text": "string",
+    "gateau_token_starts": "places",
     "gateau_num_context_tokens": "int64",
     "gateau_num_response_tokens": "int64",
     "gateau_truncated": "bool",
@@ -44,6 +46,8 @@ COLUMNS = {
     "gateau_key": "string",
     "gateau_content_hash": "string",
 }
+# The response as text, and where in it its tokens begin: with the evidence of tokens, and off with it
+RESPONSE_COLUMNS = ("gateau_token_text", "gateau_token_starts")
 # What the layout alone tells, which no store keeps
 LAYOUT_COLUMNS = (
     "gateau_truncated",
@@ -51,6 +55,7 @@ LAYOUT_COLUMNS = (
     "gateau_context_rule",
     "gateau_context_span",
     "gateau_segment_starts",
+    *RESPONSE_COLUMNS,
 )
 # Likewise of what other scorers than the pair add, some of them to some data; see `LISTS`.
 VALUE_COLUMNS = {

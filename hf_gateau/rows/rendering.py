@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ..settings import a_type
@@ -196,12 +197,17 @@ class Encoded:
     Attributes:
         input_ids (`list[int]`): the tokens.
         firsts (`list[int]`): the first token after each border that was asked for.
-        starts (`list[int]` or `None`): the character at which each token begins; None where the tokenizer does not tell.
+        starts (`list[int]` or `None`): the character at which each token begins, the text's end for tokens behind it; None where
+            the tokenizer does not tell.
+        text (`str`): that was encoded.
+        marks (`frozenset[int]`): tokens that stand for no text, such as the end of a turn or of the sequence.
     """
 
     input_ids: list[int]
     firsts: list[int]
     starts: list[int] | None
+    text: str
+    marks: frozenset[int]
 
 
 def encode(text: str, borders: Sequence[int], tokenizer, *, add_special_tokens: bool, close: bool) -> Encoded:
@@ -217,14 +223,29 @@ def encode(text: str, borders: Sequence[int], tokenizer, *, add_special_tokens: 
     input_ids, starts = found["input_ids"], None
     if tokenizer.is_fast:
         starts, ends = [start for start, _ in found["offset_mapping"]], [end for _, end in found["offset_mapping"]]
-        while close and ends and ends[-1] == 0:  # special tokens appended by the tokenizer: training appends EOS
-            input_ids.pop(), ends.pop()
+        length = max((i + 1 for i, end in enumerate(ends) if end), default=0)
+        if close:  # special tokens appended by the tokenizer: training appends EOS
+            del input_ids[length:], starts[length:], ends[length:]
+        starts[length:] = [len(text)] * len(starts[length:])
         firsts = [next((i for i, end in enumerate(ends) if end > border), len(ends)) for border in borders]
     else:
         firsts = [_common_prefix(input_ids, tokenizer, text[:border], add_special_tokens) for border in borders]
     if close and tokenizer.eos_token_id is not None and input_ids[-1:] != [tokenizer.eos_token_id]:
         input_ids = [*input_ids, tokenizer.eos_token_id]
-    return Encoded(list(input_ids), firsts, starts)
+        starts = starts and [*starts, len(text)]
+    return Encoded(list(input_ids), firsts, starts, text, _marks(tokenizer))
+
+
+def _marks(tokenizer) -> frozenset[int]:
+    """The special tokens, but for the one that stands for text which the tokenizer does not know."""
+    return (_added_marks(tokenizer, len(tokenizer)) | {*tokenizer.all_special_ids}) - {tokenizer.unk_token_id}
+
+
+@lru_cache(maxsize=4)
+def _added_marks(tokenizer, size: int) -> frozenset[int]:
+    """Of the tokens that were added to a vocabulary, now of this size, the special ones: listing thousands takes milliseconds, and
+    this is asked for every row."""
+    return frozenset(token for token, x in tokenizer.added_tokens_decoder.items() if x.special)
 
 
 def _common_prefix(input_ids: list[int], tokenizer, text: str, add_special_tokens: bool) -> int:

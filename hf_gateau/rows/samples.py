@@ -16,6 +16,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 from .conversations import Conversation, FindContext, SampleError, read_conversation
@@ -33,8 +34,9 @@ class Sample:
         context_start, context_end, response_start, response_end (`int`): span borders, see the module's legend.
         num_truncated (`int`): context tokens dropped from the left.
         rule (`str`), span (`list[int]`): what told where the context stands, and where in the row it does (`parts.span_of`).
-        context_starts (`array` or `None`): of each context token the character at which it begins, in the rendered text; None
+        starts (`array` or `None`): of each token the character at which it begins in `text`, which is all that was rendered; None
             where the tokenizer does not tell.
+        marks (`frozenset[int]`): tokens that stand for no text, see `rendering.Encoded`.
         slices (`list` or `None`): where the context's turns stand in that text, see `Rendered.slices`.
     """
 
@@ -46,7 +48,9 @@ class Sample:
     num_truncated: int = 0
     rule: str = field(default="", compare=False)
     span: list[int] | None = field(default=None, compare=False)
-    context_starts: array | None = field(default=None, compare=False, repr=False)
+    starts: array | None = field(default=None, compare=False, repr=False)
+    text: str = field(default="", compare=False, repr=False)
+    marks: frozenset[int] = field(default=frozenset(), compare=False, repr=False)
     slices: list[tuple[int, int, int]] | None = field(default=None, compare=False)
 
     @property
@@ -75,14 +79,33 @@ class Sample:
 
         What a template writes between two turns belongs to the next.
         """
-        if self.context_starts is None or not self.slices:
+        if self.starts is None or not self.slices:
             return None
         places = []
-        for at in (self.context_starts[token] for token in tokens):
+        for at in (self.starts[self.context_start + token] for token in tokens):
             start, end, place = next((x for x in self.slices if at < x[1]), self.slices[-1])
             is_begin = at <= self.slices[0][0]  # white space that a template may strip included
             places.append(0 if is_begin else place + min(max(at, start), end) - start)
         return places
+
+    def response_text(self) -> tuple[str, list[int]] | None:
+        """The response as text, without what is no text of it such as the end of a turn, and the character of it at which each
+        response token begins: it goes on to where the next one does. None where it cannot be told.
+
+        A mark, which stands for no text, is empty so; and where several tokens make one character, the last of them has it.
+        """
+        if self.starts is None:
+            return None
+        borders = [*self.starts[self.response_start :][: len(self.response) + 1], len(self.text)]
+        is_mark = [token in self.marks for token in self.response]
+        pieces = [
+            "" if mark else self.text[start:end]
+            for mark, start, end in zip(is_mark, borders, borders[1:], strict=False)
+        ]
+        behind = max((i + 1 for i, mark in enumerate(is_mark) if mark), default=len(pieces))
+        if not "".join(pieces[behind:]).strip():  # a line break that the template writes behind a turn
+            pieces[behind:] = [""] * len(pieces[behind:])
+        return "".join(pieces), [0, *accumulate(map(len, pieces))][: len(pieces)]
 
     @cached_property
     def key(self) -> str:
@@ -166,17 +189,16 @@ def truncate_context(sample: Sample, max_length: int) -> Sample:
         response_start=sample.response_start - excess,
         response_end=sample.response_end - excess,
         num_truncated=sample.num_truncated + excess,
-        context_starts=None if sample.context_starts is None else sample.context_starts[excess:],
+        starts=None if sample.starts is None else sample.starts[:start] + sample.starts[start + excess :],
     )
 
 
 def _cut_into_spans(found: Encoded) -> Sample:
     context_start, context_end, response_start = found.firsts
     context_end = max(context_start, context_end)
-    starts = None if found.starts is None else array("q", found.starts[context_start:context_end])
-    return Sample(
-        found.input_ids, context_start, context_end, response_start, len(found.input_ids), context_starts=starts
-    )
+    starts = None if found.starts is None else array("q", found.starts)
+    borders = context_start, context_end, response_start, len(found.input_ids)
+    return Sample(found.input_ids, *borders, starts=starts, text=found.text, marks=found.marks)
 
 
 def _without_template(conversation: Conversation, span: list[int], tokenizer) -> Sample:
@@ -200,9 +222,7 @@ def _of_strings(conversation: Conversation, tokenizer) -> Sample:
 def _with_completion(sample: Sample, prompt: list[int]) -> Sample:
     """Where a row has `prompt` and `completion`, the response begins where the tokens of the prompt alone end, or differ."""
     start = common_prefix(prompt, sample.input_ids)
-    end = min(sample.context_end, start)
-    starts = None if sample.context_starts is None else sample.context_starts[: max(0, end - sample.context_start)]
-    return replace(sample, context_end=end, response_start=start, context_starts=starts)
+    return replace(sample, context_end=min(sample.context_end, start), response_start=start)
 
 
 def _through_template(conversation: Conversation, span: list[int], template: ChatTemplate) -> Sample:

@@ -51,6 +51,8 @@ def scored_rows() -> list[dict]:
                 "gateau_token_nll_far": [[0.75, 2.0], [], None, []][i],
                 "gateau_token_nll_near": [[1.0, 2.5], [4.5], None, []][i],
                 "gateau_token_far_segment": [[1, 0], [], None, []][i],
+                "gateau_token_text": ["Só 😀", "So", None, ""][i],
+                "gateau_token_starts": [[0, 3], [0], None, []][i],
                 "gateau_num_context_tokens": [384, 128, None, 0][i],
                 "gateau_num_response_tokens": 7 * i,
                 "gateau_truncated": [True, False, None, False][i],

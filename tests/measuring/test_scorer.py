@@ -220,6 +220,20 @@ def test_approximations_have_keys_of_their_own(tiny_model, rows, measured):
     assert keys[0] == keys[1] == measured[0]["gateau_key"].partition(":")[0] and len(set(keys)) == 4
 
 
+def test_where_tokens_begin_is_kept_with_what_they_tell(tiny_model, rows, measured):
+    for row, found in zip(rows, measured, strict=True):
+        assert found["gateau_token_text"].split() == row["messages"][-1]["content"].split()
+        assert len(found["gateau_token_starts"]) == len(found["gateau_token_nll_long"])
+    off = GateauScorer(long_model=tiny_model, store=False, token_nll=False, **SETTINGS)(rows[0])
+    assert [name for name in COLUMNS if name.startswith("gateau_token_") and off[name] is not None] == []
+
+
+def test_datasets_kept_before_there_was_a_column_are_not_taken(scorer, monkeypatch):
+    before = Hasher.hash(scorer)
+    monkeypatch.setitem(COLUMNS, "gateau_new", "string")
+    assert Hasher.hash(scorer) != before
+
+
 def test_on_error_raise_names_the_row(tiny_model, rows):
     scorer = GateauScorer(long_model=tiny_model, store=False, on_error="raise", **SETTINGS)
     with pytest.raises(SampleError, match="Row 'x7': messages is null; fix or drop it, or use on_error='skip'"):

@@ -1,10 +1,16 @@
 """The quickstart finds the planted samples, on a fresh seed, and shows it."""
 
+import numpy as np
 import pytest
 import torch
 
 from hf_gateau.cli import main
+from hf_gateau.models.packing import Cut
 from hf_gateau.quickstart import SHORT_WINDOW, demo, finetune
+from hf_gateau.report.marking import stretches
+from hf_gateau.report.reach import reach_of_segments
+from hf_gateau.report.tokens import response_tokens
+from hf_gateau.rows.parts import context_text
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +62,25 @@ def test_command_with_few_rows(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def scored():
     return demo._score(demo.planted_dataset(), demo.SIBLINGS[f"window of {SHORT_WINDOW}"])
+
+
+def test_planted_facts_are_what_far_rows_reach_for(scored):
+    """They stand in the first 60% of some 960 tokens: 384 tokens and more before the end, give or take a segment."""
+    cut, far = Cut(demo.SEGMENT_LENGTH), scored.filter(lambda row: row["kind"] == demo.NEEDED)
+    found = reach_of_segments(scored, [128, 256, 512, 960], 0.5, cut)
+    is_far = np.array(scored["kind"]) == demo.NEEDED
+    near, beyond, farther, nowhere = found[is_far].mean(axis=0)
+    assert near == pytest.approx(beyond, rel=0.02) and 0 < farther < 0.9 * beyond and nowhere == 0
+    assert beyond > 2 and (found[is_far, 1] > 0.5).mean() >= 0.95 and np.median(found[~is_far, 1]) == 0
+    right = wrong = 0
+    for row in far:
+        tokens = response_tokens(row, None, cut)
+        assert tokens.text.rstrip() == row["messages"][-1]["content"]
+        for stretch in (x for x in stretches(tokens, 9) if x.segment is not None and x.need > 1):
+            segment = row["gateau_segment_starts"][stretch.segment - 1 :][:2]
+            text = context_text(row)[segment[0] : segment[1] if len(segment) > 1 else None]
+            right, wrong = right + (stretch.text in text), wrong + (stretch.text not in text)
+    assert right >= 0.95 * (right + wrong) and right >= len(far), "the segment that a name needs says it"
 
 
 def test_forgetting_leaves_something_to_learn(scored, monkeypatch):

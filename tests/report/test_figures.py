@@ -45,6 +45,7 @@ def test_all_figures_are_there_in_words_and_numbers(ranked):
         "kept_by_source",
         "baseline_overlap",
         "alpha_stability",
+        "reach",
     ]
     for figure in found.values():
         header, rows = figure.table

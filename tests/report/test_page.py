@@ -34,7 +34,7 @@ def written(tmp_path):
 def test_figures_samples_and_summary(written):
     ds = rank(with_texts(gateau_error=["too long"] * 2 + [None] * 28), alpha=0.7)
     text, page = written(ds, title="Mine", num_samples=2)
-    assert len(page.all("figure")) == len(page.all("img")) == len(page.all("source")) == 7
+    assert len(page.all("figure")) == len(page.all("img")) == len(page.all("source")) == 8
     for name in ("Mine", "need_tokens", "far_tokens", "0.7", "too long", "28", "Who?", "Ida."):
         assert name in page.text
     for place in (1, 2, 27, 28):
@@ -136,7 +136,8 @@ def test_contrast_in_both_themes():
     for theme, colours in zip(themes, (LIGHT, DARK), strict=True):
         for back in (theme["back"], theme["raised"]):
             assert min(contrast(theme[name], back) for name in ("ink", "muted", "link")) >= 4.5
-            assert min(contrast(theme[name], back) for name in ("first", "second")) >= 3
+            assert min(contrast(theme[name], back) for name in ("first", "second", "third")) >= 3
+            assert min(contrast(theme["ink"], theme[f"need{level}"]) for level in (1, 2, 3, 4)) >= 4.5
             assert contrast(colours["ink"], back) >= 4.5 and min(contrast(x, back) for x in colours["cycle"][:2]) >= 3
 
 
@@ -165,7 +166,7 @@ def test_hostile_text_stays_text(written):
         gateau_context_rule=[HOSTILE] * 30,
     )
     text, page = written(rank(ds), title=HOSTILE, num_samples=1)
-    assert not page.all("script") and len(page.all("style")) == 1 and len(page.all("img")) == 7
+    assert not page.all("script") and len(page.all("style")) == 1 and len(page.all("img")) == 8
     assert text.count("<style") == 1 and "<script" not in text and "49" not in re.findall(r"\b\d+\b", page.text)
     assert not any("onerror" in attributes for _, attributes in page.elements)
     assert page.text.count(HOSTILE) == 2 + 1 + 1 + 2 * 4, "title, heading, rule, reason; id and texts of two samples"
