@@ -284,20 +284,20 @@ def model_shape(model) -> ModelShape:
         goes_in_blocks,
         weights_per_chunk,
     )
+    from ..models.kernels import sdpa_serves
     from ..models.last_layer import last_mlp
 
     config, decoder = model.config.get_text_config(), decoder_of(model)
     said = config.to_dict()  # what each layer has its own of cannot be asked for
     layers, mlp = attention_layers(decoder), last_mlp(decoder)
     shapes = [_layer_shape(layer, said) for layer in layers]
-    sinks = any(hasattr(layer, "sinks") for layer in layers)
     is_ours = model.config._attn_implementation == ATTENTION_NAME
     in_blocks = is_ours and goes_in_blocks(model.get_input_embeddings().weight)
     return ModelShape(
         linear=_linear_weights(decoder, config),
         head=config.hidden_size * config.vocab_size,
         layers=tuple(Counter(shapes).items()),
-        sdpa=not sinks and getattr(config, "attn_logit_softcapping", None) is None,
+        sdpa=sdpa_serves(model),
         weights_per_chunk=weights_per_chunk(model.device),
         last_mlp=0 if mlp is None else _linear_weights(mlp, config),
         last=shapes[-1] if is_ours else None,

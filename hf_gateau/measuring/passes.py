@@ -36,21 +36,24 @@ LEAST_PIECE_TOKENS = 1_024  # a context is not cut into smaller pieces
 def bunches(samples: Sequence[Sample], limits: Limits) -> list[list[int]]:
     """Cut samples into bunches to measure together; returns their places, every place once.
 
-    Samples on one context come together, up to `MOST_TOGETHER`; short ones, as many as fit into one batch.
+    Samples on one context come together, up to `MOST_TOGETHER`; short ones, as many as fit into one batch, those of similar length
+    with each other, the longest first.
     """
     by_context: dict[str, list[int]] = {}
     for place, sample in enumerate(samples):
         by_context.setdefault(sample.context_key, []).append(place)
-    found, num_tokens = [], limits.batch_tokens
+    of_lengths = []
     for places in by_context.values():
         for start in range(0, len(places), MOST_TOGETHER):
             together = places[start : start + MOST_TOGETHER]
-            longest = max(samples[i].response_end for i in together)
-            num_tokens += longest
-            if num_tokens > limits.batch_tokens:
-                found.append([])
-                num_tokens = longest
-            found[-1] += together
+            of_lengths.append((max(samples[i].response_end for i in together), together))
+    found, num_tokens = [], limits.batch_tokens
+    for longest, together in sorted(of_lengths, key=lambda part: -part[0]):
+        num_tokens += longest
+        if num_tokens > limits.batch_tokens:
+            found.append([])
+            num_tokens = longest
+        found[-1] += together
     return found
 
 
