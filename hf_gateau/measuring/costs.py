@@ -6,8 +6,8 @@ For one forward pass over B sequences of T tokens, with R rows of logits each:
     attention    4 B x (heads x head size) x (pairs of a query and a key that are computed) per layer, outside of the rows
                  whose weights are collected; T (T + 1) / 2 pairs without a sliding window
     weights      the same, and 2 B x heads for the mean over them, on the rows whose weights are collected: the response's, in
-                 the long pass. Where chosen heads are asked alone, those rows' attention is computed as all others', and beside
-                 it 2 B x (head size + 1) a pair of each chosen head
+                 the long pass. Where chosen heads are asked alone, or a fused kernel serves those rows too, their attention is
+                 computed as all others', and beside it 2 B x (head size + 1) a pair of each head asked for
     head         2 B R x hidden size x vocabulary
 
 The last layer's MLP and attention run on the rows that are read alone, as last_layer.py says.
@@ -53,6 +53,7 @@ class ModelShape:
             how many rows a block has.
         last (`LayerShape`, *optional*): of `layers`, the last one, where it leaves out the rows that are not read.
         order: the layers one by one, as they run; needed where heads are chosen.
+        fused (`bool`): whether SDPA gives the outputs of rows whose weights are collected; else the weights of all heads do.
     """
 
     linear: int
@@ -65,6 +66,7 @@ class ModelShape:
     blocked_tokens: int = 0
     block_rows: int = 1
     order: tuple[LayerShape, ...] = ()
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -248,11 +250,12 @@ def forward_work(
 def _collected(
     model: ModelShape, heads: tuple[tuple[int, int], ...] | None
 ) -> tuple[dict[tuple[LayerShape, int | None], int], tuple[LayerShape, int | None] | None]:
-    """Of how many layers of each shape the weights of how many heads are collected, None for all; and the same of the last layer,
-    where that leaves rows out."""
+    """Of how many layers of each shape the weights of how many heads are collected, None for all with their outputs; and the same
+    of the last layer, where that leaves rows out."""
     if heads is None:
-        kinds = {(layer, None): count for layer, count in model.layers}
-        return kinds, model.last and (model.last, None)
+        beside = model.fused and model.sdpa
+        kinds = {(layer, layer.heads if beside else None): count for layer, count in model.layers}
+        return kinds, model.last and (model.last, model.last.heads if beside else None)
     numbers = Counter(layer for layer, _ in heads)
     kinds = [(layer, numbers[place]) for place, layer in enumerate(model.order)]
     return Counter(kinds), model.last and kinds[-1]
@@ -288,31 +291,33 @@ def model_shape(model) -> ModelShape:
         ATTENTION_NAME,
         BLOCK_ROWS,
         BLOCKED_TOKENS,
+        OUTPUTS_ARE_FUSED,
         attention_layers,
         decoder_of,
         goes_in_blocks,
         weights_per_chunk,
     )
+    from ..models.kernels import sdpa_serves
     from ..models.last_layer import last_mlp
 
     config, decoder = model.config.get_text_config(), decoder_of(model)
     said = config.to_dict()  # what each layer has its own of cannot be asked for
     layers, mlp = attention_layers(decoder), last_mlp(decoder)
     shapes = [_layer_shape(layer, said) for layer in layers]
-    sinks = any(hasattr(layer, "sinks") for layer in layers)
     is_ours = model.config._attn_implementation == ATTENTION_NAME
     in_blocks = is_ours and goes_in_blocks(model.get_input_embeddings().weight)
     return ModelShape(
         linear=_linear_weights(decoder, config),
         head=config.hidden_size * config.vocab_size,
         layers=tuple(Counter(shapes).items()),
-        sdpa=not sinks and getattr(config, "attn_logit_softcapping", None) is None,
+        sdpa=sdpa_serves(model),
         weights_per_chunk=weights_per_chunk(model.device),
         last_mlp=0 if mlp is None else _linear_weights(mlp, config),
         last=shapes[-1] if is_ours else None,
         blocked_tokens=BLOCKED_TOKENS if in_blocks else 0,
         block_rows=BLOCK_ROWS,
         order=tuple(shapes),
+        fused=model.device.type in OUTPUTS_ARE_FUSED,
     )
 
 

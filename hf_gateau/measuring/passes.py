@@ -9,15 +9,15 @@ import logging
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
+from itertools import chain, islice
 from math import isfinite
-from typing import Any
 
 import numpy as np
 import torch
 
 from ..models.abilities import abilities_of
 from ..models.attention import HeadAttention, ResponseAttention
-from ..models.device import is_out_of_memory, lost_device, release_memory
+from ..models.device import is_out_of_memory, lost_device, release_memory, to_host
 from ..models.packing import MOST_TOGETHER, Cut, Limits, pack
 from ..models.perplexity import batch_nlls, batching_kinds, perplexity, response_nlls
 from ..models.prefill import Prefill
@@ -36,21 +36,24 @@ LEAST_PIECE_TOKENS = 1_024  # a context is not cut into smaller pieces
 def bunches(samples: Sequence[Sample], limits: Limits) -> list[list[int]]:
     """Cut samples into bunches to measure together; returns their places, every place once.
 
-    Samples on one context come together, up to `MOST_TOGETHER`; short ones, as many as fit into one batch.
+    Samples on one context come together, up to `MOST_TOGETHER`; short ones, as many as fit into one batch, those of similar length
+    with each other, the longest first.
     """
     by_context: dict[str, list[int]] = {}
     for place, sample in enumerate(samples):
         by_context.setdefault(sample.context_key, []).append(place)
-    found, num_tokens = [], limits.batch_tokens
+    of_lengths = []
     for places in by_context.values():
         for start in range(0, len(places), MOST_TOGETHER):
             together = places[start : start + MOST_TOGETHER]
-            longest = max(samples[i].response_end for i in together)
-            num_tokens += longest
-            if num_tokens > limits.batch_tokens:
-                found.append([])
-                num_tokens = longest
-            found[-1] += together
+            of_lengths.append((max(samples[i].response_end for i in together), together))
+    found, num_tokens = [], limits.batch_tokens
+    for longest, together in sorted(of_lengths, key=lambda part: -part[0]):
+        num_tokens += longest
+        if num_tokens > limits.batch_tokens:
+            found.append([])
+            num_tokens = longest
+        found[-1] += together
     return found
 
 
@@ -82,9 +85,7 @@ def measure_samples(
     """
     pair.load()
     try:
-        work = _Work(pair, samples, cut, limits, heads)
-        found = work.without_segments(watch) if before is None else before
-        found = work.with_segments(found, watch) if segments and heads is None else found
+        found = _Work(pair, samples, cut, limits, heads).measure(watch, segments, before)
         return [_checked(x) for x in found]
     except Exception as error:  # one bad row never ends a run, whatever the model's own code raises
         if lost_device(error):
@@ -129,14 +130,9 @@ def head_attention(pair, sample: Sample, cut: Cut, limits: Limits) -> tuple[list
         (layer, head) of the H heads, and `np.ndarray` of shape (S, H), float32.
     """
     pair.load()
-    work, names = _Work(pair, [sample], cut, limits), []
-
-    def read(attention: HeadAttention) -> list[torch.Tensor]:
-        names[:] = attention.names()
-        return attention.segment_heads()
-
-    found, _ = work.long(lambda samples: HeadAttention(samples, cut), read)
-    return names, found[0][1].float().numpy()
+    _, collected, _ = _Work(pair, [sample], cut, limits).long(lambda samples: HeadAttention(samples, cut))
+    [attention] = collected
+    return attention.names(), attention.segment_heads()[0].float().numpy()
 
 
 def measure_sample(pair, sample: Sample, cut: Cut, limits: Limits, watch=nullcontext, heads=None) -> Measurement:
@@ -190,33 +186,43 @@ class _Work:
             return False
         return len(self.pair.short_context(sample)) < len(sample.context)
 
-    def without_segments(self, watch) -> list[Measurement]:
-        """Everything but what segments alone tell."""
+    def measure(self, watch, segments: bool = True, before: Sequence[Measurement] | None = None) -> list[Measurement]:
+        """The passes that are wanted, whose results the device keeps until it has them all; then the numbers."""
+        places, attentions = range(len(self.samples)), []
+        of_whole = dict.fromkeys(places, [])
+        if before is None:
+            of_whole, attentions = self.whole_rows(watch)
+        of_segments = dict.fromkeys(places, [])
+        if segments := segments and self.heads is None:
+            with watch("segments"):
+                of_segments = self.segments()
+        read = read_at_once([[*of_whole[i], *of_segments[i]] for i in places], attentions)
+        attention = {id(x): y for found in attentions for x, y in zip(found.samples, self.seen(found), strict=True)}
+        found = before
+        if before is None:
+            found = [self.measurement(x, attention[id(x)], *read[i][:3]) for i, x in enumerate(self.samples)]
+        return [self.completed(found[i], read[i][len(of_whole[i]) :]) for i in places] if segments else [*found]
+
+    def whole_rows(self, watch) -> tuple[dict[int, list[torch.Tensor]], list[ResponseAttention]]:
+        """NLLs of the responses as the short sibling sees them, after everything, and without context; and the attention that was
+        collected."""
         with watch("long"):
-            long, reused = self.long(self.collector, self.seen)
+            long, attentions, reused = self.long(self.collector)
         with watch("no_context"):
             no_context = self.packed(self.pair.long, {place: [] for place in range(len(self.samples))})
         short = reused
         if self.pair.is_self_paired:  # where the window shows everything: the same model on the same tokens
             seen = enumerate(map(self.pair.short_context, self.samples))
-            short |= {i: long[i][0] for i, context in seen if len(context) == len(self.samples[i].context)}
+            short |= {i: long[i] for i, context in seen if len(context) == len(self.samples[i].context)}
         if len(short) < len(self.samples):
             with watch("short"):
                 short |= self.short(without=short)
-        measured = [self.measurement(i, short[i], long[i][0], no_context[i]) for i in range(len(self.samples))]
-        column = "segment_attention" if self.heads is None else "segment_heads"
-        return [replace(found, **{column: long[i][1]}) for i, found in enumerate(measured)]
+        return {i: [short[i], long[i], no_context[i]] for i in long}, attentions
 
-    def with_segments(self, measured: Sequence[Measurement], watch) -> list[Measurement]:
-        """The same with what segments alone tell."""
-        with watch("segments"):
-            segments = self.segments()
-        return [self.completed(i, found, segments[i]) for i, found in enumerate(measured)]
-
-    def measurement(self, place: int, short_R, long_R, no_context_R) -> Measurement:
-        """What is kept of a sample, from the negative log-likelihoods of its response's tokens under each context."""
-        sample = self.samples[place]
-        return Measurement(
+    def measurement(self, sample: Sample, attention: list[float], short_R, long_R, no_context_R) -> Measurement:
+        """What is kept of a sample, from what is seen in its attention, and the negative log-likelihoods of its response's tokens
+        under each context."""
+        found = Measurement(
             ppl_short=perplexity(short_R),
             ppl_long=perplexity(long_R),
             ppl_no_context=perplexity(no_context_R),
@@ -225,11 +231,11 @@ class _Work:
             token_nll_short=_as_float32(short_R),
             token_nll_no_context=_as_float32(no_context_R),
         )
+        return replace(found, **{"segment_attention" if self.heads is None else "segment_heads": attention})
 
-    def completed(self, place: int, found: Measurement, segments: list[torch.Tensor]) -> Measurement:
-        """What is kept of a sample, with what its segments tell."""
-        sample = self.samples[place]
-        best = BestSegments.of(segments, num_far_segments(len(sample.context), self.pair.num_near(sample), self.cut))
+    def completed(self, found: Measurement, segments: Sequence[torch.Tensor]) -> Measurement:
+        """The same with what segments alone tell."""
+        best = BestSegments.of(segments, found.num_far_segments)
         return replace(
             found,
             segment_ppl=[perplexity(nll_R) for nll_R in segments],
@@ -252,29 +258,29 @@ class _Work:
         ]
 
     def long(
-        self, collector: Callable[[Sequence[Sample]], ResponseAttention], seen: Callable[[ResponseAttention], list]
-    ) -> tuple[dict[int, tuple[torch.Tensor, Any]], dict[int, torch.Tensor]]:
-        """NLLs of the responses after everything, with what is seen of each sample in the collected attention; and NLLs of those
-        whose short pass reuses this one."""
-        found, reused = {}, {}
+        self, collector: Callable[[Sequence[Sample]], ResponseAttention]
+    ) -> tuple[dict[int, torch.Tensor], list[ResponseAttention], dict[int, torch.Tensor]]:
+        """NLLs of the responses after everything; the attention that was collected of all samples; and NLLs of those whose short
+        pass reuses this one."""
+        found, attentions, reused = {}, [], {}
         with self.pair.long_with_attention() as model:
             lengths = [self.samples[i].response_end for i in self.whole]
             kinds = batching_kinds(model.config, lengths)
             for batch in pack(lengths, self.limits.batch_tokens, kinds):
                 places = [self.whole[i] for i in batch]
                 samples = [self.samples[i] for i in places]
-                attention = collector(samples)
+                attentions.append(collector(samples))
                 prompts, responses = [x.prompt for x in samples], [x.response for x in samples]
-                nlls = batch_nlls(model, prompts, responses, full=True, response_attention=attention)
-                found |= dict(zip(places, zip(nlls, seen(attention), strict=True), strict=True))
+                nlls = batch_nlls(model, prompts, responses, full=True, response_attention=attentions[-1])
+                found |= dict(zip(places, nlls, strict=True))
             for place, prefill, sample in self.after_prefill(model):
-                attention = collector([sample])
-                [nll_R] = prefill.nlls(sample.instruction, sample.response, full=True, response_attention=attention)
-                found[place] = nll_R, seen(attention)[0]
+                attentions.append(collector([sample]))
+                collected = {"full": True, "response_attention": attentions[-1]}
+                [found[place]] = prefill.nlls(sample.instruction, sample.response, **collected)
                 if place in self.reusing:
                     borders = len(sample.prefix), len(self.pair.short_context(sample))
                     [reused[place]] = prefill.windowed_nlls(*borders, sample.instruction, sample.response)
-        return found, reused
+        return found, attentions, reused
 
     def short(self, without: Container[int]) -> dict[int, torch.Tensor]:
         """NLLs of the responses as the short sibling sees them, but for some."""
@@ -316,6 +322,18 @@ class _Work:
 def sample_distances(sample: Sample, cut: Cut) -> np.ndarray:
     """`segment_distances` of a sample's measured segments."""
     return segment_distances(cut.starts(len(sample.context)), cut.length, len(sample.context))
+
+
+def read_at_once(
+    nlls: Sequence[Sequence[torch.Tensor]], attentions: Sequence[ResponseAttention]
+) -> list[list[torch.Tensor]]:
+    """NLLs in float64 on the CPU, with the attentions' totals: what a GPU has still to compute is waited for once."""
+    totals = [total for attention in attentions for total in attention.totals]
+    found = iter(to_host([*chain.from_iterable(nlls), *totals]))
+    read = [list(islice(found, len(of_one))) for of_one in nlls]
+    for attention in attentions:
+        attention.totals = list(islice(found, len(attention.totals)))
+    return read
 
 
 def _as_float32(nll_R: torch.Tensor) -> list[float]:

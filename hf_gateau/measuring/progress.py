@@ -32,6 +32,7 @@ class RowCosts:
     """Floating-point operations that rows take with a pair, whose models are loaded here."""
 
     def __init__(self, runtime):
+        runtime.get_ready()
         pair = runtime.pair
         with pair.short() as short:
             self.long, self.short = model_shape(pair.long), model_shape(short)

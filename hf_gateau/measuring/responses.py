@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..models.config import ModelPairConfig
+from ..models.device import to_host
 from ..models.fingerprints import pair_fingerprints
 from ..models.packing import Limits
 from ..models.perplexity import perplexity, response_nlls
@@ -130,4 +131,5 @@ class ResponseScorer(ValueScorer):
 
     def measure(self, items: Sequence[list[int]]) -> list[float]:
         limits = Limits(self.batch_tokens)
-        return [perplexity(x) for x in response_nlls(self.pair.long, [[self.first_token]] * len(items), items, limits)]
+        nlls = response_nlls(self.pair.long, [[self.first_token]] * len(items), items, limits)
+        return [perplexity(nll_R) for nll_R in to_host(nlls)]

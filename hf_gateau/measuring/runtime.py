@@ -58,6 +58,7 @@ class Runtime:
         default = CPU_BATCH_TOKENS if self.pair.device.type == "cpu" else GPU_BATCH_TOKENS
         self.cut = Cut(config.segment_length, config.segment_stride)
         self.limits = Limits(config.batch_tokens or default)
+        self.is_ready = False
         numbers = {
             "measuring_version": MEASURING_VERSION,
             **self.pair.describe(),
@@ -99,6 +100,15 @@ class Runtime:
                 f"{what} keeps in the store what it chooses by, and it is off; name one as store or in HF_GATEAU_STORE."
             )
         self.settle(self.kept_calibration() if config.cam == "heads" else None)
+
+    def get_ready(self) -> None:
+        """Load the models, and let batches be as large as their device likes, where no setting says how large."""
+        if not self.is_ready:
+            from ..models.kernels import fit_to_device
+
+            self.pair.load()
+            fit_to_device(self.pair.long, self.limits if self.config.batch_tokens is None else None)
+            self.is_ready = True
 
     def settle(self, calibration: HeadCalibration | None) -> None:
         """Measure by the heads of a calibration from now on; by segments without one, and where its heads cannot serve.
@@ -248,6 +258,8 @@ class Runtime:
         """Measure samples into the store, in an order that saves work; those that another process is measuring are left out."""
         from .passes import bunches
 
+        if samples:
+            self.get_ready()
         if self.meter is not None and samples:
             self.meter.start()
         for places in bunches(samples, self.limits):

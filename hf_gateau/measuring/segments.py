@@ -58,7 +58,7 @@ def segment_nlls(model, samples: Sequence[Sample], cut: Cut, limits: Limits) -> 
         limits: of the batches, into which segments of all samples go together.
 
     Returns:
-        one list a sample, for each segment a `torch.Tensor` (R,) over the response's tokens, in nats.
+        one list a sample, for each segment a `torch.Tensor` (R,) over the response's tokens, in nats, as `batch_nlls` leaves it.
     """
     prompts, responses, counts = [], [], []
     for sample in samples:

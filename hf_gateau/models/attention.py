@@ -1,10 +1,9 @@
 """The raw half of Eq. 4: how much attention the response pays to each segment, taken inside the ordinary forward pass.
 
 transformers lets a registered function compute the attention of every layer (`AttentionInterface`). Ours computes it as
-the model would, and on the response's query rows it uses the model's own eager function, which also returns the
-weights: the exact attention of any architecture (grouped heads, soft-capping, sinks, sliding windows), while no T x T
-matrix ever exists. Everything before the response goes through SDPA; and where the weights of some heads alone are wanted,
-the response too, with those heads' weights computed beside it.
+the model would, by SDPA, and on the response's query rows the weights too, in chunks of rows, so that no T x T matrix ever
+exists. Where SDPA cannot serve (soft-capping, attention sinks), rows go through the model's own eager function, which
+returns the weights. Scores and softmax of the weights are float32 whatever the model's dtype.
 
 Rows and keys are counted from the first token of the sequence, also where the keys of its beginning were kept from an
 earlier pass and only the rows after it are computed now.
@@ -14,17 +13,18 @@ Shapes: B batch, H heads, K keys (all tokens so far), T rows computed now, Q row
 
 import sys
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
 from torch.nn.attention.bias import CausalBias, CausalVariant
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from ..rows.samples import Sample
+from .device import exact_dtype, to_device, to_host
+from .masks import RowMask, row_mask
 from .packing import Cut
 
 
@@ -37,6 +37,9 @@ WEIGHTS_PER_CHUNK, WEIGHTS_PER_CHUNK_GPU = 1 << 21, 1 << 27
 BLOCKED_TOKENS, BLOCK_ROWS = 768, 48
 # Where SDPA's fast kernels can be told that rows follow a past of keys; elsewhere they are told by a mask, in chunks.
 KERNELS_KNOW_PAST = ("cuda",)
+# Where a fused kernel gives the outputs of rows whose weights are computed, for less than reading the weights once more takes;
+# elsewhere the weights of all heads, which are there, give them.
+OUTPUTS_ARE_FUSED = ("cuda",)
 
 
 # What SDPA cannot serve, by the names that transformers hands it to attention functions under
@@ -58,6 +61,9 @@ class ResponseAttention:
 
     Args:
         samples: one for each sequence of the batch, in order; a response's row and all after it are query rows.
+
+    Attributes:
+        totals: what was collected, tensors on the devices of the layers; `to_host` of them may take their places.
     """
 
     def __init__(self, samples: Sequence[Sample]):
@@ -71,7 +77,7 @@ class ResponseAttention:
         for share_T, sample in zip(self._share_BT[:, 0, 0], samples, strict=True):
             rows = slice(sample.response_start - self.first_row, sample.response_end - self.first_row)
             share_T[rows] = 1 / (sample.response_end - sample.response_start)
-        self._total_BK = None
+        self.totals: list[torch.Tensor] = []
 
     def begin_layer(self) -> tuple[int, ...] | None:
         """To be called by every layer as it runs; returns the heads whose weights are collected of it, None for all."""
@@ -82,16 +88,16 @@ class ResponseAttention:
         """Add a chunk of rows of the layer that runs, from `first_row`, whose keys begin at `first_key`."""
         mass_BHK = self._mass(weights_BHQK, first_row)
         num_heads, num_keys = mass_BHK.shape[1:]
-        if self._total_BK is None:
-            shape = len(self.samples), self.num_tokens
-            self._total_BK = torch.zeros(shape, dtype=_exact(mass_BHK.device), device=mass_BHK.device)
-        total_BK = self._total_BK.narrow(1, first_key, num_keys)
+        if not self.totals:
+            shape, device = (len(self.samples), self.num_tokens), mass_BHK.device
+            self.totals.append(torch.zeros(shape, dtype=exact_dtype(device), device=device))
+        total_BK = self.totals[0].narrow(1, first_key, num_keys)
         total_BK += (mass_BHK.sum(1, dtype=total_BK.dtype) / num_heads).to(total_BK.device)
 
     def _mass(self, weights_BHQK: torch.Tensor, first_row: int) -> torch.Tensor:
         """A chunk's part of the mean over the response's tokens: (B, H, K)."""
         _, num_heads, num_rows, _ = weights_BHQK.shape
-        self._share_BT = self._share_BT.to(weights_BHQK.device)  # layers may be on several devices
+        self._share_BT = to_device(self._share_BT, weights_BHQK.device)  # layers may be on several devices
         share_BQ = self._share_BT.narrow(-1, first_row - self.first_row, num_rows).expand(-1, num_heads, -1, -1)
         return torch.matmul(share_BQ.to(weights_BHQK.dtype), weights_BHQK).squeeze(2)
 
@@ -111,7 +117,7 @@ class ResponseAttention:
         """Mean attention per token of each segment, averaged over response tokens, heads and layers: Eq. 4 of
         arXiv 2410.15633 before the softmax. For each sample one float per segment; the last segment over its own tokens."""
         self.check()
-        total_BK = self._total_BK.cpu().double() / self.num_layers
+        total_BK = to_host(self.totals)[0] / self.num_layers
         spans = [
             total[sample.context_start : sample.context_end]
             for total, sample in zip(total_BK, self.samples, strict=True)
@@ -133,9 +139,8 @@ class HeadAttention(ResponseAttention):
     def __init__(self, samples: Sequence[Sample], cut: Cut, heads: Sequence[tuple[int, int]] | None = None):
         super().__init__(samples)
         self.cut, self.heads = cut, heads
-        self._sums: dict[
-            int, torch.Tensor
-        ] = {}  # layer -> (B, H, S + 1); what belongs to no segment goes to the last place
+        # A total (B, H, S + 1) for each of some layers; what belongs to no segment goes to the last place.
+        self._layers: list[int] = []
         counts = [-(-len(sample.context) // cut.length) for sample in samples]
         self._places, self._rest = [cut(range(count)) for count in counts], max(counts)
         self._segment_BK = torch.full((len(samples), self.num_tokens), self._rest)
@@ -152,37 +157,35 @@ class HeadAttention(ResponseAttention):
     def add(self, weights_BHQK: torch.Tensor, first_row: int, first_key: int) -> None:
         mass_BHK = self._mass(weights_BHQK, first_row)
         device, (num_samples, num_heads, num_keys) = mass_BHK.device, mass_BHK.shape
-        exact, layer = _exact(device), self.num_layers - 1
-        self._segment_BK = self._segment_BK.to(device)
-        if layer not in self._sums:
-            self._sums[layer] = torch.zeros(num_samples, num_heads, self._rest + 1, dtype=exact, device=device)
+        exact, layer = exact_dtype(device), self.num_layers - 1
+        self._segment_BK = to_device(self._segment_BK, device)
+        if layer not in self._layers:
+            self._layers.append(layer)
+            self.totals.append(torch.zeros(num_samples, num_heads, self._rest + 1, dtype=exact, device=device))
         segment_BK = self._segment_BK.narrow(1, first_key, num_keys)
-        self._sums[layer].scatter_add_(2, segment_BK[:, None].expand_as(mass_BHK), mass_BHK.to(exact))
+        self.totals[-1].scatter_add_(2, segment_BK[:, None].expand_as(mass_BHK), mass_BHK.to(exact))
 
     def names(self) -> list[tuple[int, int]]:
         """(layer, head) of the columns of `segment_heads`."""
         if self.heads is not None:
             return sorted(self.heads)
-        return [(layer, head) for layer, sums in self._sums.items() for head in range(sums.shape[1])]
+        layers = zip(self._layers, self.totals, strict=True)
+        return [(layer, head) for layer, total in layers for head in range(total.shape[1])]
 
     def segment_heads(self) -> list[torch.Tensor]:
         """Mean attention per token of each segment, averaged over response tokens: for each sample (S, H), float64, on the CPU; the
         last segment over its own tokens."""
         self.check()
-        if lacking := {layer for layer, _ in self.heads or ()} - self._sums.keys():
+        if lacking := {layer for layer, _ in self.heads or ()} - set(self._layers):
             raise ValueError(
                 f"The model has no attention layer {min(lacking)}, of which heads were chosen; choose heads anew."
             )
         found = []
-        sums_BHS = torch.cat([sums.cpu().double() for _, sums in sorted(self._sums.items())], 1)
+        sums_BHS = torch.cat(to_host(self.totals), 1)
         for sums_HS, sample, places in zip(sums_BHS, self.samples, self._places, strict=True):
             sizes = [min(self.cut.length, len(sample.context) - place * self.cut.length) for place in places]
             found.append((sums_HS[:, list(places)] / torch.tensor(sizes, dtype=sums_HS.dtype)).T)
         return found
-
-
-def _exact(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
 
 
 @dataclass(frozen=True)  # no tuple: accelerate would move the layer in it to a device
@@ -192,35 +195,6 @@ class ReadRows:
 
     layer: nn.Module
     first_row: int
-
-
-class RowMask:
-    """The mask of one kind of layer, made for some query rows at a time instead of T x T."""
-
-    def __init__(self, **mask_arguments):
-        self.make = partial(sdpa_mask, **{**mask_arguments, "allow_is_causal_skip": False})
-
-    def __getitem__(self, index) -> "RowMask":
-        """All of it, as models ask that could leave rows out and leave none; of parts there are `rows` alone."""
-        if all(part in (slice(None), slice(0, None)) for part in index):
-            return self
-        raise TypeError("the model takes its attention mask apart, and here none is whole")
-
-    def rows(self, start: int, end: int, first_key: int) -> torch.Tensor:
-        """Boolean (B, 1, end - start, end - first_key): True where the query may look."""
-        return self.make(q_length=end - start, q_offset=start, kv_length=end - first_key, kv_offset=first_key)
-
-
-def row_mask(**arguments) -> RowMask | None:
-    """transformers' mask function for our attention: None (plain causal) wherever that is the whole truth."""
-    local_size = arguments.get("local_size")
-    if (
-        arguments.get("allow_is_causal_skip", True)
-        and arguments.get("attention_mask") is None
-        and (local_size is None or arguments["kv_length"] <= local_size)
-    ):
-        return None
-    return RowMask(**arguments)
 
 
 def gateau_attention(
@@ -237,32 +211,28 @@ def gateau_attention(
 ):
     """Attention of one layer, (B, H, T, head size) each, as transformers' interface asks; returns (B, T, H, size), None.
 
-    Rows before the response go through SDPA where that can serve them; the response's rows, and whatever SDPA cannot
-    serve (soft-capping, attention sinks), through the model's own eager function in chunks of rows. Where `response_attention`
-    wants some heads of a layer alone, or none, all rows go as those before the response.
+    Rows go through SDPA where that can serve them, else through the model's own eager function in chunks of rows. Of the
+    response's rows, `response_attention` gets the weights of those heads of the layer that it wants; where these give the
+    outputs too, the rows go by them alone.
     """
     kw.pop("output_attentions", None)
     layer = _Layer(module, query, key, value, attention_mask, scaling, kw)
-    heads, split = (), layer.end
+    heads, first_row, split = (), layer.end, layer.end
     if response_attention is not None:
         heads = response_attention.begin_layer()
-        if heads is None or (heads and not layer.sdpa_serves):  # the eager function gives outputs and weights at once
-            split = max(layer.start, response_attention.first_row)
+    if heads is None or heads:
+        first_row = max(layer.start, response_attention.first_row)
+        split = first_row if layer.weights_give_outputs(heads) else layer.end
     outputs, first_read = [], layer.start
     if read_rows is not None and read_rows.layer is module:
         first_read = min(layer.start + read_rows.first_row, split)
     if first_read > layer.start:
         outputs.append(query.new_zeros(query.shape[0], first_read - layer.start, query.shape[1], value.shape[-1]))
     outputs += layer.plain(first_read, split)
-    if split < layer.end:
-        for start, end, first_key in layer.chunks(split, layer.end):
-            output, weights = layer.eager(start, end, first_key, float32=True)
-            response_attention.add(weights if heads is None else weights[:, list(heads)], start, first_key)
+    for weights, output, start, first_key in layer.weights(first_row, heads):
+        response_attention.add(weights, start, first_key)
+        if split < layer.end:
             outputs.append(output)
-    elif heads:
-        first_row = max(layer.start, response_attention.first_row)
-        for weights, start, first_key in layer.weights(first_row, layer.end, heads):
-            response_attention.add(weights, start, first_key)
     return torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0], None
 
 
@@ -320,28 +290,80 @@ class _Layer:
         slices = self._slices(start, end, first_key)
         return sdpa_attention_forward(self.module, *slices, self._mask(start, end, first_key), **self.kw)
 
-    def eager(self, start: int, end: int, first_key: int, float32: bool = False):
-        """The model's own eager function; with `float32` so is its arithmetic, as weights of half models are rounded."""
+    def eager(self, start: int, end: int, first_key: int):
+        """The model's own eager function: outputs and weights."""
         query, key, value = self._slices(start, end, first_key)
-        dtype = torch.float32 if float32 else query.dtype
         allowed = self._mask(start, end, first_key)
-        mask = torch.zeros(allowed.shape, dtype=dtype, device=query.device)
-        mask.masked_fill_(~allowed, torch.finfo(dtype).min)
-        output, weights = eager_attention_forward(self.module)(
-            self.module, query.to(dtype), key.to(dtype), value.to(dtype), mask, **self.kw
-        )
-        return output.to(query.dtype), weights
+        mask = torch.zeros(allowed.shape, dtype=query.dtype, device=query.device)
+        mask.masked_fill_(~allowed, torch.finfo(query.dtype).min)
+        return eager_attention_forward(self.module)(self.module, query, key, value, mask, **self.kw)
 
-    def weights(self, start: int, end: int, heads: tuple[int, ...]):
-        """(weights, first row, first key) of chunks of query rows: those of some heads alone, as SDPA has them, in float32."""
-        groups = self.query.shape[1] // self.key.shape[1]
-        query = self.query[:, list(heads), start - self.start : end - self.start].float()
-        key = self.key[:, [head // groups for head in heads]].float()
-        query = query * (query.shape[-1] ** -0.5 if self.kw["scaling"] is None else self.kw["scaling"])
-        for first, last, first_key in self.chunks(start, end, len(heads)):
-            scores = query[:, :, first - start : last - start] @ key[:, :, first_key:last].mT
-            scores = scores.masked_fill(~self._mask(first, last, first_key), torch.finfo(scores.dtype).min)
-            yield scores.softmax(-1), first, first_key
+    def weights_give_outputs(self, heads: tuple[int, ...] | None) -> bool:
+        """Whether rows whose weights are computed, of some heads or of all, need no other pass for their outputs."""
+        if not self.sdpa_serves:
+            return True
+        return heads is None and self.query.device.type not in OUTPUTS_ARE_FUSED
+
+    def weights(self, start: int, heads: tuple[int, ...] | None):
+        """(weights, outputs, first row, first key) of chunks of query rows from `start` on: weights of some heads alone or of all
+        (None), float32; outputs as SDPA's, or None where they are to be had elsewhere."""
+        if start == self.end:
+            return
+        if self.sdpa_serves:
+            yield from self._own_weights(start, heads)
+            return
+        in_float32 = copy(self)  # weights of half models would be rounded
+        in_float32.query = self.query[:, :, start - self.start :].float()
+        in_float32.key, in_float32.value, in_float32.start = self.key.float(), self.value.float(), start
+        for first, last, first_key in self.chunks(start, self.end):
+            output, weights = in_float32.eager(first, last, first_key)
+            yield weights if heads is None else weights[:, list(heads)], output.to(self.query.dtype), first, first_key
+
+    def _own_weights(self, start: int, heads: tuple[int, ...] | None):
+        """The same by plain matrix products, the heads of a group over the keys that they share."""
+        query, key = self.query[:, :, start - self.start :], self.key
+        if heads is not None:
+            groups = query.shape[1] // key.shape[1]
+            query, key = query[:, list(heads)], key[:, [head // groups for head in heads]]
+        (batch, num_heads, _, size), kv_heads = query.shape, key.shape[1]
+        has_outputs, dtype = self.weights_give_outputs(heads), self.query.dtype
+        # Scaled first: one pass over the scores less, for a rounding that queries had before.
+        query = query * (size**-0.5 if self.kw["scaling"] is None else self.kw["scaling"])
+        query, key = factors(query.reshape(batch * kv_heads, num_heads // kv_heads, -1, size), key.flatten(0, 1))
+        value = self.value.flatten(0, 1).float() if has_outputs else None
+        for first, last, first_key in self.chunks(start, self.end, num_heads):
+            rows = query[:, :, first - start : last - start].flatten(1, 2)
+            scores = float32_product(rows, key[:, first_key:last].mT)
+            scores = scores.view(batch, num_heads, last - first, last - first_key)
+            self._hide(scores, first, last, first_key)
+            weights, output = scores.softmax(-1), None
+            if has_outputs:
+                output = torch.bmm(weights.view(*rows.shape[:2], -1), value[:, first_key:last]).to(dtype)
+                output = output.view(batch, num_heads, last - first, -1).transpose(1, 2)
+            yield weights, output, first, first_key
+
+    def _hide(self, scores: torch.Tensor, start: int, end: int, first_key: int) -> None:
+        """Lower the scores (B, H, rows, keys) of the keys that rows may not look at."""
+        lowest = torch.finfo(scores.dtype).min
+        if self.mask is not None:
+            scores.masked_fill_(~self._mask(start, end, first_key), lowest)
+            return
+        ones = torch.ones(end - start, end - start, dtype=torch.bool, device=scores.device)
+        scores[..., start - first_key :].masked_fill_(ones.triu(1), lowest)  # they see all keys before the chunk's
+
+
+def factors(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Tensors as `float32_product` takes them: half ones as they are where matrix units add up in float32, else in float32."""
+    is_half = tensors[0].dtype in (torch.bfloat16, torch.float16)
+    has_product = torch.version.hip is None and "dtype" in torch.ops.aten.bmm.overloads()  # torch 2.8 and later
+    if is_half and has_product and tensors[0].device.type == "cuda":
+        return list(tensors)
+    return [tensor.float() for tensor in tensors]
+
+
+def float32_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The products of two batches of matrices, made by `factors`, in float32."""
+    return torch.bmm(a, b) if a.dtype == torch.float32 else torch.bmm(a, b, out_dtype=torch.float32)
 
 
 def goes_in_blocks(weights: torch.Tensor) -> bool:

@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 
@@ -33,6 +34,48 @@ def synchronise(device) -> None:
         import torch
 
         getattr(torch, device.type).synchronize()
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """float64, in which sums are kept; float32 on Apple's GPUs, which have no float64."""
+    import torch
+
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def pinned(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in memory that a GPU reads by itself."""
+    return tensor.pin_memory()
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on a device, without waiting for what the device was given to do before."""
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        tensor = pinned(tensor)
+    return tensor.to(device, non_blocking=True)
+
+
+def to_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors of any shapes in float64 on the CPU, by one transfer for each device that they are on; waits for them."""
+    import torch
+
+    found, places = list(tensors), {}
+    for place, tensor in enumerate(tensors):
+        places.setdefault(tensor.device, []).append(place)
+    for together in places.values():
+        parts = [tensors[place] for place in together]
+        flat = torch.cat([part.reshape(-1) for part in parts]).cpu().double()
+        for place, part in zip(together, flat.split([part.numel() for part in parts]), strict=True):
+            found[place] = part.view(tensors[place].shape)
+    return found
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that this process can still take of an NVIDIA GPU's memory, those that its allocator keeps included."""
+    import torch
+
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,6 +11,11 @@ from dataclasses import dataclass
 
 MOST_TOGETHER = 16  # samples on one context whose numbers are in memory alone until all are measured
 MOST_PADDING = 1 / 8  # share of a sequence that may be padding: less is cheaper than another pass
+# Tokens of a batch on a GPU: as many as so many bytes of activations are of, and no more than fit into a share of what is free. Of a
+# 7B model in half precision that is 65,000; a small one needs more tokens in flight to keep a GPU busy.
+ACTIVATION_BYTES, ACTIVATION_SHARE = 8 << 30, 1 / 3
+LEAST_TOKENS, MOST_TOKENS = 1_024, 1 << 18
+HIDDEN_SIZES = ("hidden_size", "n_embd", "d_model", "dim", "emb_dim", "model_dim")
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,32 @@ class Limits:
 
     batch_tokens: int
     piece_tokens: float = math.inf
+
+
+def tokens_in_flight(config, itemsize: int, free: int) -> int:
+    """Most tokens that a batch on a GPU is to have.
+
+    Args:
+        config: of a model of transformers.
+        itemsize (`int`): bytes of one activation.
+        free (`int`): bytes of the GPU's memory that are free, the weights being there.
+    """
+    tokens = min(ACTIVATION_BYTES, int(ACTIVATION_SHARE * free)) // (itemsize * activations_per_token(config))
+    return max(LEAST_TOKENS, min(MOST_TOKENS, tokens))
+
+
+def activations_per_token(config) -> int:
+    """About how many numbers a pass holds for a token at its widest: in an MLP three times its width (of experts, those of the
+    chosen), and beside it eight times the hidden size."""
+    said = config.get_text_config().to_dict()
+    hidden = next(
+        (size for name in HIDDEN_SIZES if (size := said.get(name))), 4096
+    )  # as of 7B where it has another name
+    widths = [said.get(name) for name in ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")]
+    widths = [max(width) if isinstance(width, list) else width for width in widths if width]
+    chosen = said.get("num_experts_per_tok") or 1
+    experts = chosen * (said.get("moe_intermediate_size") or max(widths, default=0))
+    return 3 * max([*widths, experts] if widths or experts else [4 * hidden]) + 8 * hidden
 
 
 def pack(lengths: Sequence[int], batch_tokens: int, kinds: Sequence[int] | None = None) -> list[list[int]]:

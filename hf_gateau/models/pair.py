@@ -269,6 +269,10 @@ class ModelPair:
                 bnb_4bit_compute_dtype=options["dtype"],
             )
             options["device_map"] = {"": self.device}
+        elif self.device.type == "cuda" and not name.endswith(".gguf"):
+            options["device_map"] = {
+                "": self.device
+            }  # from the files straight to the GPU, with no copy in the host's memory
         if self.config.device_map is not None:
             options["device_map"] = self.config.device_map
         with announced(f"Loading {name}"):

@@ -13,8 +13,9 @@ from torch import nn
 
 from .abilities import abilities_of
 from .attention import decoder_of
-from .device import is_out_of_memory, release_memory
+from .device import exact_dtype, free_bytes, is_out_of_memory, release_memory, to_device
 from .last_layer import exchanged_forward, rows_read
+from .masks import one_sequence_a_row
 from .packing import Limits, pack
 from .rope import forget_lengths, length_classes, unsettled_after
 
@@ -22,8 +23,10 @@ from .rope import forget_lengths, length_classes, unsettled_after
 logger = logging.getLogger(__name__)
 
 # Elements of one chunk of logits, float32: 64 MiB, which keeps a CPU's matrix product near its best rate (a head of 50,000
-# tokens on 100 rows runs at two thirds of it, on 300 at five sixths); on a GPU 256 MiB.
-LOGITS_PER_CHUNK, LOGITS_PER_CHUNK_GPU = 1 << 24, 1 << 26
+# tokens on 100 rows runs at two thirds of it, on 300 at five sixths); on Apple's GPUs 256 MiB.
+LOGITS_PER_CHUNK, LOGITS_PER_CHUNK_MPS = 1 << 24, 1 << 26
+# On an NVIDIA GPU as many as a share of its free memory holds, each with its float32 copies; more than 2 ** 30 need other indices.
+LOGITS_SHARE, BYTES_PER_LOGIT, MOST_LOGITS = 1 / 4, 16, 1 << 30
 
 
 def perplexity(nll: float | torch.Tensor) -> float:
@@ -80,7 +83,8 @@ def batch_nlls(
         kwargs: passed on to the model's decoder and its attention layers.
 
     Returns:
-        for each response a `torch.Tensor` of shape (R,), float64, on the CPU, in nats.
+        for each response a `torch.Tensor` of shape (R,), float64 (`exact_dtype`), on the model's device, in nats. The device may
+        still be computing it; `to_host` waits, for as many as there are at once.
     """
     depends_on_length = bool(unsettled_after(model.config))  # then the last token counts, though it predicts nothing
     cut = None if full or depends_on_length else -1
@@ -88,23 +92,29 @@ def batch_nlls(
     starts = [len(prompt) - 1 for prompt in prompts]
     ids_BT = padded(sequences, model.device)
     forget_lengths(model)
-    with rows_read(model, min(starts)) as keywords:
+    with one_sequence_a_row(), rows_read(model, min(starts)) as keywords:
         outputs = decoder_of(model)(input_ids=ids_BT, use_cache=False, **keywords, **kwargs)
     hidden_BTD = outputs.last_hidden_state
     hidden_ND = torch.cat(
         [hidden_D[a : a + len(y)] for hidden_D, a, y in zip(hidden_BTD, starts, responses, strict=True)]
     )
-    targets_N = torch.tensor([token for response in responses for token in response])
-    nll_N = torch.empty(len(targets_N), dtype=torch.float64)
-    limit = LOGITS_PER_CHUNK if hidden_ND.device.type == "cpu" else LOGITS_PER_CHUNK_GPU
-    num_chunks = math.ceil(len(targets_N) * model.config.get_text_config().vocab_size / limit)
+    targets_N = to_device(torch.tensor([token for response in responses for token in response]), hidden_ND.device)
+    nll_N = torch.empty(len(targets_N), dtype=exact_dtype(hidden_ND.device), device=hidden_ND.device)
+    num_logits = len(targets_N) * model.config.get_text_config().vocab_size
+    num_chunks = min(math.ceil(num_logits / logits_per_chunk(hidden_ND.device)), len(targets_N))
     with language_model_head(model, type(outputs)) as head:
-        for chunk in torch.arange(len(targets_N)).tensor_split(min(num_chunks, len(targets_N))):
-            rows = slice(int(chunk[0]), int(chunk[-1]) + 1)
-            logits = head(hidden_ND[rows])
-            targets = targets_N[rows].to(logits.device)
-            nll_N[rows] = nn.functional.cross_entropy(logits.float(), targets, reduction="none").cpu().double()
+        chunks = (x.tensor_split(num_chunks) for x in (hidden_ND, targets_N, nll_N))
+        for hidden, targets, nll in zip(*chunks, strict=True):
+            logits = head(hidden).float()
+            nll.copy_(nn.functional.cross_entropy(logits, to_device(targets, logits.device), reduction="none"))
     return list(nll_N.split([len(response) for response in responses]))
+
+
+def logits_per_chunk(device: torch.device) -> int:
+    """Elements of logits that may exist at a time."""
+    if device.type == "cuda":
+        return max(1, min(MOST_LOGITS, int(LOGITS_SHARE * free_bytes(device)) // BYTES_PER_LOGIT))
+    return LOGITS_PER_CHUNK_MPS if device.type == "mps" else LOGITS_PER_CHUNK
 
 
 def batching_kinds(config, lengths: Sequence[int]) -> list[int]:
@@ -116,7 +126,8 @@ def batching_kinds(config, lengths: Sequence[int]) -> list[int]:
 def padded(sequences: Sequence[list[int]], device: torch.device | str) -> torch.Tensor:
     """Token ids as one tensor (B, T), zeros after the shorter ones."""
     length = max(map(len, sequences))
-    return torch.tensor([sequence + [0] * (length - len(sequence)) for sequence in sequences], device=device)
+    ids_BT = torch.tensor([sequence + [0] * (length - len(sequence)) for sequence in sequences])
+    return to_device(ids_BT, torch.device(device))
 
 
 @contextmanager

@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
+
+from .device import to_device
 
 
 # Kinds of RoPE in transformers whose frequencies follow the length of the sequence at hand
@@ -50,7 +53,7 @@ def exchanged_rope(model, config) -> Iterator[None]:
         raise ValueError(f"{type(model).__name__} has no rotary embedding to exchange; use short_window instead.")
     for parent, name, module in found:
         device = next((buffer.device for buffer in module.buffers()), model.device)
-        setattr(parent, name, type(module)(config=config).to(device))
+        setattr(parent, name, type(module)(config=config)._apply(partial(to_device, device=device)))
     try:
         yield
     finally:

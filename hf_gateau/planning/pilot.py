@@ -343,6 +343,7 @@ def load_and_warm_up(runtime, sample) -> tuple[float, float]:
     from ..measuring.passes import measure_sample
 
     wall, cpu = time.perf_counter(), time.process_time()
+    runtime.get_ready()
     fixed = sample.response_end - len(sample.context)
     beginning = truncate_context(sample, min(sample.response_end, fixed + WARM_UP_CONTEXT))
     try:

@@ -6,7 +6,7 @@ Rows are laid out as tokens by the scorer itself, all of them or a sample; the p
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -339,10 +339,12 @@ def _run_pilot(runtime, counted: Counted, job: Job, seconds: float) -> Pilot:
 def _predict(pilot: Pilot, counted: Counted, job: Job, loading: dict, num_devices: int, price: float | None) -> dict:
     from torch import float32
 
+    from ..models.kernels import attention_kernel
+
     work = job.work()
     seconds = {name: _seconds(pilot, counted, work, loading, num_devices, name) for name in TIMES}
     model = pilot.runtime.pair.long
-    dtype = model.dtype if model.dtype.is_floating_point else float32
+    dtype, kernel = model.dtype if model.dtype.is_floating_point else float32, attention_kernel(model)
     rate, total = matrix_rate(pilot.device, dtype), sum(map(flops, work.values()))
     measuring = sum(seconds["wall"][part] for part in PARTS)
     num_rows = sum(weight for _, weight in job.rows)
@@ -357,6 +359,7 @@ def _predict(pilot: Pilot, counted: Counted, job: Job, loading: dict, num_device
             "device": str(pilot.device),
             "dtype": pilot.runtime.pair.dtype,
             "matrix_flops_per_second": rate,
+            "attention": kernel and asdict(kernel),
         },
         "batches": {
             "batch_tokens": pilot.runtime.limits.batch_tokens,

@@ -98,6 +98,10 @@ def _times(plan: dict[str, Any]) -> Iterator[str]:
         f"{pilot['device']} in {pilot['dtype']}, which multiplies matrices at "
         f"{pilot['matrix_flops_per_second'] / 1e12:.3g} TFLOP/s"
     )
+    if (attention := pilot["attention"]) is not None:
+        reason = attention["slower_because"]
+        slower = f", NOT THE FASTEST of this GPU: {reason}" if reason is not None else ""
+        yield f"  attention runs by the {attention['name']} kernel{slower}"
     for failure in pilot["failures"]:
         yield f"  not measured in the pilot: {failure}"
     longest = plan["tokens"]["longest"]

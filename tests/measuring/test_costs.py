@@ -24,6 +24,7 @@ from hf_gateau.measuring.costs import (
 )
 from hf_gateau.measuring.heads import HeadCalibration
 from hf_gateau.measuring.passes import measure_samples
+from hf_gateau.models import attention
 from hf_gateau.models.config import ModelPairConfig
 from hf_gateau.models.packing import Cut, Limits
 from hf_gateau.models.pair import ModelPair
@@ -107,6 +108,15 @@ def test_parts_against_torch(sibling, tiny_model):
     "architecture", ["qwen3", "mistral", "gemma2", "gemma3_text", "gpt_neox", "gpt_oss", "granite"]
 )
 def test_architectures_against_torch(architecture, tokenizer, tmp_path):
+    pair = ModelPair(ModelPairConfig(long_model=make_model(architecture, tmp_path, tokenizer), short_window=100))
+    expected = counted(pair, SAMPLE, 64, 300)
+    assert computed(pair, ROW, Way(Cut(64), 300, 100, True)) == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma2", "gemma3_text"])
+def test_outputs_by_a_fused_kernel_against_torch(architecture, tokenizer, tmp_path, monkeypatch):
+    """As on a GPU: the response's rows go through SDPA too, but for soft-capped ones."""
+    monkeypatch.setattr(attention, "OUTPUTS_ARE_FUSED", ("cpu",))
     pair = ModelPair(ModelPairConfig(long_model=make_model(architecture, tmp_path, tokenizer), short_window=100))
     expected = counted(pair, SAMPLE, 64, 300)
     assert computed(pair, ROW, Way(Cut(64), 300, 100, True)) == pytest.approx(expected, rel=0.03)

@@ -178,11 +178,24 @@ def test_reuse_is_refused_where_there_is_nothing_to_reuse(tiny_model, monkeypatc
 
 def test_bunches_hold_one_context_together_and_fill_a_batch():
     order = [SAMPLES[i] for i in (1, 0, 3, 2, 4)]
-    assert bunches(order, Limits(10)) == [[0], [1, 3, 4], [2]]
-    assert bunches(order, Limits(10_000)) == [[0, 1, 3, 4, 2]]
+    assert bunches(order, Limits(10)) == [[1, 3, 4], [2], [0]]
+    assert bunches(order, Limits(10_000)) == [[1, 3, 4, 2, 0]]
     many = [make_sample(40, 2, 2, seed=i, of=SAMPLES[3]) for i in range(MOST_TOGETHER + 3)]
     assert [len(places) for places in bunches(many, Limits(10))] == [MOST_TOGETHER, 3]
     assert bunches([], Limits(10)) == []
+
+
+def test_rows_of_similar_length_share_passes_in_whatever_order_they_come():
+    lengths = [300, 20, 290, 25, 310, 22, 280, 18]
+    samples = [make_sample(n, 2, 2, seed=i) for i, n in enumerate(lengths)]
+    limits, own = Limits(1_220), [sample.response_end for sample in samples]
+    in_bunches = bunches(samples, limits)
+    assert sorted(place for places in in_bunches for place in places) == list(range(8))
+    assert [sorted(lengths[i] for i in places) for places in in_bunches] == [[280, 290, 300, 310], [18, 20, 22, 25]]
+    assert all(sum(own[i] for i in places) <= limits.batch_tokens for places in in_bunches)
+    mixed = samples[::-1]
+    again = [sorted(mixed[i].response_end for i in places) for places in bunches(mixed, limits)]
+    assert again == [sorted(own[i] for i in places) for places in in_bunches]
 
 
 def test_context_key_tells_prefix_from_context():

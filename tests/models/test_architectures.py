@@ -14,6 +14,7 @@ from packaging.version import Version
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_gateau.measuring.costs import model_shape
+from hf_gateau.models import attention
 from hf_gateau.models.abilities import Abilities, abilities_of, known_architectures
 from hf_gateau.models.config import ModelPairConfig
 from hf_gateau.models.pair import ModelPair
@@ -59,6 +60,13 @@ def holds(model_type: str, folder: str, tokenizer) -> None:
 
 @pytest.mark.parametrize("model_type", KINDS)
 def test_a_type_of_each_kind(model_type, tmp_path, tokenizer):
+    holds(model_type, str(tmp_path), tokenizer)
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "gpt2", "deepseek_v3", "gemma3n_text"])
+def test_a_type_whose_outputs_a_fused_kernel_gives(model_type, tmp_path, tokenizer, monkeypatch):
+    """As on a GPU: the response's rows too go through SDPA, and their weights are computed beside it."""
+    monkeypatch.setattr(attention, "OUTPUTS_ARE_FUSED", ("cpu",))
     holds(model_type, str(tmp_path), tokenizer)
 
 

@@ -145,4 +145,101 @@ def test_layers_on_two_devices_add_up():
         found = ResponseAttention([sample])
         for device in ("xla:0", "hpu:0", "cpu"):
             found.add(torch.rand(1, 4, 4, sample.response_end, device=device), sample.response_start, 0)
-        assert found._total_BK.device == torch.device("xla:0")
+        assert found.totals[0].device == torch.device("xla:0")
+
+
+# The weights of the response's rows
+
+
+class Collected:
+    """Takes the place of a `ResponseAttention` over one layer: keeps all that it gets."""
+
+    def __init__(self, first_row: int, heads=None):
+        self.first_row, self.heads, self.chunks = first_row, heads, []
+
+    def begin_layer(self):
+        return self.heads
+
+    def add(self, weights, first_row, first_key):
+        self.chunks.append((weights, first_row, first_key))
+
+
+def weights_by_formula(query, key) -> torch.Tensor:
+    """(B, H, T, T), float64: causal."""
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1).double()
+    scores = query.double() @ key.mT / query.shape[-1] ** 0.5
+    return scores.masked_fill(~torch.ones(scores.shape[-2:]).tril().bool(), -torch.inf).softmax(-1)
+
+
+HALF_FACTORS = {
+    "factors": lambda *tensors: list(tensors),
+    "float32_product": lambda a, b: torch.bmm(a.float(), b.float()),  # what matrix units give
+}
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["outputs of weights", "as on a GPU"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kv_heads", [8, 2, 1])
+@pytest.mark.parametrize("some", [None, (0, 3, 5), ()], ids=["all heads", "some", "none"])
+def test_weights_and_outputs_of_the_response(some, kv_heads, dtype, fused, monkeypatch):
+    """In small chunks, two sequences at a time, by half factors as by float32 ones; rows before the response give no weights."""
+    monkeypatch.setattr(attention, "WEIGHTS_PER_CHUNK", 2 * 8 * 90 * 7)
+    monkeypatch.setattr(attention, "OUTPUTS_ARE_FUSED", ("cpu",) if fused else ())
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(90, 2, n, 16).to(dtype).permute(1, 2, 0, 3) for n in (8, kv_heads, kv_heads))
+    wanted, rows = weights_by_formula(query, key), 90 - 71
+    expected = (wanted @ value.repeat_interleave(8 // kv_heads, 1).double()).transpose(1, 2)
+    for half in (False, True):
+        for name, function in HALF_FACTORS.items() if half else ():
+            monkeypatch.setattr(attention, name, function)
+        found = Collected(71, some)
+        output, _ = gateau_attention(
+            module(8 // kv_heads), query, key, value, None, scaling=16**-0.5, response_attention=found
+        )
+        near = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+        torch.testing.assert_close(output.double(), expected, **near)
+        assert sum(weights.shape[2] for weights, _, _ in found.chunks) == (rows if some != () else 0)
+        of_heads = wanted if some is None else wanted[:, list(some)]
+        near = {"rtol": 1e-4 if dtype == torch.float32 else 2e-2, "atol": 1e-6}
+        for weights, first_row, first_key in found.chunks:
+            last = first_row + weights.shape[2]
+            assert weights.dtype == torch.float32 and weights.numel() <= attention.WEIGHTS_PER_CHUNK
+            assert first_key == 0 and weights.shape[3] == last
+            torch.testing.assert_close(weights.double(), of_heads[:, :, first_row:last, :last], **near)
+
+
+@pytest.mark.parametrize("some", [None, (0, 3, 5)], ids=["all heads", "some"])
+def test_on_a_gpu_no_key_is_converted_or_repeated_and_scores_are_float32(some, monkeypatch):
+    """The meta device stands for it: shapes and dtypes without numbers."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            found = function(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor):
+                memory = [x.untyped_storage()._cdata for x in (found, *args) if isinstance(x, torch.Tensor)]
+                made.extend([(str(function), found.dtype, found.numel())] * (memory[0] not in memory[1:]))
+            return found
+
+    made = []
+    monkeypatch.setattr(attention, "WEIGHTS_PER_CHUNK_GPU", 8 * 4_000 * 10)
+    monkeypatch.setattr(attention, "OUTPUTS_ARE_FUSED", ("meta",))
+    monkeypatch.setattr(attention, "factors", HALF_FACTORS["factors"])
+    monkeypatch.setattr(
+        attention,
+        "sdpa_attention_forward",
+        lambda module, query, *_, **kw: (torch.empty_like(query).transpose(1, 2), None),
+    )
+    query, key, value = (
+        torch.empty(1, 4_000, n, 64, dtype=torch.bfloat16, device="meta").transpose(1, 2) for n in (8, 2, 2)
+    )
+    with Calls():
+        output, _ = gateau_attention(
+            module(4), query, key, value, None, scaling=None, response_attention=Collected(3_900, some)
+        )
+    assert output.dtype == torch.bfloat16 and output.shape == (1, 4_000, 8, 64)
+    products = [dtype for name, dtype, _ in made if "bmm" in name]
+    assert len(products) == (10 if some is None else 4) and set(products) == {torch.float32}
+    of_keys = [name for name, dtype, size in made if size >= key.numel() and dtype == torch.bfloat16]
+    assert len(of_keys) == (1 if some is None else 2), of_keys  # SDPA's output, and the keys of the chosen heads
+    assert max(size for _, dtype, size in made if dtype == torch.float32) <= attention.WEIGHTS_PER_CHUNK_GPU
