@@ -12,8 +12,8 @@ from typing import Any
 from ..models.config import ModelPairConfig
 from ..models.packing import Cut, Limits
 from ..models.unnamed import unnamed_pair
-from ..rows.batches import COLUMNS, LAYOUT_COLUMNS, RESPONSE_COLUMNS, readable, rows_of
-from ..rows.conversations import SampleError, content_hash, find_context_of
+from ..rows.batches import COLUMNS, RESPONSE_COLUMNS, readable, rows_of
+from ..rows.conversations import SampleError, find_context_of
 from ..rows.samples import Sample, build_sample, truncate_response
 from ..settings import function_digest
 from ..store.claims import Claims
@@ -23,6 +23,7 @@ from ..store.owners import shown
 from ..store.sqlite import MeasureError, Measurement, resolve_store_path
 from .config import MeasureConfig
 from .heads import HeadCalibration
+from .known import about
 from .lengths import LengthCheck, Lengths, losses
 from .progress import Meter, RowBar, View
 from .screening import Screen, Screening
@@ -387,40 +388,6 @@ class Runtime:
         if isinstance(measured, str):
             return columns | {"gateau_error": measured}
         return columns | {f"gateau_{name}": value for name, value in vars(measured).items()}
-
-
-# What is known of a row before it is measured -> type: columns, and what work is divided by.
-ABOUT = {
-    "key": "string",
-    "context_key": "string",
-    "num_prefix_tokens": "int64",
-    "num_tokens": "int64",
-    **{name: COLUMNS[name] for name in ("gateau_num_context_tokens", "gateau_num_response_tokens", *LAYOUT_COLUMNS)},
-    **{name: COLUMNS[name] for name in ("gateau_error", "gateau_content_hash")},
-}
-
-
-def about(row: Mapping, sample: Sample | str, cut: Cut) -> dict[str, Any]:
-    """All of a laid-out row but its tokens: one value for each of `ABOUT`, null where the row cannot be measured; `cut` says which
-    segments it has."""
-    known = dict.fromkeys(ABOUT) | {"gateau_content_hash": content_hash(row)}
-    if isinstance(sample, str):
-        return known | {"gateau_error": sample}
-    text, starts = sample.response_text() or (None, None)
-    return known | {
-        "key": sample.key,
-        "context_key": sample.context_key,
-        "num_prefix_tokens": sample.context_start,
-        "num_tokens": sample.response_end,
-        "gateau_num_context_tokens": len(sample.context),
-        "gateau_num_response_tokens": len(sample.response),
-        "gateau_truncated": sample.num_truncated > 0,
-        "gateau_num_cut_tokens": sample.num_truncated,
-        "gateau_context_rule": sample.rule,
-        "gateau_context_span": sample.span,
-        "gateau_segment_starts": sample.places(cut.starts(len(sample.context))),
-        **dict(zip(RESPONSE_COLUMNS, (text, starts), strict=True)),
-    }
 
 
 def rests_on(fingerprints: Mapping[str, str | None], find_context: Callable | str | None) -> str:

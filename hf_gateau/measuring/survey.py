@@ -15,7 +15,8 @@ from ..models.packing import MOST_TOGETHER
 from ..rows.batches import COLUMNS, BatchShape, column_features, feature_of, readable, rows_of
 from ..store.sqlite import StoreError
 from .costs import RowShape
-from .runtime import ABOUT, ROWS_LAID_OUT, about
+from .known import ABOUT, about
+from .runtime import ROWS_LAID_OUT
 from .scorer import GateauScorer
 
 

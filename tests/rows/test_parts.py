@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_gateau.measuring.runtime import about
+from hf_gateau.measuring.known import about
 from hf_gateau.models.packing import Cut
 from hf_gateau.rows.conversations import OTHER_RULES, read_conversation
 from hf_gateau.rows.parts import context_text, span_of, texts_of

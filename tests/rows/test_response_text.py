@@ -6,7 +6,7 @@ import pytest
 from tokenizers import AddedToken
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from hf_gateau.measuring.runtime import about
+from hf_gateau.measuring.known import about
 from hf_gateau.models.packing import Cut
 from hf_gateau.rows.samples import build_sample, truncate_response
 from tests.chats import ANSWER, CHATML, CONTEXT, LLAMA_2, QUESTION, train_bpe, trl_template, turns
