@@ -2,7 +2,8 @@
 
 Read `config`, `segments` (Eq. 3), `heads` (that tell which segment matters), `passes` (all numbers of some samples), `costs`
 (their floating-point operations), `progress` (how far and how fast), `lengths` (what those of all rows make of the settings),
-`screening` (whose segments are worth it), `known` (of a row before it is measured), `runtime` (pair, store and key in one process), `scorer` (`GateauScorer`, which
-`Dataset.map` calls), `survey` (rows laid out once), `calibration` (heads chosen by some of them), `together` (many processes),
-`screened` (segments of some rows alone); then the scorers of one value a row: `value_scorer`, `responses`, `rewards`, `embeddings`.
+`screening` (whose segments are worth it), `known` (of a row before it is measured), `runtime` (pair, store and key in one
+process), `scorer` (`GateauScorer`, which `Dataset.map` calls), `survey` (rows laid out once), `calibration` (heads chosen by
+some of them), `together` (many processes), `screened` (segments of some rows alone); then the scorers of one value a row:
+`value_scorer`, `responses`, `rewards`, `embeddings`.
 """
