@@ -218,7 +218,7 @@ def test_command(tmp_path, capsys):
     measured(30).to_parquet(data)
     arguments = ["report", str(data), "-o", str(page), "--source_column", "source", "--figures", str(tmp_path / "png")]
     assert main([*arguments, "--alpha", "0.4"]) == 0
-    assert f"{page} written." in capsys.readouterr().out and len(list((tmp_path / "png").glob("*.png"))) == 8
+    assert f"{page} written." in capsys.readouterr().out and len(list((tmp_path / "png").glob("*.png"))) == 9
     assert "0.4" in Page(page.read_text()).text
     main(["rank", str(data), "-o", str(tmp_path / "r.jsonl"), "--alpha", "0.3"])
     assert main(["report", str(tmp_path / "r.jsonl"), "-o", str(page), "-n", "1"]) == 0
