@@ -258,6 +258,7 @@ def test_a_row_shows_what_its_response_needs_and_where_that_stands(opened):
     tab.keyboard.press("End")
     assert text_of(tab, "#segment-text mark").startswith("<0.piece 7>")
     assert text_of(tab, "#segment-words").startswith("segment 8 of 8, near: gain")
+    assert tab.evaluate(IN_SIGHT)
     box = tab.locator("#strip").bounding_box()
     tab.mouse.click(box["x"] + box["width"] * 1.5 / 8, box["y"] + 10)
     assert text_of(tab, "#segment-text mark").startswith("<0.piece 1>") and "segment=1" in tab.url
@@ -330,6 +331,11 @@ def test_decisions_are_kept_and_exported(open_page, tmp_path):
     assert tab.locator("#row-keep").is_disabled() and tab.locator("#row-note").is_disabled()
 
 
+# The marked segment is in the box that it is read in.
+IN_SIGHT = """(() => {
+    const [box, mark] = ["#segment-text", "#segment-text mark"].map(x => document.querySelector(x).getBoundingClientRect());
+    return mark.top >= box.top && mark.top < box.bottom;
+})()"""
 HOSTILE_TEXTS = {
     "html": HOSTILE,
     "script": "</script><script>window.ran = 1</script><img src=x onerror='window.ran = 1'>",
@@ -371,6 +377,7 @@ def test_no_text_of_a_row_is_run_or_breaks_the_page(open_page, tmp_path):
         if i:  # the first has an error, and the segments all the same
             tab.evaluate("gateau.model.set({ segment: 2 })")
             assert text_of(tab, "#segment-text mark").startswith("<piece 2>"), name
+        assert tab.evaluate(IN_SIGHT), name
     assert tab.evaluate("window.ran") is None
     assert tab.evaluate("document.querySelectorAll('img, iframe, object, embed').length") == 0
     assert tab.evaluate("document.querySelectorAll('script[src]').length") == 10

@@ -264,7 +264,7 @@ gateau.row = (() => {
       const mark = el("mark", {}, shown(context.slice(start, end)));
       const begin = from === 0 && now.cut ? el("span", { className: "muted" }, `${now.cut}\n`) : null;
       box.append(...[begin, from > 0 ? "… " : "", shown(context.slice(from, start)), mark, shown(context.slice(end, to)), to < context.length ? " …" : ""].filter((x) => x !== null));
-      box.scrollTop = mark.offsetTop - box.offsetTop - 60;
+      box.scrollTop = mark.offsetTop - 60;
     }
     drawStrip();
   }
