@@ -27,6 +27,7 @@ setup(
     package_dir={"hf_gateau.recipes": "recipes", "hf_gateau.model_cards": "model_cards"},
     package_data={
         "hf_gateau.models": ["architectures.json"],
+        "hf_gateau.report": ["static/*"],
         "hf_gateau.quickstart": ["data/*", "data/*/*"],
         "hf_gateau.evaluation": ["prompts/*.md", "prompts/*/*"],
         "hf_gateau.recipes": ["*.yaml", "*/*.yaml"],
@@ -64,6 +65,7 @@ setup(
         "embed": ["sentence-transformers>=5.0", "scikit-learn>=1.4", "threadpoolctl"],
         "test": [
             "hf-gateau[judge,eval,embed]",
+            "playwright>=1.50,<2",  # drives the browser of the explorer's tests, and brings none
             "pytest>=8",
             "pytest-xdist>=3.8",
             "scipy",

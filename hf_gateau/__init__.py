@@ -39,9 +39,11 @@ _PUBLIC = {
     "compare": "report.comparison",
     "Comparison": "report.comparison",
     "write_report": "report.page",
+    "write_explorer": "report.explorer",
     "ScoredConfig": "hub.config",
     "load_scored": "hub.pull",
     "push_scored": "hub.push",
+    "push_explorer": "hub.space",
     "reuse_scores": "hub.reuse",
     "TrainConfig": "training.config",
     "GateauSelector": "training.selector",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .hub.pull import load_scored  # noqa: F401
     from .hub.push import push_scored  # noqa: F401
     from .hub.reuse import reuse_scores  # noqa: F401
+    from .hub.space import push_explorer  # noqa: F401
     from .measuring.config import MeasureConfig  # noqa: F401
     from .measuring.embeddings import EmbeddingScorer  # noqa: F401
     from .measuring.responses import ResponseScorer  # noqa: F401
@@ -68,6 +71,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .ranking.screening import screen  # noqa: F401
     from .ranking.selection import SelectionRecord, select, selection_record  # noqa: F401
     from .report.comparison import Comparison, compare  # noqa: F401
+    from .report.explorer import write_explorer  # noqa: F401
     from .report.page import write_report  # noqa: F401
     from .training.arguments import GateauSFTConfig  # noqa: F401
     from .training.config import TrainConfig  # noqa: F401

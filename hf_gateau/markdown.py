@@ -46,7 +46,7 @@ def link(repo_id: str | None, repo_type: str = "dataset", revision: str | None =
     """A repository of the Hub as a link; text that is no repository's name stays text."""
     if not is_repo_id(repo_id):
         return inline(repo_id)
-    place = f"{HUB}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+    place = f"{HUB}/{'' if repo_type == 'model' else f'{repo_type}s/'}{repo_id}"
     if revision is not None and re.fullmatch(r"[0-9a-f]{7,40}", revision):
         return f"[{repo_id}]({place}) at [`{revision[:10]}`]({place}/tree/{revision})"
     return f"[{repo_id}]({place})"

@@ -2,8 +2,8 @@
 
 Read `arguments` (which several take), `rows` (loaded and ranked for a command), `unnamed` (models that nobody named), `ready`
 (what `hf-gateau score` looks at before it measures), `measured` (what it does with rows), `outcome` (what it says of them); the
-subcommands `quickstart`, `check`, `score`, `plan`, `rank`, `select`, `push`, `pull`, `sft`, `top`, `report`, `compare`, `store`;
-`commands` (all of them, other rooms' too), `parser`, `entry`.
+subcommands `quickstart`, `check`, `score`, `plan`, `rank`, `select`, `push`, `pull`, `sft`, `top`, `report`, `compare`, `explore`,
+`store`; `commands` (all of them, other rooms' too), `parser`, `entry`.
 """
 
 __all__ = ["main"]

@@ -16,6 +16,7 @@ COMMANDS = {
     "top": "cli.top",
     "report": "cli.report",
     "compare": "cli.compare",
+    "explore": "cli.explore",
     "select": "cli.select",
     "sft": "cli.sft",
     "push": "cli.push",

@@ -25,6 +25,12 @@ class PushArguments:
     license: str | None = field(
         default=None, metadata={"help": "Licence identifier. Default: what the source's card says, if it says one."}
     )
+    explorer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Space with the explorer of these rows (`hf-gateau explore --push_space`), for the card to link to."
+        },
+    )
     private: bool = field(
         default=False, metadata={"help": "Make the repository private, where it does not exist yet."}
     )
@@ -44,7 +50,13 @@ def command(data: str, repo_id: str, rows: DataArguments, what: PushArguments, c
 
     ds = load_ranked(data, rows, config)
     configs = {f"top{100 * x:g}": {"fraction": x, "decisions": what.decisions} for x in what.fractions}
-    settings = {"source": what.source, "license": what.license, "revision": what.branch, "create_pr": what.create_pr}
+    settings = {
+        "source": what.source,
+        "license": what.license,
+        "explorer": what.explorer,
+        "revision": what.branch,
+        "create_pr": what.create_pr,
+    }
     if cut := Cuts.of_data(ds):
         print(cut.line())
     print(f"Pushed: {push_scored(ds, repo_id, configs, private=what.private or None, **settings)}")

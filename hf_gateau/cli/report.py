@@ -19,6 +19,12 @@ class ReportArguments:
         },
     )
     num_samples: int = field(default=3, metadata={"help": "How many of the best and of the worst.", "aliases": ["-n"]})
+    explorer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where the explorer of these rows is (`hf-gateau explore`), to link to: a path, or an https:// address."
+        },
+    )
     figures: str | None = field(default=None, metadata={"help": "Folder that every figure goes to as well, as a PNG."})
 
     def __post_init__(self):
@@ -42,7 +48,9 @@ def command(data: str, rows: DataArguments, page: ReportArguments, config: RankC
     check_apart(page.figures, data, page.output, name="--figures")
     ds = load_ranked(data, rows, config)
     settings = {"source_column": page.source_column}
-    print(f"{write_report(ds, page.output, num_samples=page.num_samples, **settings)} written.")
+    print(
+        f"{write_report(ds, page.output, num_samples=page.num_samples, explorer=page.explorer, **settings)} written."
+    )
     for path in write_figures(ds, page.figures, **settings) if page.figures else ():
         print(f"{path} written.")
 

@@ -6,7 +6,7 @@ The real client does the work; `files.hub_reading` has what reading and writing 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from ..files.hub_reading import CONFLICTS, STUMBLES, UNCHANGED, HubError, again,
 logger = logging.getLogger(__name__)
 
 
-def open_repository(repo_id: str, repo_type: str, private: bool | None, revision: str | None) -> str:
+def open_repository(
+    repo_id: str, repo_type: str, private: bool | None, revision: str | None, space_sdk: str | None = None
+) -> str:
     """Make the repository and the branch where they do not exist; returns the repository's full name.
 
     Raises:
@@ -26,25 +28,36 @@ def open_repository(repo_id: str, repo_type: str, private: bool | None, revision
 
     api, options = HfApi(), {"repo_type": repo_type, "exist_ok": True}
     with explained(f"Opening {repo_id}", "Nothing was written; try again"):
-        full_name = again(lambda: api.create_repo(repo_id, private=private, **options).repo_id, STUMBLES)
+        full_name = again(
+            lambda: api.create_repo(repo_id, private=private, space_sdk=space_sdk, **options).repo_id, STUMBLES
+        )
         if revision is not None and not revision.startswith("refs/pr/"):
             again(lambda: api.create_branch(full_name, branch=revision, **options), STUMBLES)
     return full_name
 
 
 def upload(repo_id: str, repo_type: str, path_in_repo: str, file: Path, revision: str | None, create_pr: bool) -> Any:
-    """Send one large file ahead of its commit, and return what the commit needs. What the Hub has is not sent again.
+    """Send one large file ahead of its commit, see `upload_all`."""
+    return upload_all(repo_id, repo_type, {path_in_repo: file}, revision, create_pr)[0]
+
+
+def upload_all(
+    repo_id: str, repo_type: str, files: Mapping[str, Path], revision: str | None, create_pr: bool
+) -> list[Any]:
+    """Send files ahead of their commit, by their paths in the repository, and return what the commit needs. What the Hub has is not
+    sent again; what is small goes with the commit.
 
     Raises:
-        HubError: the file could not be sent, also not after the client's own repetitions.
+        HubError: a file could not be sent, also not after the client's own repetitions.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    addition = CommitOperationAdd(path_in_repo, file)
+    additions = [CommitOperationAdd(path, file) for path, file in files.items()]
     where = {"repo_type": repo_type, "revision": revision, "create_pr": create_pr}
-    with explained(f"Sending {path_in_repo} to {repo_id}", UNCHANGED):
-        HfApi().preupload_lfs_files(repo_id, [addition], **where)  # which repeats its requests itself
-    return addition
+    what = next(iter(files)) if len(files) == 1 else f"{len(files)} files"
+    with explained(f"Sending {what} to {repo_id}", UNCHANGED):
+        HfApi().preupload_lfs_files(repo_id, additions, **where)  # which repeats its requests itself
+    return additions
 
 
 def commit(

@@ -59,6 +59,7 @@ def dataset_card(
     licence: dict[str, str],
     columns: Sequence[str],
     figures: Sequence[dict[str, str]],
+    explorer: str | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """The card's Markdown, and its metadata.
 
@@ -66,6 +67,7 @@ def dataset_card(
         licence: of the source, see `license_of`; empty where it names none.
         columns: names of the dataset's columns.
         figures: {"path" in the repository, "alt"} of each.
+        explorer: the Hub's name of the Space with the explorer of these rows.
     """
     split, entry = next(iter(record.splits.items()))
     example = next(iter(record.selections), DEFAULT)
@@ -76,6 +78,7 @@ def dataset_card(
         "dataset.md",
         autoescape=False,
         summary=_summary(record),
+        explorer=link(explorer, "space") if explorer else "",
         repo_id=repo_id,
         example_config=example,
         example_rows=one_line(SelectionRecord.from_dict(chosen["record"]).summary()) if chosen else "every row",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..files.hub_reading import read_text
 from ..files.replacing import SIDECAR
-from ..markdown import escape, public_name
+from ..markdown import escape, is_repo_id, public_name
 from ..ranking.config import SelectConfig
 from ..ranking.decisions import contents_of_all, read_decisions
 from ..ranking.formulas import METHOD_SETTINGS
@@ -59,6 +59,7 @@ def push_scored(
     create_pr: bool = False,
     source: str | None = None,
     license: str | None = None,
+    explorer: str | None = None,
     commit_message: str = "Scored with hf_gateau",
 ) -> str:
     """Push scored rows to the Hub, for others to load, rank in their own way, and train on.
@@ -76,6 +77,8 @@ def push_scored(
         create_pr (`bool`): open a pull request instead.
         source (`str`, *optional*): the Hub's name of the data that were scored. Default: what the rows know of it.
         license (`str`, *optional*): the licence's identifier on the Hub. Default: what the source's own card says, if it does.
+        explorer (`str`, *optional*): the Hub's name of a Space with the explorer of these rows (`push_explorer`), for the
+            card to link to.
         commit_message (`str`): of the commit.
 
     Returns:
@@ -86,6 +89,8 @@ def push_scored(
         HubError: the Hub refused or could not be reached.
     """
     splits = _splits(ds)
+    if explorer is not None and not is_repo_id(explorer):
+        raise ValueError(f"explorer={explorer!r} is no Space's name; give OWNER/NAME.")
     selections = {name: _select_config(name, value) for name, value in (TOP if configs is None else configs).items()}
     for split, part in splits.items():
         _check_pushable(part, split)
@@ -93,7 +98,7 @@ def push_scored(
     contents = contents_of_all(splits.values()) if decided else set()
     for decisions in decided:
         decisions.num_unknown(contents)  # refused before anything is sent
-    push = _Push(open_repository(repo_id, "dataset", private, revision), revision, create_pr)
+    push = _Push(open_repository(repo_id, "dataset", private, revision), revision, create_pr, explorer)
     with tempfile.TemporaryDirectory(prefix="hf-gateau-") as folder:
         for split, part in splits.items():
             full = _as_pushed(part)
@@ -219,7 +224,8 @@ def _parquet_files(ds: Dataset, stem: str, folder: Path) -> Iterator[tuple[str, 
 class _Push:
     """What one push is made of: files sent ahead, the record and the figures, and the commit that brings them together."""
 
-    def __init__(self, repo_id: str, revision: str | None, create_pr: bool):
+    def __init__(self, repo_id: str, revision: str | None, create_pr: bool, explorer: str | None):
+        self.explorer = explorer
         self.repo_id, self.where = repo_id, {"revision": revision, "create_pr": create_pr}
         self.record, self.columns = ScoredRecord({}, version=__version__), []
         self.uploads: list[Any] = []
@@ -281,7 +287,7 @@ class _Push:
 
     def _card(self, readme: str | None, record: ScoredRecord, licence: dict[str, str]) -> str:
         figures = [{"path": path, "alt": escape(alt)} for path, (alt, _) in self.pictures.items()]
-        block, metadata = dataset_card(record, self.repo_id, licence, self.columns, figures)
+        block, metadata = dataset_card(record, self.repo_id, licence, self.columns, figures, self.explorer)
         metadata |= _infos_of_others(readme, record)
         return merge_readme(readme, escape(self.repo_id.split("/")[-1]), redact(block), redact(metadata))
 

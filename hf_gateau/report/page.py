@@ -5,22 +5,20 @@ from __future__ import annotations
 
 import base64
 import os
-from collections import Counter
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..models.packing import Cut
 from ..ranking.order import rank_order, ranking_record
-from ..records import column_of, commonest, find_record
+from ..records import column_of, find_record
 from ..rows.conversations import CONTENT_COLUMNS
 from ..shipped import render
 from .drawing import Figure, to_svg
 from .figures import figures
-from .findings import about, finding, glossary
 from .marking import pieces, stretches, words
-from .provenance import how_measured
-from .ranked_rows import read_ranked
+from .overview import REASON_WIDTH, cell, overview
 from .sample_text import need_of
 from .segments import (
     FULL,
@@ -43,14 +41,14 @@ from .tokens import STEPS, TOKEN_COLUMNS, ResponseTokens, response_tokens
 if TYPE_CHECKING:
     from datasets import Dataset
 
+ADDRESS = re.compile(r"(?:https?://)?[^:\s]+(?::\d+[^:\s]*)?")  # of the web, or a path; no other scheme
 MAX_BLOCKS = 60  # of a strip of segments: at 360 pixels, 5 pixels each
-REASON_WIDTH, TEXT_WIDTH, SEGMENT_WIDTH = 300, 600, 1500  # characters shown
+TEXT_WIDTH, SEGMENT_WIDTH = 600, 1500  # characters shown
 HOW_MARKED = (
     "the deeper the colour of a token and the thicker its line, the more only far context tells of it: by up to "
     f"{STEPS[1]:g}, {STEPS[2]:g}, {STEPS[3]:g} nats above tau, or more"
 )
 LOWEST = -0.5  # of a full bar: what lies below zero is drawn so far
-SETTINGS = ("method", "mode", "hmp", "cas", "combine", "alpha", "version")
 MEASURED = {  # column of a shown sample -> its name and digits after the point
     "gateau_score": ("score", 4),
     "gateau_hmp": ("HMP", 3),
@@ -71,6 +69,7 @@ def write_report(
     cuts: dict[str, float] | None = None,
     source_column: str | None = None,
     num_samples: int = 3,
+    explorer: str | None = None,
 ) -> Path:
     """Write the page and return its path. Texts are read of the shown samples alone.
 
@@ -80,58 +79,35 @@ def write_report(
         title (`str`, *optional*): the heading.
         cuts, source_column: see `figures`.
         num_samples (`int`): how many of the best and of the worst samples are shown.
+        explorer (`str`, *optional*): where the explorer of these rows is, to link to: an `https://` address, or a path from the
+            page's folder.
 
     Raises:
         ValueError: num_samples is negative, or `figures` cannot use the data.
     """
     if num_samples < 0:
         raise ValueError(f"num_samples={num_samples} is no number of samples; give 0 or more.")
-    rows = read_ranked(ds, source_column)
-    record, measuring = ranking_record(ds), find_record(ds, "measuring")
-    groups, tokens = _groups(ds, num_samples, cut_of(measuring), record)
+    if explorer is not None and not ADDRESS.fullmatch(explorer):
+        raise ValueError(
+            f"explorer={explorer!r} is no place to link to; give an https:// address, or a path from the page's folder."
+        )
+    told = overview(ds, source_column)
+    groups, tokens = _groups(ds, num_samples, cut_of(find_record(ds, "measuring")), ranking_record(ds))
+    told["glossary"] = told["glossary"] | words(tokens, HOW_MARKED) if num_samples else {}
     page = render(
         "report.html",
         autoescape=True,
         title=title or "How these data were ranked",
-        finding=finding(rows),
-        summary=_summary(ds),
-        reasons=_reasons(ds),
-        warnings=(record or {}).get("warnings", []),
         figures=[_figure(figure) for figure in figures(ds, cuts, source_column)],
-        glossary=glossary(record) | words(tokens, HOW_MARKED) if num_samples else {},
         groups=groups,
-        settings=_settings(record, measuring),
+        **told,
+        explorer=explorer,
         version=__version__,
     )
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
     return path
-
-
-def _summary(ds: Dataset) -> list[tuple[str, str]]:
-    """Rows and what became of them, and the models and data behind them."""
-    num_ranked = sum(rank is not None for rank in column_of(ds, "gateau_rank"))
-    rows = [("rows", f"{len(ds):,}"), ("ranked", f"{num_ranked:,}"), ("not ranked", f"{len(ds) - num_ranked:,}")]
-    return [*rows, *about(ds)]
-
-
-def _settings(record: dict | None, measuring: dict | None) -> list[tuple[str, str]]:
-    """How rows were measured and ranked."""
-    if record is None:
-        ranked = [("ranked with", "not recorded with these data")]
-    else:
-        ranked = [(name, _cell(record[name])) for name in SETTINGS if record.get(name) is not None]
-        ranked.append(("measured by", ", ".join(record.get("measuring_configs", [])) or "not recorded"))
-    return ranked + [(name, value) for name, value in how_measured(measuring or {})]
-
-
-def _reasons(ds: Dataset) -> list[tuple[str, str]]:
-    """Why rows have no rank, the commonest reason first, and how many."""
-    if "gateau_note" not in ds.column_names:
-        return []
-    reasons = Counter(shortened(note, REASON_WIDTH) for note in column_of(ds, "gateau_note") if note is not None)
-    return [(reason, f"{count:,}") for reason, count in commonest(reasons).items()]
 
 
 def _figure(figure: Figure) -> dict[str, Any]:
@@ -142,15 +118,9 @@ def _figure(figure: Figure) -> dict[str, Any]:
         "title": figure.title,
         "text": figure.text,
         "header": header,
-        "rows": [[_cell(value) for value in row] for row in rows],
+        "rows": [[cell(value) for value in row] for row in rows],
         **{theme: base64.b64encode(svg.encode()).decode() for theme, svg in svgs.items()},
     }
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _groups(

@@ -113,7 +113,9 @@ def telling_segments(row: dict[str, Any], cut: Cut | None = None) -> list[Segmen
     best = np.argsort(-gains, kind="stable")[:MOST_TOLD]
     chosen = sorted(int(i) for i in best if gains[i] >= max(SLIGHT, usual + LEAST_SHARE * lead))
     spans, is_known = token_spans(row, len(gains), cut)
-    texts, is_exact = _texts(row, spans, is_known)
+    places, is_exact = character_spans(row, len(gains), cut)
+    text = context_text(row) if places else ""
+    texts = places and [text[start:end] for start, end in places]
     attention = bars.get("attention")
     found = []
     for i in chosen:
@@ -154,23 +156,26 @@ def token_spans(row: dict[str, Any], num_segments: int, cut: Cut | None) -> tupl
     return [(i * length, (i + 1) * length) for i in range(num_segments)] if length else [], False
 
 
-def _texts(row: dict[str, Any], spans: list[tuple[float, float]], is_known: bool) -> tuple[list[str] | None, bool]:
-    """The text of each segment, and whether it is exact; None where nothing tells it, as of a row that was cut."""
+def character_spans(
+    row: dict[str, Any], num_segments: int, cut: Cut | None, text: str | None = None
+) -> tuple[list[tuple[int, int]] | None, bool]:
+    """First character and end of each measured segment in `context_text`, and whether they are this very segment's; else they
+    are about there. None where nothing tells it, as of a row that was cut. `text`: the row's context, where it is at hand."""
+    spans, is_known = token_spans(row, num_segments, cut)
     starts = row.get("gateau_segment_starts") or []
     if not spans:
         return None, False
+    text = context_text(row) if text is None else text
     if len(starts) == len(spans):
-        text = context_text(row)
         ends = [*starts[1:], len(text)]
         # Between two measured segments may be others, which are about as long.
         shares = [(end - start) / (after - start) for (start, end), (after, _) in zip(spans, spans[1:], strict=False)]
         ends[:-1] = [at + round(share * (end - at)) for at, end, share in zip(starts, ends, shares, strict=False)]
-        return [text[start:end] for start, end in zip(starts, ends, strict=True)], min(shares, default=1) > 1 - 1e-9
-    text = context_text(row)
+        return list(zip(starts, ends, strict=True)), min(shares, default=1) > 1 - 1e-9
     if num_cut_tokens(row) != 0 or not text.strip():
         return None, False
     scale = len(text) / spans[-1][1]
-    return [text[round(scale * start) : round(scale * end)] for start, end in spans], False
+    return [(round(scale * start), round(scale * end)) for start, end in spans], False
 
 
 def num_cut_tokens(row: dict[str, Any]) -> int | None:

@@ -419,7 +419,9 @@ def dataset_card_with(text: str, readme: str | None = None) -> str:
         record = ScoredRecord({"train": first}, {"top10": {"train": chosen}})
         figures = [{"path": "figures/scores.png", "alt": escape(text)}]
         licence = {"license": text, "license_name": text, "license_link": text}
-        block, metadata = dataset_card(record, "org/data", licence, ["gateau_score"], figures)
+        block, metadata = dataset_card(record, "org/data", licence, ["gateau_score"], figures, explorer=text)
+        linked = dataset_card(record, "org/data", licence, ["gateau_score"], figures, explorer="me/space")[0]
+        assert "[me/space](https://huggingface.co/spaces/me/space)" in linked
         assert metadata["configs"] == card_configs(record)
         readme = merge_readme(readme, escape(text), block, metadata)
     return readme

@@ -13,7 +13,7 @@ from hf_gateau.records import attach_record
 from hf_gateau.report.page import write_report
 from hf_gateau.report.sample_text import shortened
 from hf_gateau.shipped import render, templates_folder
-from tests.browser import HOSTILE, Page, browse
+from tests.browser import HOSTILE, Page, browse, contrast
 from tests.measured import measured
 
 
@@ -117,17 +117,6 @@ def test_the_page_is_accessible(written):
 def test_contrast_in_both_themes():
     """WCAG 2.2, 1.4.3: 4.5 for text, 1.4.11: 3 for what a figure is made of."""
 
-    def luminance(colour):
-        digits = colour.lstrip("#")
-        digits = "".join(x + x for x in digits) if len(digits) == 3 else digits
-        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-        r, g, b = (x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts)
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b
-
-    def contrast(a, b):
-        low, high = sorted((luminance(a), luminance(b)))
-        return (high + 0.05) / (low + 0.05)
-
     from hf_gateau.report.drawing import DARK, LIGHT
 
     style = (templates_folder() / "report.html").read_text(encoding="utf-8")
@@ -139,6 +128,16 @@ def test_contrast_in_both_themes():
             assert min(contrast(theme[name], back) for name in ("first", "second", "third")) >= 3
             assert min(contrast(theme["ink"], theme[f"need{level}"]) for level in (1, 2, 3, 4)) >= 4.5
             assert contrast(colours["ink"], back) >= 4.5 and min(contrast(x, back) for x in colours["cycle"][:2]) >= 3
+
+
+def test_the_page_links_to_an_explorer(written):
+    ds = rank(with_texts())
+    assert "All rows, to look through" not in written(ds)[1].text
+    for place in ("explorer/index.html", "https://example.org/a?b=1&c", "../x y.html".replace(" ", "%20")):
+        assert place in [link["href"] for link in written(ds, explorer=place)[1].all("a")]
+    for place in ("javascript:alert(1)", "data:text/html,x", " javascript:x", "java\nscript:x"):
+        with pytest.raises(ValueError, match="no place to link to"):
+            written(ds, explorer=place)
 
 
 def test_nothing_comes_from_the_network(written):

@@ -6,9 +6,9 @@ The real clients talk to it: huggingface_hub, datasets, transformers, trl (`HF_E
 `HF_HUB_DISABLE_XET=1`). All state lies on disk, so that a server can stop and another can start on the same root:
 
     ROOT/blobs/SHA256                                  contents of files, large files and small
-    ROOT/{models,datasets}/NAMESPACE/NAME/refs.json    {"main": SHA, "refs/pr/1": SHA, "refs/tags/v1": SHA}
-    ROOT/{models,datasets}/NAMESPACE/NAME/meta.json    {"private": false}
-    ROOT/{models,datasets}/NAMESPACE/NAME/SHA.json     a commit: parent, title, message, date, author, files
+    ROOT/{models,datasets,spaces}/NAMESPACE/NAME/refs.json    {"main": SHA, "refs/pr/1": SHA, "refs/tags/v1": SHA}
+    ROOT/{models,datasets,spaces}/NAMESPACE/NAME/meta.json    {"private": false}
+    ROOT/{models,datasets,spaces}/NAMESPACE/NAME/SHA.json     a commit: parent, title, message, date, author, files
 
 Read in this order: Fault (what a test may break), check_card (what the Hub refuses in a card), Repository and Store
 (the disk), Handler (one method an endpoint, the table ROUTES), HubServer (what tests use).
@@ -150,6 +150,8 @@ def check_card(text: str, repo_type: str) -> tuple[list[str], list[str]]:
     if not metadata:
         return [], ["empty or missing yaml metadata in repo card"]
     checks = dict(CARD_CHECKS)
+    if repo_type == "space" and metadata.get("sdk") not in ("static", "gradio", "docker"):
+        return ['"sdk" must be one of static, gradio, docker'], []
     if repo_type == "dataset":
         checks["license"] = (is_text_or_texts, "a string or a list of strings")
     errors = [
@@ -501,7 +503,7 @@ class Handler(BaseHTTPRequestHandler):
         return f"http://{self.headers['Host']}"
 
     def web_url(self, repo_type: str, repo_id: str) -> str:
-        return f"{self.base}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+        return f"{self.base}/{'' if repo_type == 'model' else f'{repo_type}s/'}{repo_id}"
 
     # -- who asks
 
@@ -756,7 +758,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def lfs_batch(self, repo_id: str, prefix: str = "") -> None:
         self.require_user()
-        self.readable("dataset" if prefix else "model", repo_id)
+        self.readable(prefix.removesuffix("s/") if prefix else "model", repo_id)
         objects = [self.lfs_object(wanted["oid"], wanted["size"]) for wanted in self.json()["objects"]]
         headers = {"Content-Type": "application/vnd.git-lfs+json"}
         self.answer(200, {"transfer": "basic", "objects": objects}, **headers)
@@ -843,7 +845,7 @@ class Handler(BaseHTTPRequestHandler):
     # -- downloading
 
     def resolve(self, repo_id: str, revision: str, path: str, prefix: str = "") -> None:
-        repository = self.readable("dataset" if prefix else "model", repo_id)
+        repository = self.readable(prefix.removesuffix("s/") if prefix else "model", repo_id)
         sha = repository.resolve(revision)
         entry = repository.commit(sha)["files"].get(path)
         if entry is None:
@@ -870,7 +872,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.connection.sendfile(file, start, stop - start)
 
 
-KIND = r"/api/(?P<repo_type>model|dataset)s"
+KIND = r"/api/(?P<repo_type>model|dataset|space)s"
 REPO = r"(?P<repo_id>\w[\w.-]*/\w[\w.-]*)"
 REVISION = r"(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+)"
 SHA256 = r"(?P<sha256>[0-9a-f]{64})"
@@ -892,12 +894,12 @@ ROUTES = [
         ("POST", rf"{KIND}/{REPO}/paths-info/{REVISION}", Handler.paths_info),
         ("POST", rf"{KIND}/{REPO}/preupload/{REVISION}", Handler.preupload),
         ("POST", rf"{KIND}/{REPO}/commit/{REVISION}", Handler.commit),
-        ("POST", rf"/(?P<prefix>datasets/)?{REPO}\.git/info/lfs/objects/batch", Handler.lfs_batch),
+        ("POST", rf"/(?P<prefix>datasets/|spaces/)?{REPO}\.git/info/lfs/objects/batch", Handler.lfs_batch),
         ("PUT", rf"/lfs/{SHA256}", Handler.lfs_put),
         ("PUT", rf"/lfs/{SHA256}/part/(?P<number>\d+)", Handler.lfs_put_part),
         ("POST", rf"/lfs/{SHA256}", Handler.lfs_complete),
         ("POST", rf"/lfs/{SHA256}/verify", Handler.lfs_verify),
-        ("GET HEAD", rf"/(?P<prefix>datasets/)?{REPO}/resolve/{REVISION}/(?P<path>.+)", Handler.resolve),
+        ("GET HEAD", rf"/(?P<prefix>datasets/|spaces/)?{REPO}/resolve/{REVISION}/(?P<path>.+)", Handler.resolve),
     ]
 ]
 
