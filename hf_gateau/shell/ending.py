@@ -15,7 +15,6 @@ from contextlib import contextmanager
 TRACEBACK = "HF_GATEAU_TRACEBACK"  # in the environment: errors as Python tells them
 # Exit statuses. What a shell reports of a process that SIGINT or SIGPIPE has ended is 128 and the signal's number.
 WRONG_INPUT, UNEXPECTED, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
-PRINT_THEIR_OWN = ("datasets", "huggingface_hub")
 EXPECTED = (ValueError, OSError, RuntimeError, ImportError)  # raised with a message that says what to do
 
 
@@ -73,8 +72,17 @@ def interrupted() -> int:
 def log_handler() -> logging.Handler:
     """What prints log messages to stderr, each once: some libraries print their own, and pass them on as well."""
     handler = logging.StreamHandler()
-    handler.addFilter(lambda record: record.name.partition(".")[0] not in PRINT_THEIR_OWN)
+    handler.addFilter(lambda record: not _prints_itself(logging.getLogger(record.name)))
     return handler
+
+
+def _prints_itself(logger: logging.Logger) -> bool:
+    """Whether a logger, or one above it but for the root, writes its messages to a stream."""
+    while logger.parent is not None:
+        if any(type(handler) is logging.StreamHandler for handler in logger.handlers):
+            return True
+        logger = logger.parent
+    return False
 
 
 @contextmanager
