@@ -374,7 +374,7 @@ def test_cells_and_seeds_of_short_data(grid, tmp_path):
 def missing_columns(grid: dict, tmp_path: Path) -> None:
     from datasets import load_dataset
 
-    ds = load_dataset("parquet", data_files=grid["data"], split="train").remove_columns("gateau_ppl_short")
+    ds = load_dataset("parquet", data_files=grid["data"], split="train").remove_columns("gateau_token_nll_short")
     ds.to_parquet(str(tmp_path / "less.parquet"))
     grid["data"] = str(tmp_path / "less.parquet")
 
@@ -421,7 +421,7 @@ WRONG = {
         lambda x, _: x["methods"].append({"name": "all", "method": "full", "decisions": "mine.csv"}),
         "There is no file of decisions 'mine.csv'",
     ),
-    "columns": (missing_columns, "needs the column(s) gateau_ppl_short, which data 'measured' lacks"),
+    "columns": (missing_columns, "needs the column(s) gateau_token_nll_short, which data 'measured' lacks"),
 }
 
 
