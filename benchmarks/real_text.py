@@ -1,7 +1,7 @@
 """Which ranking finds the rows that need far text, and puts those first that need most? Labelled rows of real text, ranked in
 many ways.
 
-    python -m benchmarks.real_text --books alice29.txt lcet10.txt --output real_text.md
+    python -m benchmarks.real_text --books alice29.txt lcet10.txt --heads --output real_text.md
 
 Every row is a stretch of a book of `--num_tokens` tokens, instruction and response included, of a kind of
 `benchmarks.real_rows`: the response needs one, two, three or six facts from the first 60% of the context, or a passage of it; one
