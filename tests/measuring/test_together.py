@@ -388,6 +388,7 @@ def test_several_processes_need_a_store(rows, tiny_model, monkeypatch):
 
 def test_store_that_does_not_show_the_others_rows_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(together, "SHARED_DISK_DELAY", 0.0)
-    runtime = SimpleNamespace(config_key="key", store=FolderStore(tmp_path))
+    store = FolderStore(tmp_path)
+    runtime = SimpleNamespace(store=store, known=lambda keys: store.get("key", keys))
     with pytest.raises(StoreError, match="2 rows that other processes measured are not to be seen"):
         together._wait_for(runtime, {"a", "b"})
