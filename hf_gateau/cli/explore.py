@@ -40,8 +40,8 @@ class ExploreArguments:
 
 
 def command(data: str, rows: DataArguments, page: ExploreArguments, config: RankConfig) -> None:
-    """Write all rows as a page to look through, rank anew and decide on. It opens from the disk and needs no network. Rows that are
-    not ranked yet are ranked first.
+    """Write all rows as a page to look through and decide on. It opens from the disk, needs no network, and ranks anew as `rank`
+    does. Rows that are not ranked yet are ranked first.
 
     Examples:
         hf-gateau explore ranked.parquet -o explorer

@@ -10,22 +10,24 @@ import pytest
 from benchmarks import precision
 from hf_gateau.quickstart import LONG_MODEL
 from hf_gateau.rows.samples import build_sample
+from tests.measured import measured
 
 
 def frame(ppl_short: list[float], error: int | None = None) -> pd.DataFrame:
     """Measured rows that differ by the short sibling alone."""
     n = len(ppl_short)
-    rows = pd.DataFrame(
-        {
-            "gateau_key": [f"s:{i}" for i in range(n)],
-            "gateau_error": [None] * n,
-            "gateau_ppl_short": ppl_short,
-            "gateau_ppl_long": [2.0] * n,
-            "gateau_ppl_no_context": [3.0] * n,
-            "gateau_segment_ppl": [[2.0, 3.0, 4.0 + i] for i in range(n)],
-            "gateau_segment_attention": [[0.1, 0.2, 0.3]] * n,
-        }
-    )
+    columns = {
+        "gateau_key": [f"s:{i}" for i in range(n)],
+        "gateau_ppl_short": [float(ppl) for ppl in ppl_short],
+        "gateau_ppl_long": [2.0] * n,
+        "gateau_ppl_no_context": [50.0] * n,
+        "gateau_segment_ppl": [[2.0, 3.0, 4.0 + i] for i in range(n)],
+        "gateau_segment_attention": [[0.1, 0.2, 0.3]] * n,
+    }
+    rows = measured(n, **columns).to_pandas()
+    rows["gateau_error"] = [None] * n
+    for name in columns:
+        rows[name] = columns[name]  # lists as lists
     rows.loc[[] if error is None else [error], "gateau_error"] = "no finite numbers"
     return rows
 

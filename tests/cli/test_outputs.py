@@ -25,6 +25,7 @@ CLASHES = {
         "{IN} -o page.html --figures {IN}",
         "{DIR} -o page.html --figures {DIR}/figures",
     ],
+    "explore": ["{DIR} -o {DIR}/page", "{IN} --compare {DIR} -o {DIR}", "{IN} -o {IN}"],
     "compare": ["{DIR} {IN} -o {DIR}/both.json", "{IN} {DIR} -o {DIR}/both.json"],
     "build": ["{IN} -o {IN}", "{DIR} -o {DIR}/rows.parquet"],
     "eval": ["{DIR} --tasks needle -o {DIR}"],
