@@ -24,6 +24,7 @@ from ..measuring.responses import ResponseScorer
 from ..models.config import ModelPairConfig
 from ..ranking.config import MethodModelsConfig, RankConfig, RunConfig, SelectConfig
 from ..ranking.decisions import read_decisions
+from ..ranking.evidence import FAR, SHORT
 from ..ranking.formulas import PPL_PAIR, SEGMENT_COLUMNS, check_measured, needed_columns
 from ..ranking.mixture import mix
 from ..ranking.order import rank
@@ -40,7 +41,7 @@ from .model_card import write_model_card
 logger = logging.getLogger(__name__)
 
 SELECTION_FILE = "gateau_selection.json"
-NEEDS = {HMP: PPL_PAIR[0], CAS: SEGMENT_COLUMNS[0]}  # of rows -> a column that it is made of
+NEEDS = {HMP: {PPL_PAIR[0], SHORT}, CAS: {SEGMENT_COLUMNS[0], FAR}}  # of rows -> columns of which it is made of one
 NOT_TRAINABLE = "cannot be trained on"  # how a reason on record begins
 CONFIGS = (SelectConfig, RankConfig, ModelPairConfig, MeasureConfig, MethodModelsConfig)
 # A Trainer may rebuild its callbacks from a checkpoint's state; by output folder, what the rebuilt one replaced had chosen.
@@ -237,7 +238,7 @@ class GateauSelector(TrainerCallback, ExportableState):
         from ..measuring.together import fit_to_rows
 
         columns = needed_columns(self.rank_config)
-        needs = [what for what, name in NEEDS.items() if name in columns]
+        needs = [what for what, names in NEEDS.items() if names.intersection(columns)]
         return fit_to_rows(ds, scorer, needs)[0]
 
     def mix(self, selected: Any, short: Any, **settings) -> Any:

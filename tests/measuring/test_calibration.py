@@ -147,7 +147,7 @@ def test_nothing_is_measured_before_heads_are_chosen(store):
         scorer(ROWS[0])
     calibrate_heads(Dataset.from_list(ROWS), GateauScorer(**PAIR, **HOW, store=store))
     assert scorer(ROWS[0])["gateau_segment_heads"]  # another scorer's heads are found
-    with pytest.raises(ValueError, match="keeps in the store which heads were chosen, and it is off"):
+    with pytest.raises(ValueError, match="keeps in the store what it chooses by, and it is off"):
         GateauScorer(**PAIR, **HOW, store=False)(ROWS[0])
     with pytest.raises(ValueError, match="the scorer has cam='segments'"):
         calibrate_heads(Dataset.from_list(ROWS), GateauScorer(**PAIR, store=store))

@@ -168,14 +168,14 @@ def test_a_map_of_several_processes_and_any_order_of_rows_find_the_same(plain, s
 def test_a_row_that_fails_in_either_pass_has_its_reason(store, monkeypatch):
     ds, scorer = Dataset.from_list(ROWS), GateauScorer(**PAIR, **SHARE, store=store)
     keys = [scorer.start().lay_out(row).key for row in ROWS[:2]]
-    real = passes._Work.without_segments
+    real = passes._Work.whole_rows
 
     def failing(this, *rest):
         if any(x.key == keys[0] for x in this.samples):
             raise RuntimeError("made to fail")
         return real(this, *rest)
 
-    monkeypatch.setattr(passes._Work, "without_segments", failing)
+    monkeypatch.setattr(passes._Work, "whole_rows", failing)
     found = screen(ds, scorer, **RANKING)
     assert found.num_rows == 15
     monkeypatch.setattr(passes._Work, "segments", lambda this: 1 / 0)
