@@ -4,7 +4,7 @@
 const gateau = {};
 
 gateau.data = (() => {
-  const ESCAPE = 1, FLIP = 0x8000, MOST_KEPT = 12; // pieces in memory
+  const ESCAPE = 1, FLIP = 0x8000, MOST_KEPT = 6; // pieces in memory
   const arrived = new Map(), kept = new Map();
 
   // What a file of data calls.

@@ -67,6 +67,7 @@ gateau.table = (() => {
   function columnsAnew() {
     specs = shownColumns().filter((spec) => !hidden.has(spec.name));
     grid.style.setProperty("--columns", specs.map((spec) => spec.width).join(" "));
+    grid.style.setProperty("--width", `${specs.reduce((sum, spec) => sum + parseFloat(spec.width.replace("minmax(", "")), 0)}rem`);
     grid.setAttribute("aria-colcount", specs.length);
     body.replaceChildren();
     lines = [];
@@ -102,39 +103,53 @@ gateau.table = (() => {
     return spec.name === "moved" && value > 0 ? `+${number(value)}` : number(value, spec.digits, spec.small);
   }
 
-  function draw() {
-    const { left } = model.live;
-    grid.setAttribute("aria-rowcount", left.length + 1);
-    body.style.height = `${left.length * HEIGHT}px`;
-    get("empty").hidden = left.length > 0;
+  // Each place has its own element, which goes to the place as many further on as there are elements: scrolling by a few rows
+  // touches these rows alone.
+  function draw(event) {
+    const { left } = model.live, isScroll = event?.type === "scroll";
     const from = Math.max(0, Math.floor(grid.scrollTop / HEIGHT) - AROUND);
     const to = Math.min(left.length, Math.ceil((grid.scrollTop + grid.clientHeight) / HEIGHT) + AROUND);
-    while (lines.length < to - from) {
-      const line = el("div", { role: "row", className: "line" }, ...specs.map((spec, i) =>
-        el("div", { role: "gridcell", "aria-colindex": i + 1, className: spec.kind === "number" ? "cell number" : `cell ${spec.kind}` })));
-      lines.push(line);
-      body.append(line);
+    if (!isScroll) {
+      grid.setAttribute("aria-rowcount", left.length + 1);
+      body.style.height = `${left.length * HEIGHT}px`;
+      get("empty").hidden = left.length > 0;
     }
-    lines.forEach((line, i) => {
-      const at = from + i;
-      line.hidden = at >= to;
-      if (line.hidden) return;
-      const row = left[at];
-      line.style.transform = `translateY(${at * HEIGHT}px)`;
-      line.dataset.at = at;
-      line.id = `line-${at}`;
-      line.setAttribute("aria-rowindex", at + 2);
-      line.setAttribute("aria-selected", at === active);
-      line.classList.toggle("open", row === model.state.row);
-      line.dataset.move = model.moveOf(row);
-      line.dataset.decision = decisions.of(row).decision;
-      specs.forEach((spec, j) => {
-        const text = cellText(spec, row), cell = line.children[j];
-        if (cell.textContent !== text) cell.textContent = text;
-      });
-    });
+    const wanted = Math.ceil(grid.clientHeight / HEIGHT) + 2 * AROUND + 2;
+    if (lines.length < wanted) {
+      lines.push(...Array.from({ length: wanted - lines.length }, newLine));
+      body.replaceChildren(...lines);
+      for (const line of lines) line.dataset.at = "";
+    }
+    const used = new Set();
+    for (let at = from; at < to; at++) {
+      const line = lines[at % lines.length];
+      used.add(line);
+      if (!isScroll || line.dataset.at !== String(at)) fill(line, at);
+    }
+    for (const line of lines) line.hidden = !used.has(line);
     if (active >= from && active < to) grid.setAttribute("aria-activedescendant", `line-${active}`);
     else grid.removeAttribute("aria-activedescendant");
+  }
+
+  function newLine() {
+    return el("div", { role: "row", className: "line" }, ...specs.map((spec, i) =>
+      el("div", { role: "gridcell", "aria-colindex": i + 1, className: spec.kind === "number" ? "cell number" : `cell ${spec.kind}` })));
+  }
+
+  function fill(line, at) {
+    const row = model.live.left[at];
+    line.style.transform = `translateY(${at * HEIGHT}px)`;
+    line.dataset.at = at;
+    line.id = `line-${at}`;
+    line.setAttribute("aria-rowindex", at + 2);
+    line.setAttribute("aria-selected", at === active);
+    line.classList.toggle("open", row === model.state.row);
+    line.dataset.move = model.moveOf(row);
+    line.dataset.decision = decisions.of(row).decision;
+    specs.forEach((spec, j) => {
+      const text = cellText(spec, row), cell = line.children[j];
+      if (cell.textContent !== text) cell.textContent = text;
+    });
   }
 
   function goTo(at) {
