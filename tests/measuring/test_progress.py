@@ -29,6 +29,12 @@ from tests.measuring.counted import uncounted
 ERRORS = Counter({"messages is null": 2})
 
 
+@pytest.fixture(autouse=True)
+def with_bars():
+    """Whatever a command that ran in this process before has switched off."""
+    datasets.enable_progress_bars()
+
+
 def make_runtime(model, **sibling) -> Runtime:
     pair = ModelPairConfig(long_model=model, device="cpu", **sibling)
     return Runtime(pair, MeasureConfig(segment_length=16, batch_tokens=400, store=False))

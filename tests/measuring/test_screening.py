@@ -59,7 +59,7 @@ class Passes:
     def __init__(self, monkeypatch):
         self.whole, self.segments = [], []
         work = passes._Work
-        whole, segments = work.without_segments, work.with_segments
+        whole, segments = work.whole_rows, work.segments
 
         def counted_whole(this, *rest):
             self.whole += [x.key for x in this.samples]
@@ -69,8 +69,8 @@ class Passes:
             self.segments += [x.key for x in this.samples]
             return segments(this, *rest)
 
-        monkeypatch.setattr(work, "without_segments", counted_whole)
-        monkeypatch.setattr(work, "with_segments", counted_segments)
+        monkeypatch.setattr(work, "whole_rows", counted_whole)
+        monkeypatch.setattr(work, "segments", counted_segments)
 
     def take(self) -> tuple[int, int]:
         found = len(self.whole), len(self.segments)
