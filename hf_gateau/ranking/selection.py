@@ -212,13 +212,12 @@ def select_rows(
     bound = _bound(ds, config)
     if bound is not None:
         chosen = set(kept).difference(columns.keep)
-        reached = max(
-            (i + 1 for i, row in enumerate(columns.order) if row in chosen), default=0
-        )  # dropped rows above included
+        # How far down the order it goes: what a person drops above stands there too
+        reached = max((i for i, row in enumerate(columns.order, 1) if row in chosen), default=0)
         bound.check(reached, len(columns.order), _asked(config), config.min_score)
     hashes = _checked_hashes(ds, kept)
     out = ds.select(kept)
-    record = _record(ds, columns, kept, hashes, config, left_out or Counter())
+    record = _record(ds, columns, kept, hashes, config, left_out or Counter(), bound)
     if record.decisions and (num_unknown := record.decisions["num_unknown"]):
         logger.warning(
             "%d of the decisions in %s are about no row of these data", num_unknown, record.decisions["file"]
@@ -263,7 +262,8 @@ def _screening(bound: Bound | None, columns: ToChoose, kept: list[int]) -> dict[
     if bound is None:
         return None
     is_kept = np.zeros(len(columns.scores), bool)
-    is_kept[[i for i in kept if i not in set(columns.keep)]] = True  # of what a person keeps nothing is uncertain
+    is_kept[kept] = True
+    is_kept[columns.keep] = False  # of what a person keeps nothing is uncertain
     return bound.to_record() | {"num_uncertain": bound.num_uncertain(columns.scores, is_kept) if is_kept.any() else 0}
 
 
@@ -349,7 +349,13 @@ def _describe(ds) -> dict[str, Any]:
 
 
 def _record(
-    ds, columns: ToChoose, kept: list[int], hashes: list[str], config: SelectConfig, left_out: Counter
+    ds,
+    columns: ToChoose,
+    kept: list[int],
+    hashes: list[str],
+    config: SelectConfig,
+    left_out: Counter,
+    bound: Bound | None,
 ) -> SelectionRecord:
     import numpy as np
 
@@ -394,7 +400,7 @@ def _record(
         tokens=quantiles(columns.tokens) if columns.tokens is not None and kept_ranked else {},
         cut=Cuts.of_data(ds.select(kept)).to_record(),
         decisions=by_hand,
-        screening=_screening(_bound(ds, config), columns, kept) if kept else None,
+        screening=_screening(bound, columns, kept) if kept else None,
         versions={"hf_gateau": __version__, **library_versions()},
     )
 
