@@ -22,6 +22,7 @@ _PUBLIC = {
     "gateau_score": "measuring.scorer",
     "GateauScorer": "measuring.scorer",
     "ResponseScorer": "measuring.responses",
+    "WindowScorer": "measuring.windows",
     "RewardScorer": "measuring.rewards",
     "EmbeddingScorer": "measuring.embeddings",
     "calibrate_heads": "measuring.together",
@@ -64,6 +65,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .measuring.rewards import RewardScorer  # noqa: F401
     from .measuring.scorer import GateauScorer, gateau_score  # noqa: F401
     from .measuring.together import calibrate_heads, measure_together  # noqa: F401
+    from .measuring.windows import WindowScorer  # noqa: F401
     from .models.config import ModelPairConfig  # noqa: F401
     from .ranking.config import MixConfig, RankConfig, SelectConfig  # noqa: F401
     from .ranking.mixture import mix  # noqa: F401

@@ -14,9 +14,10 @@ from ..hub.reuse import reuse_scores
 from ..measuring.progress import Meter, Summary, errors_of
 from ..measuring.scorer import GateauScorer
 from ..measuring.together import calibrate_heads, measure_together
+from ..measuring.windows import WindowScorer
 from ..ranking.config import RankConfig
 from ..ranking.screening import screen_for
-from ..rows.batches import column_features
+from ..rows.batches import column_features, feature_of
 from ..rows.cuts import Cuts
 from ..store.sqlite import resolve_store_path
 from .ready import Ready
@@ -99,7 +100,12 @@ def check_streaming(
 
 
 def score_stream(
-    ds: IterableDataset, scorer: GateauScorer, output: str, record: dict[str, Any], max_shard_size: str
+    ds: IterableDataset,
+    scorer: GateauScorer,
+    output: str,
+    record: dict[str, Any],
+    max_shard_size: str,
+    windows: WindowScorer | None = None,
 ) -> Summary:
     """Measure a stream and write it as Parquet shards while it goes; never more rows are in memory than a row group has.
 
@@ -108,6 +114,8 @@ def score_stream(
     """
     runtime = scorer.start()
     runtime.meter, num_rows, errors, cut = Meter(runtime), 0, Counter(), Cuts()
+    if windows is not None:
+        windows.pair = runtime.pair
 
     def measure(table: pa.Table) -> pa.Table:
         nonlocal num_rows, cut
@@ -115,19 +123,20 @@ def score_stream(
         num_rows += len(measured)
         cut += Cuts.of_data(measured)
         errors.update(measured["gateau_error"].drop_null().to_pylist())
-        return measured
+        return measured if windows is None else windows(measured)
 
     measured = ds.with_format("arrow").map(measure, batched=True, batch_size=ROWS_OF_A_STREAM)
-    write_shards(measured, _measured_features(ds), Path(output).expanduser(), record, max_shard_size)
+    features = _measured_features(ds, {} if windows is None else windows.columns)
+    write_shards(measured, features, Path(output).expanduser(), record, max_shard_size)
     known = "the store" if scorer.stores else "another row"
     return Summary.of(num_rows, errors, runtime.meter.read(), rest=known, cut=cut)
 
 
-def _measured_features(ds: IterableDataset) -> Features:
-    """The types of a stream's columns and of those that measuring adds."""
+def _measured_features(ds: IterableDataset, more: dict[str, str]) -> Features:
+    """The types of a stream's columns, of those that measuring adds, and of `more`."""
     from datasets import Features
 
     own = ds.features
     if own is None:  # not every reader tells before it has read
         own = Features.from_arrow_schema(next(ds.with_format("arrow").iter(ROWS_OF_A_STREAM)).schema)
-    return Features({**own, **column_features()})
+    return Features({**own, **column_features(), **{name: feature_of(kind) for name, kind in more.items()}})

@@ -11,6 +11,7 @@ from ..ranking.config import ScreenConfig
 from .arguments import DataArguments, OutputArguments
 from .rows import check_form, load
 from .unnamed import agree_to_unnamed_pair
+from .windows import WindowArguments
 
 
 @dataclass
@@ -45,7 +46,7 @@ class ScoreArguments:
 
 
 def command(
-    data: str, rows: DataArguments, out: OutputArguments, work: ScoreArguments, known, pair, measure, how
+    data: str, rows: DataArguments, out: OutputArguments, work: ScoreArguments, known, pair, measure, reach, how
 ) -> None:
     """Measure every row with the pair of models. What is measured is kept at once, so a run that was stopped goes on where it
     was when the same command is given again.
@@ -60,6 +61,7 @@ def command(
     from ..files.sidecar import sidecar_of
     from ..files.writing import check_output, check_types, save_rows
     from ..measuring.scorer import GateauScorer
+    from ..measuring.value_scorer import attach_value_record
     from ..models.device import keep_freed_memory
     from ..planning.check_text import preview
     from ..ranking.screening import check_screening
@@ -68,6 +70,7 @@ def command(
     from .measured import check_streaming, measured_rows, plan_line, score_stream
     from .outcome import print_summary, told_what_is_kept
     from .ready import make_ready
+    from .windows import with_windows
 
     keep_freed_memory()
     check_apart(out.output, data, resolve_store_path(measure.store))
@@ -88,13 +91,18 @@ def command(
         lines += ["How rows are split, the first of each kind (`hf-gateau check` says more):"]
         lines += [f"  {line}" for line in preview(ds, find_context=scorer.start().find_context)]
         print(*lines, sep="\n", flush=True, file=sys.stderr if work.json else sys.stdout)
+    windows = reach.scorer(scorer)
     started, settings = time.monotonic(), {"settings": asdict(scorer.pair_config) | asdict(scorer.measure_config)}
     if work.streaming:
         attach_record(ds, "measuring", description)
+        if windows is not None:
+            attach_value_record(ds, windows)
         with told_what_is_kept(scorer, out.output):
-            summary = score_stream(ds, scorer, out.output, sidecar_of(ds) | settings, out.max_shard_size)
+            summary = score_stream(ds, scorer, out.output, sidecar_of(ds) | settings, out.max_shard_size, windows)
     else:
         measured, summary = measured_rows(ds, scorer, work.num_proc or 1, ready, how.ranking())
+        if windows is not None:
+            measured = with_windows(measured, windows, scorer, work.num_proc or 1)
         if state.is_main_process:
             attach_record(measured, "measuring", scorer.describe())  # now it says which heads were chosen
             with told_what_is_kept(scorer, out.output):
@@ -126,5 +134,5 @@ def _join_launch(scorer, work: ScoreArguments):
 TAKES = (
     "data",
     *(DataArguments, OutputArguments, ScoreArguments),
-    *(ScoredConfig, ModelPairConfig, MeasureConfig, ScreenConfig),
+    *(ScoredConfig, ModelPairConfig, MeasureConfig, WindowArguments, ScreenConfig),
 )

@@ -16,6 +16,7 @@ RECORDS = (
     "building",
     "measuring",
     "ppl_response",
+    "window_nll",
     "reward",
     "embedding",
     "ranking",

@@ -3,7 +3,7 @@
 Read `config`, `segments` (Eq. 3), `heads` (that tell which segment matters), `passes` (all numbers of some samples), `costs`
 (their floating-point operations), `progress` (how far and how fast), `lengths` (what those of all rows make of the settings),
 `screening` (whose segments are worth it), `known` (of a row before it is measured), `runtime` (pair, store and key in one
-process), `scorer` (`GateauScorer`, which `Dataset.map` calls), `survey` (rows laid out once), `calibration` (heads chosen by
-some of them), `together` (many processes), `screened` (segments of some rows alone); then the scorers of one value a row:
-`value_scorer`, `responses`, `rewards`, `embeddings`.
+process), `scorer` (`GateauScorer`, which `Dataset.map` calls); the scorers of one value a row: `value_scorer`, `long_model`,
+`responses`, `windows`, `rewards`, `embeddings`; then what looks at all rows: `survey` (rows laid out once), `calibration` (heads
+chosen by some of them), `together` (many processes), `screened` (segments of some rows alone).
 """

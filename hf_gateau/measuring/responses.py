@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..models.config import ModelPairConfig
 from ..models.device import to_host
-from ..models.fingerprints import pair_fingerprints
 from ..models.packing import Limits
 from ..models.perplexity import perplexity, response_nlls
 from ..rows.conversations import FindContext, SampleError
 from ..rows.samples import build_sample, truncate_response
-from .value_scorer import ValueScorer
+from .long_model import LongModelScorer
 
 
-if TYPE_CHECKING:
-    from .scorer import GateauScorer
-
-
-LONG = ("model", "revision", "adapter", "adapter_revision")  # settings that a pair has for its long model
-
-
-class ResponseScorer(ValueScorer):
+class ResponseScorer(LongModelScorer):
     """Adds `gateau_ppl_response`: perplexity of the response's tokens under the long model, behind the token that begins a
     document (the tokenizer's BOS, else its EOS: lm-evaluation-harness's `prefix_token_id`) and nothing else.
 
@@ -68,35 +58,6 @@ class ResponseScorer(ValueScorer):
         store: Any = None,
     ):
         super().__init__(**{name: x for name, x in locals().items() if name not in ("self", "__class__")})
-        self._pair_config()  # wrong settings are told now
-
-    @classmethod
-    def settings_of(cls, scorer: GateauScorer) -> dict[str, Any]:
-        """Arguments for a `ResponseScorer` with the long model of a `GateauScorer`, run as there."""
-        pair, how = vars(scorer.pair_config), vars(scorer.measure_config)
-        found = {name: (pair | how)[name] for name in inspect.signature(cls).parameters if name in (pair | how)}
-        return found | {name: pair[f"long_{name}"] for name in LONG}
-
-    def _pair_config(self) -> ModelPairConfig:
-        own = (*LONG, "response_head", "find_context", "batch_tokens", "store")
-        shared = {name: value for name, value in self.settings.items() if name not in own}
-        names = {name: self.settings[name] for name in LONG}
-        return ModelPairConfig(**{f"long_{name}": value for name, value in names.items()}, **shared)
-
-    def fingerprints(self) -> dict[str, str | None]:
-        found = pair_fingerprints(self._pair_config())
-        return {"model": found["long"], "adapter": found["long_adapter"], "tokenizer": found["tokenizer"]}
-
-    @cached_property
-    def pair(self):
-        """The long model, with a sibling that is never loaded."""
-        from ..models.pair import ModelPair
-
-        return ModelPair(self._pair_config(), self.rank or 0)
-
-    @property
-    def device(self):
-        return self.pair.device
 
     @cached_property
     def first_token(self) -> int:
@@ -111,11 +72,7 @@ class ResponseScorer(ValueScorer):
         return token
 
     def describe_model(self) -> dict[str, Any]:
-        described = self.pair.describe()
-        kept = {"dtype": described["dtype"], "bits": described["bits"], "first_token": self.first_token}
-        head = {} if (head := self.settings["response_head"]) is None else {"response_head": head}
-        tokenizer = {} if self.pair.own_tokenizer is None else {"tokenizer": self.pair.own_tokenizer}
-        return {**described["long"], **kept, **head, **tokenizer}
+        return super().describe_model() | {"first_token": self.first_token}
 
     def lay_out(self, row: Mapping[str, Any]) -> list[int]:
         sample = build_sample(row, self.pair.tokenizer, find_context=self.find_context)

@@ -43,14 +43,17 @@ if TYPE_CHECKING:
     from accelerate import PartialState
     from datasets import Dataset
 
+    from .value_scorer import ValueScorer
+
 logger = logging.getLogger(__name__)
 
 LONGEST_WAIT = timedelta(days=30)  # for processes that are still measuring
 ROWS_A_MESSAGE = 10_000  # of its part of the survey that a process sends at a time
+ROWS_AT_ONCE = 1_000  # that a process reads of its share of values
 SHARED_DISK_DELAY = 120.0  # seconds until what one machine wrote must be seen by the others
 
 
-def join_launch(scorer: GateauScorer) -> PartialState:
+def join_launch(scorer: GateauScorer | ValueScorer) -> PartialState:
     """Take the place that `accelerate launch` (or torchrun) gave this process, and its GPU; does nothing without them.
 
     Raises:
@@ -226,6 +229,17 @@ def main_process_first(scorer: Any, work: Callable[[], Any]) -> Any:
             found = work()
         team.exchange(None)
     return found
+
+
+def values_together(ds: Dataset, scorer: ValueScorer) -> Dataset:
+    """`ds.map(scorer)` with all processes of a launch, each of which calls this: a process measures every so-many-th row into the
+    store, and when all have, each takes the values of all rows from there, the main one first."""
+    if (team := Team(join_launch(scorer))).size > 1:
+        scorer.rank = scorer.default_rank
+        for batch in readable(ds.shard(team.size, team.rank, contiguous=False)).iter(ROWS_AT_ONCE):
+            scorer.measure_rows(rows_of(batch))
+        team.exchange(None)
+    return main_process_first(scorer, lambda: ds.map(scorer, batched=True, desc=scorer.title))
 
 
 def balanced_shares(num_tokens: Sequence[int], num_shares: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""What the scorers of `responses`, `rewards` and `embeddings` have in common: a batch of columns in, one value a row out.
+"""What the scorers of `responses`, `windows`, `rewards` and `embeddings` have in common: a batch of columns in, one value a row out.
 
 Like `GateauScorer` they are handed to `Dataset.map`, pickle as their settings, load a model when a row needs one, and keep
 each value in the store at once, by what the row says (`key_of`) and what measured it (`config_key`).
@@ -13,10 +13,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..markdown import public_name
 from ..models.fingerprints import fingerprint_or_name, loaded_commit, model_fingerprint, tokenizer_fingerprint
 from ..models.packing import pack
+from ..records import attach_record, column_of
 from ..rows.batches import REASON, VALUE_COLUMNS, BatchShape
 from ..rows.context_rules import last_paragraph
 from ..rows.conversations import FindContext, SampleError, content_hash, find_context_of, read_conversation
@@ -29,6 +31,9 @@ from ..store.sqlite import MeasurementStore, Value, resolve_store_path
 from .progress import keep_bars_over_forks
 from .runtime import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, LAYOUT_VERSION, TOKENS_LAID_OUT, rests_on
 
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 logger = logging.getLogger(__name__)
 
@@ -190,8 +195,7 @@ class ValueScorer(ABC):
         if self.rank is None:
             self.rank = rank if isinstance(rank, int) else self.default_rank
         shape = BatchShape(batch)
-        columns = {name: VALUE_COLUMNS[name] for name in (self.column, REASON.format(self.column))}
-        return shape.pack(self.measure_rows(shape.rows), columns)
+        return shape.pack(self.measure_rows(shape.rows), self.columns)
 
     def measure_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """One value a row, or why there is none; what the store has is not measured again, nor what others are measuring."""
@@ -207,7 +211,7 @@ class ValueScorer(ABC):
                 if left := [key for key in left if key not in found]:
                     self.claims.wait(left)
                     left = self._missing(left, found)
-        return [self._columns(found[key]) for key in keys]
+        return [self.columns_of(found[key]) for key in keys]
 
     def _missing(self, keys: Iterable[str], found: dict[str, Value | str]) -> list[str]:
         """The keys that the store has no value for; those that it has go to `found`."""
@@ -215,7 +219,13 @@ class ValueScorer(ABC):
             found |= self.store.get_values(self.config_key, keys)
         return [key for key in keys if key not in found]
 
-    def _columns(self, found: Value | str) -> dict[str, Any]:
+    @property
+    def columns(self) -> dict[str, str]:
+        """Name -> type of the columns that are added, as in `VALUE_COLUMNS`."""
+        return {name: VALUE_COLUMNS[name] for name in (self.column, REASON.format(self.column))}
+
+    def columns_of(self, found: Value | str) -> dict[str, Any]:
+        """A row's values of `columns`, from what was measured, or why nothing was."""
         value, reason = (None, found) if isinstance(found, str) else (found, None)
         return {self.column: value, REASON.format(self.column): reason}
 
@@ -283,6 +293,22 @@ class ValueScorer(ABC):
 
         options = {"unit": " rows", "leave": False, "position": 1 + (self.rank or 0), "delay": 1.0}
         return tqdm(total=num_rows, desc=self.title, **options)
+
+
+def told_and_recorded(ds: Dataset, scorer: ValueScorer) -> Dataset:
+    """The rows once they have a scorer's values: says how many have none, and attaches the record of the model."""
+    reason = REASON.format(scorer.column)
+    reasons = column_of(ds, reason)
+    if num_bad := len(reasons) - reasons.count(None):
+        logger.warning("%d of %d rows have no %s; %s says why.", num_bad, len(ds), scorer.column, reason)
+    attach_value_record(ds, scorer)
+    return ds
+
+
+def attach_value_record(ds: Dataset | IterableDataset, scorer: ValueScorer) -> None:
+    """Says which model measures a scorer's column, under the column's name without `gateau_`."""
+    described = scorer.description | {"model": public_name(scorer.description["model"])}
+    attach_record(ds, scorer.column.removeprefix("gateau_"), {"config_key": scorer.config_key, **described})
 
 
 def _place(row: Mapping[str, Any], find_context: FindContext | None) -> list[int] | None:

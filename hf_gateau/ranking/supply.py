@@ -7,14 +7,13 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..markdown import public_name
 from ..measuring.embeddings import EmbeddingScorer
 from ..measuring.responses import ResponseScorer
 from ..measuring.rewards import RewardScorer
-from ..measuring.together import main_process_first
-from ..measuring.value_scorer import ValueScorer
-from ..records import attach_record, column_of, find_record
-from ..rows.batches import COLUMNS, REASON, VALUE_COLUMNS, BatchShape
+from ..measuring.together import main_process_first, values_together
+from ..measuring.value_scorer import ValueScorer, told_and_recorded
+from ..records import column_of, find_record
+from ..rows.batches import COLUMNS, VALUE_COLUMNS, BatchShape
 from ..rows.conversations import SampleError
 from ..rows.samples import build_sample
 from ..store.folder import known_description
@@ -43,7 +42,7 @@ def measure_missing(
 ) -> Dataset:
     """Rows with the columns that a method needs beyond those of `gateau_score`; what is there is left as it is.
 
-    Every process of a launch calls this: the main one measures, the others take what it has kept.
+    Every process of a launch calls this, and measures a part.
 
     Args:
         ds (`Dataset`): rows with their texts.
@@ -66,15 +65,7 @@ def measure_missing(
         if isinstance(scorer, ResponseScorer):
             _check_response(ds, scorer)
     for scorer in scorers:
-        ds = main_process_first(scorer, lambda ds=ds, x=scorer: ds.map(x, batched=True, desc=x.title))
-        reasons = column_of(ds, REASON.format(scorer.column))
-        num_bad = len(reasons) - reasons.count(None)
-        if num_bad:
-            logger.warning(
-                "%d of %d rows have no %s; %s_error says why.", num_bad, len(ds), scorer.column, scorer.column
-            )
-        described = scorer.description | {"model": public_name(scorer.description["model"])}
-        attach_record(ds, record_kind(scorer.column), {"config_key": scorer.config_key, **described})
+        ds = told_and_recorded(values_together(ds, scorer), scorer)
     return ds
 
 
@@ -99,11 +90,6 @@ def _lengths(batch: Mapping[str, Any], counting: ResponseScorer) -> Any:
             found.append((None, None, str(error)))
     columns = {name: COLUMNS[name] for name in (*LENGTHS, "gateau_error")}
     return shape.pack([dict(zip(columns, values, strict=True)) for values in found], columns)
-
-
-def record_kind(column: str) -> str:
-    """Of the record that says which model measured a column."""
-    return column.removeprefix("gateau_")
 
 
 def _scorer(

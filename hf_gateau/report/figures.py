@@ -19,7 +19,7 @@ from ..ranking.order import rank, rank_order
 from ..records import column_of, find_record
 from .drawing import Figure, bars, bars_height, legend_above, points, save_png
 from .ranked_rows import RankedRows, best_rows, length_ranges, num_kept_of, read_ranked, source_groups
-from .reach import distances, reach_of_segments
+from .reach import distances, reach_of_segments, reach_of_windows
 from .segments import FULL, SCALES, cut_of, in_words, merge_segments, segment_measures
 
 
@@ -283,12 +283,25 @@ def _alpha_stability(rows: RankedRows) -> Figure | None:
 
 
 def _reach(ds: Dataset, rows: RankedRows) -> Figure | None:
-    """From how far back the responses are told."""
-    if (lengths := rows.numbers("num_context_tokens")) is None or not (beyond := distances(lengths)):
+    """From how far back the responses are told: by nested windows, or, where none were measured, by far segments."""
+    if (lengths := rows.numbers("num_context_tokens")) is None:
         return None
     tau = (rows.record or {}).get("tau")
     tau = RankConfig.tau if tau is None else tau
-    found = reach_of_segments(ds, beyond, tau, cut_of(find_record(ds, "measuring")))
+    if (of_windows := reach_of_windows(ds, tau)) is not None:
+        (beyond, found), what = of_windows, "windows"
+        how = (
+            f"of a response, above tau ({tau:g} nats a token), that neither the instruction nor so many of the context's last tokens "
+            "tell the long model, and the whole context does."
+        )
+    elif beyond := distances(lengths):
+        found, what = reach_of_segments(ds, beyond, tau, cut_of(find_record(ds, "measuring"))), "far segments"
+        how = (
+            f"of a response, above tau ({tau:g} nats a token), that a far segment alone tells which ends so many tokens before the "
+            "context's end. Each token counts with the far segment that tells it best; nested windows were not measured."
+        )
+    else:
+        return None
     is_ranked = np.array([rank is not None for rank in column_of(ds, "gateau_rank")])
     known = None if found is None else ~np.isnan(found[is_ranked]).any(axis=1)
     if known is None or not (known & rows.top).any() or not np.nansum(found[is_ranked]):
@@ -297,15 +310,10 @@ def _reach(ds: Dataset, rows: RankedRows) -> Figure | None:
     groups = {"top 10%": found[known & rows.top], "all rows": found[known]}
     means = {name: nats.mean(axis=0) for name, nats in groups.items()}
     shares = {name: (nats > 0).mean(axis=0) for name, nats in groups.items()}
-    unknown = f", without {missing:,} whose far segments were not measured" if (missing := int((~known).sum())) else ""
-    text = (
-        f"Line chart of how far back rows reach, of {rows.counted}{unknown}: nats of a response, above tau ({tau:g} nats a "
-        "token), that a far segment alone tells which ends so many tokens before the context's end. Each token counts with the "
-        "far segment that tells it best; nested windows were not measured. "
-        + " ".join(
-            f"Beyond {distance:,} tokens: {_n(means['top 10%'][i])} nats in the top 10%, {_n(means['all rows'][i])} in all rows."
-            for i, distance in enumerate(beyond)
-        )
+    unknown = f", without {missing:,} whose {what} were not measured" if (missing := int((~known).sum())) else ""
+    text = f"Line chart of how far back rows reach, of {rows.counted}{unknown}: nats {how} " + " ".join(
+        f"Beyond {distance:,} tokens: {_n(means['top 10%'][i])} nats in the top 10%, {_n(means['all rows'][i])} in all rows."
+        for i, distance in enumerate(beyond)
     )
     columns = (means["top 10%"], means["all rows"], shares["top 10%"], shares["all rows"])
     table = [(distance, *(float(values[i]) for values in columns)) for i, distance in enumerate(beyond)]

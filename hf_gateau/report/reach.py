@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..models.packing import Cut
-from ..ranking.evidence import BEST, FAR_TOKENS, token_far_need
+from ..ranking.evidence import BEST, FAR_TOKENS, LONG, NO_CONTEXT, SHORT, token_far_need, token_need
 from ..ranking.lists import ListMeasure, Rows
 
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SEGMENTS, CONTEXT = "gateau_segment_ppl", "gateau_num_context_tokens"
 FEWEST_TOKENS, SHORTEST_SHARE = 512, 8  # the first distance; of the longest context, where that is shorter
 BATCH_ROWS = 1000
+WINDOWS, WINDOW_NLL = "gateau_windows", "gateau_window_nll"
 ENDS = "segment_end"  # of each token's best far segment, in tokens before the context's end
 
 
@@ -30,6 +31,55 @@ def distances(lengths: np.ndarray) -> list[int]:
     first = min(FEWEST_TOKENS, longest // SHORTEST_SHARE)
     powers = [2**power for power in range(longest.bit_length())]
     return [power for power in powers if first <= power < longest]
+
+
+def reach_of_windows(ds: Dataset, tau: float) -> tuple[list[int], np.ndarray] | None:
+    """Nats of every row's response that are lost when the long model sees so many of the context's last tokens and no more; see
+    `token_need`, whose short sibling is the long model itself here.
+
+    Args:
+        ds: with raw columns, and those of `WindowScorer`.
+        tau: nats of a token that are not counted.
+
+    Returns:
+        W windows in tokens, and (n, W) float64: 0 where a window is as long as the row's context, NaN where it was not measured;
+        None where no row's were.
+    """
+    columns = (WINDOWS, WINDOW_NLL, LONG, NO_CONTEXT)
+    if not {*columns, CONTEXT} <= set(ds.column_names):
+        return None
+    parts = []
+    for table in ds.select_columns([*columns, CONTEXT]).with_format("arrow").iter(BATCH_ROWS):
+        lengths = table[CONTEXT].cast("float64").to_numpy()
+        parts.append((*_beyond_windows({name: _values(table[name]) for name in columns}, tau), lengths))
+    windows = sorted({int(size) for _, sizes, *_ in parts for size in sizes})
+    if not windows:
+        return None
+    found = []
+    for row, sizes, nats, is_known, lengths in parts:
+        shows_all = is_known[:, None] & (lengths[:, None] <= windows)
+        found.append(np.where(shows_all, 0.0, np.nan))
+        found[-1][row, np.searchsorted(windows, sizes)] = nats
+    return windows, np.concatenate(found)
+
+
+def _beyond_windows(lists, tau: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of each window of each row: which row, how long, and the nats that are beyond it; and which rows are known."""
+    counts = {name: sizes for name, (_, sizes, _) in lists.items()}
+    is_known = (counts[LONG] > 0) & ~np.any([null for _, _, null in lists.values()], axis=0)
+    is_known &= (counts[NO_CONTEXT] == counts[LONG]) & (counts[WINDOW_NLL] == counts[WINDOWS] * counts[LONG])
+    num_windows = np.where(is_known, counts[WINDOWS], 0)
+    row = np.repeat(np.arange(len(is_known)), num_windows)
+    nth, tokens = Rows(num_windows).position, Rows(counts[LONG][row])
+
+    def values(name: str, begin: np.ndarray | int = 0) -> np.ndarray:
+        """What a column has of the tokens of each window."""
+        return lists[name][0][tokens.spread(Rows(counts[name]).starts[row] + begin) + tokens.position]
+
+    sizes = lists[WINDOWS][0][Rows(counts[WINDOWS]).starts[row] + nth]
+    short = values(WINDOW_NLL, nth * counts[LONG][row])
+    need = token_need({SHORT: short, NO_CONTEXT: values(NO_CONTEXT), LONG: values(LONG)}, tau)
+    return row, sizes, tokens.sum(need) if len(row) else np.zeros(0), is_known
 
 
 def reach_of_segments(ds: Dataset, beyond: list[int], tau: float, cut: Cut | None) -> np.ndarray | None:

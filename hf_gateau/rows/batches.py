@@ -61,6 +61,9 @@ LAYOUT_COLUMNS = (
 VALUE_COLUMNS = {
     "gateau_ppl_response": "float64",
     "gateau_ppl_response_error": "string",
+    "gateau_windows": "places",
+    "gateau_window_nll": "nlls",
+    "gateau_window_nll_error": "string",
     "gateau_reward": "float64",
     "gateau_reward_error": "string",
     "gateau_embedding": "list32",

@@ -16,7 +16,7 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from safetensors.torch import load_file, save_file
 
-from hf_gateau import EmbeddingScorer, GateauScorer, ResponseScorer, RewardScorer, measure_together
+from hf_gateau import EmbeddingScorer, GateauScorer, ResponseScorer, RewardScorer, WindowScorer, measure_together
 from hf_gateau.settings import function_digest
 from tests.measured import SETTINGS, assert_same
 from tests.tiny_models import make_classifier, make_model, make_sentence_model
@@ -57,6 +57,7 @@ SCORERS = {
     "response": lambda m: ResponseScorer(m["long"], **HOW),
     "response, adapter": lambda m: ResponseScorer(m["long"], adapter=m["adapter"], **HOW),
     "response, tokenizer": lambda m: ResponseScorer(m["long"], tokenizer=m["tokenizer"], **HOW),
+    "windows": lambda m: WindowScorer(m["long"], windows=(20, 40), **HOW),
     "reward": lambda m: RewardScorer(m["reward"], **HOW),
     "embedding": lambda m: EmbeddingScorer(m["sentences"], **HOW),
 }
@@ -68,6 +69,7 @@ SEEN = {
     "tokenizer": ["tokenizer/tokenizer.json", "tokenizer/chat_template.jinja"],
     "response": ["long/model.safetensors", "long/config.json", "long/tokenizer.json", "long/chat_template.jinja"],
     "response, adapter": ["adapter/adapter_model.safetensors"],
+    "windows": ["long/model.safetensors", "long/config.json", "long/tokenizer.json", "long/chat_template.jinja"],
     "response, tokenizer": ["tokenizer/tokenizer.json", "tokenizer/chat_template.jinja"],
     "reward": [
         "reward/model.safetensors",
@@ -107,7 +109,7 @@ def test_the_hash_sees_every_file_that_a_number_rests_on(kind, models):
     assert Hasher.hash(scorer) == found[-1] and len(pickle.dumps(scorer)) < 2_000
 
 
-@pytest.mark.parametrize("kind", ["pair", "response", "reward", "embedding"])
+@pytest.mark.parametrize("kind", ["pair", "response", "windows", "reward", "embedding"])
 def test_map_over_changed_weights_gives_their_numbers(kind, models, rows):
     """The same scorer, the same rows, the same folder: what a scorer made afresh gives without the cache of `datasets`."""
     ds, scorer = Dataset.from_list(rows[:2]), SCORERS[kind](models)
@@ -170,7 +172,7 @@ def test_overrides_that_datasets_cannot_see_are_told(models, rows, caplog):
     assert "does not see when the files of long_model change" in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["pair", "response", "reward", "embedding"])
+@pytest.mark.parametrize("kind", ["pair", "response", "windows", "reward", "embedding"])
 def test_models_out_of_reach_hash_by_their_names(kind):
     """Offline, and nothing of them here: nothing fails before a row is measured."""
     names = dict.fromkeys(("long", "reward", "sentences"), "nobody/nothing")

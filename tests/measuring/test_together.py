@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hf_gateau import GateauScorer
+from hf_gateau import GateauScorer, WindowScorer
 from hf_gateau.files.reading import load_rows
 from hf_gateau.measuring import together
 from hf_gateau.measuring.together import balanced_shares, measure_together
@@ -124,14 +124,18 @@ def test_worker_killed_and_the_same_command_again(place, tmp_path):
     assert launcher.returncode != 0 and time.monotonic() - killed < 60
     kept = num_rows(store)
     assert 6 <= kept < NUM_ROWS and not (tmp_path / "out.parquet").exists()
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    done = subprocess.run([*command, "--windows", "40,80"], env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count(f"{NUM_ROWS} rows; long model") == done.stdout.count("rows measured in") == 1
-    (configuration,) = store.configurations()
-    assert configuration["num_rows"] == configuration["num_measured"] == NUM_ROWS
+    of_pair, of_windows = store.configurations()
+    assert of_pair["num_rows"] == of_pair["num_measured"] == NUM_ROWS
+    assert of_windows["num_rows"] == of_windows["num_measured"] == NUM_ROWS
     out = load_rows(str(tmp_path / "out.parquet"))
     alone = Dataset.from_list(rows).map(GateauScorer(**PAIR, store=False), batched=True)
     assert_same(out, alone)
+    windows = WindowScorer(LONG_MODEL, windows=(40, 80), store=False)
+    for row, kept in zip(rows, out["gateau_window_nll"], strict=True):
+        assert kept == pytest.approx(windows(row)["gateau_window_nll"], abs=1e-4)
     assert out.select_columns(["id", "messages"]).to_dict() == alone.select_columns(["id", "messages"]).to_dict()
 
 
@@ -139,7 +143,7 @@ COMMAND = """
 import json, os, sys, time
 from pathlib import Path
 from datasets import Dataset
-from hf_gateau import GateauScorer
+from hf_gateau import GateauScorer, WindowScorer
 from hf_gateau.measuring import passes
 from hf_gateau.measuring.together import measure_together
 folder, name, stops_at, settings = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])

@@ -20,6 +20,7 @@ from hf_gateau import (
     GateauSelector,
     ResponseScorer,
     RewardScorer,
+    WindowScorer,
     rank,
     ranking_record,
 )
@@ -35,7 +36,7 @@ from tests.chats import CHATML, turns
 from tests.tiny_models import make_classifier, make_model, make_sentence_model
 
 
-KINDS = {ResponseScorer: "long", RewardScorer: "reward", EmbeddingScorer: "sentences"}
+KINDS = {ResponseScorer: "long", WindowScorer: "long", RewardScorer: "reward", EmbeddingScorer: "sentences"}
 
 
 @pytest.fixture(scope="module")
@@ -296,8 +297,8 @@ def test_they_are_plain_callables(kind, models, rows):
     again = pickle.loads(pickle.dumps(scorer))
     assert "model" not in vars(again) and "pair" not in vars(again)
     alone = [again(row)[scorer.column] for row in rows]
-    np.testing.assert_allclose(np.array(alone), np.array(whole), rtol=1e-4, atol=1e-5)
-    assert again(rows[0]).keys() == {scorer.column, f"{scorer.column}_error"} <= VALUE_COLUMNS.keys()
+    np.testing.assert_allclose(np.hstack(alone), np.hstack(whole), rtol=1e-4, atol=1e-5)
+    assert again(rows[0]).keys() == scorer.columns.keys() <= VALUE_COLUMNS.keys() and scorer.column in scorer.columns
     code = (
         "import pickle, sys; from datasets.fingerprint import Hasher\n"
         "print(Hasher.hash(pickle.loads(bytes.fromhex(sys.argv[1]))))"
@@ -455,7 +456,7 @@ def test_the_same_weights_elsewhere_are_the_same_key_and_others_are_not(models, 
     import shutil
 
     for kind, name in KINDS.items():
-        shutil.copytree(models[name], tmp_path / name)
+        shutil.copytree(models[name], tmp_path / name, dirs_exist_ok=True)
         assert kind(str(tmp_path / name)).config_key == kind(models[name]).config_key
     other = make_classifier(tmp_path / "other", tokenizer, initializer_range=0.3)
     assert RewardScorer(other).config_key != RewardScorer(models["reward"]).config_key

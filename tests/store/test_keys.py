@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
-from hf_gateau import EmbeddingScorer, GateauScorer, ResponseScorer, RewardScorer
+from hf_gateau import EmbeddingScorer, GateauScorer, ResponseScorer, RewardScorer, WindowScorer
 from hf_gateau.measuring import runtime
 from tests.measured import SETTINGS
 from tests.tiny_models import make_classifier, make_model, make_sentence_model
@@ -189,6 +189,7 @@ def test_order_and_company_of_rows_change_no_key(scorer, rows):
 
 VALUES = {
     "response": lambda m, **x: ResponseScorer(m["long"], device="cpu", store=False, **x),
+    "windows": lambda m, **x: WindowScorer(m["long"], device="cpu", store=False, **x),
     "reward": lambda m, **x: RewardScorer(m["reward"], device="cpu", store=False, **x),
     "embedding": lambda m, **x: EmbeddingScorer(m["sentences"], device="cpu", store=False, **x),
 }
@@ -202,6 +203,14 @@ VALUE_CHANGES = {
     ("response", "response_head"): lambda m: {"response_head": 3},
     ("response", "dtype"): lambda m: {"dtype": "bfloat16"},
     ("response", "8 bit"): lambda m: {"load_in_8bit": True},
+    ("windows", "weights"): lambda m: weights(m["long"]),
+    ("windows", "an adapter"): lambda m: {"adapter": m["adapter"]},
+    ("windows", "the chat template"): lambda m: template(m["long"]),
+    ("windows", "another tokenizer"): lambda m: [template(m["short"]), {"tokenizer": m["short"]}][1],
+    ("windows", "response_head"): lambda m: {"response_head": 3},
+    ("windows", "max_length"): lambda m: {"max_length": 100},
+    ("windows", "windows"): lambda m: {"windows": (20, 40)},
+    ("windows", "dtype"): lambda m: {"dtype": "bfloat16"},
     ("reward", "weights"): lambda m: weights(m["reward"]),
     ("reward", "the tokenizer"): lambda m: other_words(m["reward"]),
     ("reward", "the chat template"): lambda m: template(m["reward"]),
