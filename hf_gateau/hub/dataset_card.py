@@ -8,7 +8,7 @@ from typing import Any
 from ..markdown import inline, is_repo_id, link, one_line, public_name, table
 from ..ranking.formulas import METHOD_SETTINGS
 from ..ranking.selection import SelectionRecord
-from ..report.provenance import how_measured, sibling
+from ..report.provenance import certain, how_measured, sibling
 from ..rows.cuts import Cuts
 from ..shipped import render
 from .readme import CITATIONS, TAGS
@@ -185,6 +185,7 @@ def ranking_rows(ranking: dict[str, Any]) -> list[list[str]]:
     rows = [["method", inline(ranking.get("method"))]]
     names = ("what", "mode", "alpha", "hmp", "cas", "combine", "tau", *METHOD_SETTINGS)
     rows += [[name, inline(ranking[name])] for name in names if ranking.get(name) is not None]
+    rows += [["certain", certain(ranking["screening"])]] if ranking.get("screening") else []
     unranked = sum((ranking.get("num_unranked") or {}).values())
     rows.append(["rows ranked", f"{ranking.get('num_ranked', 0):,}" + (f", {unranked:,} not" if unranked else "")])
     rows += [[f"{count:,} not", inline(reason)] for reason, count in (ranking.get("num_unranked") or {}).items()]

@@ -164,7 +164,8 @@ def measure_by_survey(ds: Dataset, scorer: GateauScorer, team: Team, table: Data
             measured = measured_rows(ds, table, scorer)
         team.exchange(None)
     others = {"other processes": sum(team.exchange(num_others))}
-    return {"the store": int(kept.sum()) - num_new} | others, measured
+    place = "the store" if runtime.screen is None else "the pass without segments or the store"
+    return {place: int(kept.sum()) - num_new} | others, measured
 
 
 def calibrate_heads(ds: Dataset, scorer: GateauScorer) -> HeadCalibration:

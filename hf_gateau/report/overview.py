@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..ranking.order import ranking_record
 from ..records import column_of, commonest, find_record
 from .findings import about, finding, glossary
-from .provenance import how_measured
+from .provenance import certain, how_measured
 from .ranked_rows import read_ranked
 from .texts import shortened
 
@@ -51,6 +51,7 @@ def _settings(record: dict | None, measuring: dict | None) -> list[tuple[str, st
         ranked = [("ranked with", "not recorded with these data")]
     else:
         ranked = [(name, cell(record[name])) for name in SETTINGS if record.get(name) is not None]
+        ranked += [("certain", certain(record["screening"]))] if record.get("screening") else []
         ranked.append(("measured by", ", ".join(record.get("measuring_configs", [])) or "not recorded"))
     return ranked + [(name, value) for name, value in how_measured(measuring or {})]
 

@@ -31,7 +31,39 @@ def how_measured(measuring: dict[str, Any], show: Callable[[Any], str] = str) ->
     rows += [[title, f"{measuring[name]:,} tokens"] for name, title in names.items() if measuring.get(name)]
     if measuring.get("segment_stride"):
         rows.append(["segments measured", f"one of every {measuring['segment_stride']:,}"])
+    if found := measuring.get("calibration"):
+        rows.append(["segments told by", show(_heads(found))])
+    if found := measuring.get("screening"):
+        high, others = found["num_high"], found["num_rows"] - found["num_high"]
+        sample = f"a sample of {found['num_sampled']:,} of the {others:,} others"
+        rows.append(["segments measured of", show(f"the {high:,} rows of highest {found['hmp']}, and {sample}")])
     return rows + ([["settings' key", show(measuring["config_key"])]] if measuring.get("config_key") else [])
+
+
+def _heads(calibration: dict[str, Any]) -> str:
+    """The attention heads that stand for segments, with the ends of each one's habit, and how well they do; see
+    `measuring.heads.HeadCalibration`."""
+    ends = [round(2 ** (x / 2)) for x in (calibration["bins"][0], calibration["bins"][-1])]
+    each = (
+        f"layer {layer} head {head} (habit {habit[0]:.1f} nats at {ends[0]:,} tokens, {habit[-1]:.1f} at {ends[1]:,})"
+        for (layer, head), habit in zip(calibration["heads"], calibration["habits"], strict=True)
+    )
+    found = (
+        f"{len(calibration['heads'])} retrieval heads, chosen by {calibration['num_rows']:,} rows: {', '.join(each)}"
+    )
+    if calibration.get("agreement") is None:
+        return found
+    tested = f"of {calibration['num_tested']:,} rows not used for choosing they find the telling segment in {calibration['agreement']:.0%}"
+    auroc = f", AUROC {calibration['auroc']:.3f}" if calibration.get("auroc") is not None else ""
+    return f"{found}; {tested}{auroc}"
+
+
+def certain(screening: dict[str, Any]) -> str:
+    """What holds of an order in which some rows have no segments; see `ranking.bounds.Bound`."""
+    found = f"the best {screening['num_safe']:,} rows, as if all segments were measured; {screening['num_without']:,} rows have none"
+    if (uncertain := screening.get("num_uncertain")) is None:
+        return found
+    return f"{found}; of the selected rows at most {uncertain:,} could be others, 95 times in 100"
 
 
 def model_name(described: dict[str, Any]) -> str:

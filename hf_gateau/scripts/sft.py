@@ -279,6 +279,10 @@ def _measuring(ds, selector: GateauSelector) -> tuple[str, bool]:
     selector.fit(ds, scorer)
     counts = scorer.count(ds)
     text = "{pending:,} rows to measure, {kept:,} in the store, {unusable:,} that cannot be measured".format(**counts)
+    if scorer.measure_config.segments_for is not None and counts["pending"]:
+        scorer.leave_segments()
+        begun = scorer.count(ds)["kept"] - counts["kept"]
+        text += f"; {begun:,} of those to measure have all but their segments, which are measured of some rows alone"
     return text + (f"; and {other}" if other else ""), counts["pending"] == 0 and not values
 
 

@@ -307,7 +307,12 @@ def _selection_table(record: SelectionRecord | None) -> str:
     )
     rows += [["decided by a person", inline(record.decided())]] if record.decisions else []
     rows += [["tokens kept", f"{record.num_tokens_kept:,}"]] if record.num_tokens_kept else []
-    rows += ranking_rows(record.ranking or {}) + measuring_rows(record.measuring) + cut_rows(record.cut)
+    ranking = record.ranking or {}
+    rows += (
+        ranking_rows(ranking | ({"screening": record.screening} if record.screening else {}))
+        + measuring_rows(record.measuring)
+        + cut_rows(record.cut)
+    )
     rows += [["fingerprint", inline(record.fingerprint)]]
     return table(["", ""], rows)
 

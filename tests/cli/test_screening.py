@@ -4,9 +4,11 @@ import json
 
 import pytest
 
+from hf_gateau import SelectionRecord
 from hf_gateau.cli import main
 from hf_gateau.files.reading import load_rows
 from hf_gateau.files.sidecar import read_sidecar
+from hf_gateau.training.model_card import _selection_table as model_table
 
 
 @pytest.fixture()
@@ -22,15 +24,27 @@ def test_score_rank_and_select(given, tmp_path, capsys):
     (tmp_path / "how.yaml").write_text("segments_for: 0.5\nmode: mean\n")
     yaml = ["--config", str(tmp_path / "how.yaml")]
     assert main(["score", str(tmp_path / "rows.jsonl"), "-o", measured, *given, *yaml]) in (None, 0)
+    last_lines = capsys.readouterr().out
     out, screening = load_rows(measured), read_sidecar(measured)["measuring"]["screening"]
     assert (screening["share"], screening["hmp"], screening["num_rows"]) == (0.5, "log_difference", 12)
     assert (
         sum(x is not None for x in out["gateau_segment_ppl"]) == screening["num_high"] + screening["num_sampled"] < 12
     )
+    num_now = screening["num_high"] + screening["num_sampled"]
+    assert f"({num_now} now, {12 - num_now} from the pass without segments or the store" in last_lines
     assert main(["rank", measured, "-o", ranked, "--mode", "mean"]) in (None, 0)
+    assert main(["report", ranked, "-o", str(tmp_path / "report.html")]) in (None, 0)
+    page = (tmp_path / "report.html").read_text()
+    others = f"{screening['num_sampled']:,} of the {12 - screening['num_high']:,} others"
+    assert f"the {screening['num_high']:,} rows of highest log_difference, and a sample of {others}" in page
+    safe = read_sidecar(ranked)["ranking"]["screening"]["num_safe"]
+    assert f"the best {safe:,} rows, as if all segments were measured; {12 - num_now:,} rows have none" in page
     capsys.readouterr()
     assert main(["select", ranked, "-o", kept, "--top_k", "2"]) in (None, 0)
     assert "rows without segments belongs among them" in capsys.readouterr().out
+    selected = SelectionRecord(**read_sidecar(kept)["selection"])
+    assert "as if all segments were measured" in model_table(selected)
+    assert "of the selected rows at most" in model_table(selected) and "a sample of" in model_table(selected)
     assert main(["select", ranked, "-o", kept, "--fraction", "0.9"]) != 0
     assert "Ask for at most top_k=" in capsys.readouterr().err
     assert main(["rank", measured, "-o", ranked, "--mode", "paper"]) != 0
