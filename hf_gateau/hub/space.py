@@ -14,7 +14,7 @@ from .commits import commit, open_repository, upload_all
 from .readme import TAGS, merge_readme
 
 
-PIECES = re.compile(r"data/(?:numbers|heads|rows-\d+|texts-\d+)\.js")
+PIECES = re.compile(r"data/(?:(?:numbers|heads|rows-\d+|texts-\d+)\.js|[a-z_]+-(?:light|dark)\.svg)")
 PAGE = re.compile(r"[a-z]+\.(?:js|css|svg|html)|gateau_explorer\.json")
 
 

@@ -26,7 +26,9 @@ from ..records import column_of, commonest, find_record
 from ..redaction import redact
 from ..rows.conversations import HASHED_COLUMNS
 from .comparison import compare
+from .drawing import to_svg
 from .explorer_rows import row_record
+from .figures import figures
 from .overview import overview
 from .pieces import json_bytes, write_piece
 from .segments import cut_of
@@ -50,6 +52,7 @@ NUMBERS = {  # column -> its name on the page, what it counts, digits after the 
     "gateau_num_response_tokens": ("response_tokens", "response tokens", 0),
     "gateau_num_cut_tokens": ("cut_tokens", "tokens cut", 0),
 }
+THEMES = ("light", "dark")
 KINDS = {"gateau_note": "not ranked because", "gateau_context_rule": "context found by", "gateau_truncated": "was cut"}
 
 
@@ -101,10 +104,9 @@ def write_explorer(
             "columns": columns,
             "ranking": tables,
             "overview": redact(overview(ds)),
+            "figures": _write_figures(ds, partial / DATA),
         }
         arrays |= {name: values for name, values in numbers.items() if name not in ranked} | ranked
-        if other is not None:
-            about["other"], arrays["other_rank"] = _compared(ds, other, other_name)
         if other is not None:
             about["other"], arrays["other_rank"] = _compared(ds, other, other_name)
         write_piece(partial / DATA / "numbers.js", about, arrays)
@@ -112,6 +114,18 @@ def write_explorer(
         (partial / MARK).write_bytes(json_bytes({"version": __version__, "digest": about["digest"]}) + b"\n")
         replace_folder(folder)
     return folder / "index.html"
+
+
+def _write_figures(ds: Dataset, folder: Path) -> list[dict[str, str]]:
+    """The report's figures, for a light and a dark page, and their words."""
+    told = []
+    for figure in figures(ds):
+        for theme in THEMES:
+            (folder / f"{figure.name}-{theme}.svg").write_text(
+                redact(to_svg(figure, theme == "dark")), encoding="utf-8"
+            )
+        told.append({"name": figure.name, "title": figure.title, "text": figure.text})
+    return redact(told)
 
 
 def check_folder(folder: Path) -> None:
@@ -196,7 +210,8 @@ def _own_column(values: list, name: str, label: str) -> tuple[dict[str, Any], np
     place = {text: i + 1 for i, text in enumerate(common)} | {"": 0}
     others = ["others"] * (len(set(texts) - {""}) > len(common))
     codes = np.array([place.get(text, len(common) + 1) for text in texts], dtype=np.int32)
-    return {"name": name, "label": label, "kind": "category", "values": ["(none)", *common, *others]}, codes
+    strata = {} if others else {"strata": name.removeprefix("own:")}  # what `select` is to call the column by
+    return {"name": name, "label": label, "kind": "category", "values": ["(none)", *common, *others], **strata}, codes
 
 
 def _write_rows(ds: Dataset, folder: Path) -> tuple[dict[str, list], dict[str, np.ndarray]]:

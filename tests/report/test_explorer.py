@@ -18,6 +18,7 @@ from hf_gateau.ranking.order import derive
 from hf_gateau.ranking.selection import select
 from hf_gateau.records import attach_record
 from hf_gateau.report.explorer import write_explorer
+from hf_gateau.report.figures import figures
 from tests.browser import HOSTILE, chromium, contrast, until, watched
 from tests.measured import measured
 
@@ -144,6 +145,63 @@ def test_the_live_ranking_is_that_of_python_for_every_mode_and_variant(opened, c
             scores = np.array(scores, dtype=float)
             np.testing.assert_allclose(scores, want["gateau_score"], rtol=1e-13, atol=1e-300, err_msg=str(config))
     assert len(cases) > (400 if combinations == "all" else 170)
+
+
+def test_strata_keep_what_the_command_keeps(opened, tmp_path):
+    """Of three sources of different merit, with rows that a person keeps and drops."""
+    rng = np.random.default_rng(3)
+    columns = {"source": [["law", "news", "long o'clock"][i % 7 % 3] for i in range(301)]}
+    ds = with_texts(301).remove_columns("source").add_column("source", columns["source"])
+    worse = [
+        x * (0.5 if source == "news" else 1) for x, source in zip(ds["gateau_ppl_short"], ds["source"], strict=True)
+    ]
+    ds = rank(ds.remove_columns("gateau_ppl_short").add_column("gateau_ppl_short", worse))
+    tab = opened(ds)
+    decided = {str(i): "keep" if i % 2 else "drop" for i in rng.choice(301, 24, replace=False).tolist()}
+    file = tmp_path / "decisions.csv"
+    file.write_text(
+        "gateau_key,decision,note\n" + "".join(f"{ds['gateau_key'][int(i)]},{x},\n" for i, x in decided.items())
+    )
+    marks = [{"keep": 1, "drop": -1}.get(decided.get(str(i)), 0) for i in range(301)]
+    script = """([by, amount, marks]) => {
+        const { model, ranking } = gateau, stratum = model.array(model.strata().source);
+        const { mask } = ranking.select(model.live.ranks.order, by, amount, model.array("tokens"), marks, stratum);
+        return Array.from(mask).flatMap((x, i) => (x ? [i] : []));
+    }"""
+    for settings in ({"fraction": 0.1}, {"fraction": 0.333}, {"top_k": 31}, {"top_k": 1}, {"fraction": 1.0}):
+        [(by, amount)] = settings.items()
+        want = select(ds, strata="source", **settings)["id"]
+        assert [ds["id"][i] for i in tab.evaluate(script, [by, amount, None])] == want
+        if amount not in (1, 1.0):
+            want = select(ds, strata="source", decisions=file, **settings)["id"]
+            assert [ds["id"][i] for i in tab.evaluate(script, [by, amount, marks])] == want
+    plain, ours = (select(ds, fraction=0.1, strata=x)["id"] for x in (None, "source"))
+    assert set(plain) != set(ours)
+    tab.select_option("#strata", "source")
+    assert text_of(tab, "#selected").startswith(f"{len(ours)} of 301")
+    tab.click("#show-in")
+    assert set(lines(tab, "id")) == set(ours)
+    assert "strata=source" in tab.evaluate("location.hash")
+    tab.click("summary:has-text('and the command')")
+    assert text_of(tab, "#command") == "hf-gateau select RANKED -o selected.parquet --fraction 0.1 --strata source"
+
+
+def test_the_figures_of_the_report_stand_on_the_page(opened, tmp_path):
+    """In both themes, from files beside it; a name in a figure is no markup."""
+    ds = with_texts(60)
+    ds = rank(ds.remove_columns("source").add_column("source", ["<script>alert(1)</script>", "law & order", "c"] * 20))
+    tab = opened(ds, "view=about")
+    want = figures(ds)
+    assert tab.locator("#view-about figcaption").all_inner_texts() == [x.title for x in want] and len(want) > 4
+    assert tab.locator("#view-about img").evaluate_all("x => x.map(image => image.alt)") == [x.text for x in want]
+    for theme in ("light", "dark"):
+        tab.emulate_media(color_scheme=theme)
+        until(tab, "[...document.querySelectorAll('#view-about img')].every(x => (x.loading = 'eager', x.complete))")
+        shown = tab.locator("#view-about img").evaluate_all(
+            "x => x.map(image => [image.currentSrc, image.naturalWidth])"
+        )
+        assert all(address.endswith(f"-{theme}.svg") and width > 100 for address, width in shown)
+    assert "<script" not in "".join(x.read_text() for x in (tmp_path / "explorer" / "data").glob("*.svg"))
 
 
 def test_controls_rank_and_select_as_the_commands_do(opened):
@@ -384,7 +442,7 @@ def test_no_text_of_a_row_is_run_or_breaks_the_page(open_page, tmp_path):
             assert text_of(tab, "#segment-text mark").startswith("<piece 2>"), name
         assert tab.evaluate(IN_SIGHT), name
     assert tab.evaluate("window.ran") is None
-    assert tab.evaluate("document.querySelectorAll('img, iframe, object, embed').length") == 0
+    assert tab.evaluate("document.querySelectorAll('img:not(.figures img), iframe, object, embed').length") == 0
     assert tab.evaluate("document.querySelectorAll('script[src]').length") == 10
     shown = {
         name: tab.evaluate("i => gateau.dom.shown(gateau.model.text('id', i))", i) for i, name in enumerate(names)

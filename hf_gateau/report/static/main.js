@@ -37,6 +37,8 @@ gateau.main = (() => {
         if (get(id).value !== "" && value >= 0 && value <= 1) model.set({ alpha: value });
       });
     }
+    fill("strata", ["", ...Object.keys(model.strata())], (name) => name || "no strata");
+    get("strata").addEventListener("change", () => model.set({ strata: get("strata").value }));
     get("by").addEventListener("change", () => {
       const by = get("by").value, { counts } = model.live;
       const amount = { fraction: 0.1, top_k: Math.max(1, counts.kept), max_tokens: Math.max(1, counts.tokens) }[by];
@@ -61,10 +63,12 @@ gateau.main = (() => {
 
   function rankingAnew() {
     const { state, live, about } = model, { hmp, cas, combine } = about.ranking, isGateau = state.method === "gateau";
-    for (const name of ["method", "mode", "hmp", "cas", "combine", "by"]) get(name).value = state[name];
+    for (const name of ["method", "mode", "hmp", "cas", "combine", "by", "strata"]) get(name).value = state[name];
     for (const name of ["mode", "hmp", "cas", "combine", "alpha", "alpha-number"]) get(name).disabled = !isGateau;
     get("gateau-only").hidden = !isGateau;
     for (const id of ["alpha", "alpha-number"]) if (document.activeElement !== get(id) || Number(get(id).value) !== state.alpha) get(id).value = state.alpha;
+    get("strata").disabled = state.by === "max_tokens"; // `select` wants a min_share with it
+    get("strata-field").hidden = !Object.keys(model.strata()).length;
     const amount = get("amount");
     amount.step = state.by === "fraction" ? "0.01" : "1";
     if (document.activeElement !== amount) amount.value = state.amount;
@@ -87,6 +91,8 @@ gateau.main = (() => {
 
   const RANKED_BY = ["method", "mode", "hmp", "cas", "combine", "alpha"];
 
+  const quoted = (word) => (/^[\w.-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+
   // The commands that make the selection of this page.
   function command() {
     const { state, initial } = model, lines = [], isAsGiven = RANKED_BY.every((name) => state[name] === initial[name]);
@@ -100,6 +106,7 @@ gateau.main = (() => {
       lines.push(words.join(" "));
     }
     const words = ["hf-gateau", "select", isAsGiven ? "RANKED" : "ranked-anew.parquet", "-o", "selected.parquet", `--${state.by}`, state.amount];
+    if (state.strata && state.by !== "max_tokens") words.push("--strata", quoted(state.strata));
     const { keep, drop } = decisions.counts();
     if (keep + drop) words.push("--decisions", "decisions.csv");
     return [...lines, words.join(" ")].join("\n");
@@ -195,16 +202,23 @@ gateau.main = (() => {
   }
 
   function about() {
-    const { overview } = model.about;
+    const { overview, figures } = model.about;
     const list = (pairs) => el("dl", { className: "columns" }, ...pairs.map(([name, value]) => el("div", {}, el("dt", {}, shown(name)), el("dd", {}, shown(value)))));
     const parts = [el("p", { className: "finding" }, shown(overview.finding))];
     if (overview.warnings.length) parts.push(el("h2", {}, "Warnings of this ranking"), el("ul", {}, ...overview.warnings.map((x) => el("li", {}, shown(x)))));
     parts.push(el("h2", {}, "Rows, data and models"), list(overview.summary));
     if (overview.reasons.length) parts.push(el("h2", {}, "Why rows have no rank"), list(overview.reasons));
+    parts.push(el("h2", {}, "Figures of the ranking as given"), el("div", { className: "figures" }, ...figures.map(figure)));
     parts.push(el("h2", {}, "How rows were ranked and measured"), list(overview.settings));
     parts.push(el("h2", {}, "What the numbers mean"), list(Object.entries(overview.glossary)));
     parts.push(el("p", { className: "muted" }, `Written by hf-gateau ${model.about.version}. This page loads nothing from outside its folder.`));
     get("view-about").append(...parts);
+  }
+
+  function figure({ name, title, text }) {
+    const image = el("img", { src: `data/${name}-light.svg`, alt: shown(text), loading: "lazy" });
+    const dark = el("source", { srcset: `data/${name}-dark.svg`, media: "(prefers-color-scheme: dark)" });
+    return el("figure", {}, el("figcaption", {}, shown(title)), el("picture", {}, dark, image), el("p", { className: "muted" }, shown(text)));
   }
 
   // Keys

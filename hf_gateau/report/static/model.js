@@ -12,7 +12,7 @@ gateau.model = (() => {
   const DECISIONS = ["keep", "drop", "open"];
   const EMPTY = {
     view: "rows", sort: "rank", down: false, row: null, segment: null, q: "", ranges: {}, values: {}, lasso: null, move: "", decided: "",
-    method: "gateau", mode: "", hmp: "", cas: "", combine: "", alpha: 0.8, by: "fraction", amount: 0.1, x: "", y: "", against: "given",
+    method: "gateau", mode: "", hmp: "", cas: "", combine: "", alpha: 0.8, by: "fraction", amount: 0.1, strata: "", x: "", y: "", against: "given",
   };
   let state = { ...EMPTY }, initial = { ...EMPTY };
   const live = { ranks: null, mask: null, inGiven: null, left: null, counts: null };
@@ -67,6 +67,9 @@ gateau.model = (() => {
     return [...made, ...about.columns, ...(array("other_rank") ? [other] : [])];
   }
 
+  // Columns that strata are formed of: what `select` calls them -> their name here.
+  const strata = () => Object.fromEntries(about.columns.filter((x) => x.strata).map((x) => [x.strata, x.name]));
+
   const column = (name) => columns().find((x) => x.name === name);
 
   // A number a row, NaN where there is none.
@@ -118,7 +121,7 @@ gateau.model = (() => {
       else if (name === "down") found.down = value === "1";
       else {
         const choices = {
-          view: VIEWS, move: MOVES, decided: DECISIONS, by: ["fraction", "top_k", "max_tokens"], sort: [...names, "id", "instruction", "decision"],
+          view: VIEWS, move: MOVES, decided: DECISIONS, by: ["fraction", "top_k", "max_tokens"], strata: Object.keys(strata()), sort: [...names, "id", "instruction", "decision"],
           x: [...names], y: [...names], mode: Object.keys(modes), hmp: ["", ...Object.keys(hmp), "none"],
           cas: ["", ...Object.keys(cas), "none"], combine: ["", ...Object.keys(combine)], method: ["gateau", ...methods], against: ["given", "other"],
         }[name];
@@ -148,17 +151,17 @@ gateau.model = (() => {
       live.moved = Float64Array.from(live.ranks.rank, (rank, i) => (rank && given[i] ? given[i] - rank : NaN));
       live.agreement = ranking.spearman(live.ranks.rank, given);
     }
-    if (is(...RANKED_BY, "by", "amount", "decisions")) selectAnew();
+    if (is(...RANKED_BY, "by", "amount", "strata", "decisions")) selectAnew();
     if (changed.some((name) => !QUIET.includes(name))) live.left = filtered();
     for (const listener of listeners) listener(is, changed);
   }
 
   // What is selected now, and what by the ranking as given, before anybody decided on a row.
   function selectAnew() {
-    const tokens = array("tokens"), { by, amount } = state;
-    const { mask, over } = ranking.select(live.ranks.order, by, amount, tokens, gateau.decisions.ofAll());
+    const tokens = array("tokens"), { by, amount } = state, stratum = state.strata ? array(strata()[state.strata]) : null;
+    const { mask, over } = ranking.select(live.ranks.order, by, amount, tokens, gateau.decisions.ofAll(), stratum);
     live.mask = mask;
-    live.inGiven = ranking.select(givenOrder(array("given_rank")), by, amount, tokens, null).mask;
+    live.inGiven = ranking.select(givenOrder(array("given_rank")), by, amount, tokens, null, stratum).mask;
     live.counts = { kept: 0, then: 0, enters: 0, leaves: 0, tokens: 0, over };
     for (let i = 0; i < mask.length; i++) {
       live.counts.kept += mask[i];
@@ -264,7 +267,7 @@ gateau.model = (() => {
   }
 
   return {
-    open, openHeads, QUIET, columns, column, values, isNone, text, set, passing, isIn, moveOf, numFilters, array, CLEAR,
+    open, openHeads, QUIET, columns, column, strata, values, isNone, text, set, passing, isIn, moveOf, numFilters, array, CLEAR,
     listen: (listener) => listeners.push(listener),
     refresh: (...names) => update(names),
     get about() { return about; },

@@ -112,25 +112,41 @@ gateau.ranking = (() => {
   }
 
   // Which rows a selection by `by` ("fraction", "top_k" or "max_tokens") keeps: 1 or 0 a row. Rows that a person keeps (1 in `decided`)
-  // come first, also without a rank, and rows to drop (-1) never do. `over`: whether the former alone are more than is asked for.
-  function select(order, by, value, tokens, decided) {
+  // come first, also without a rank, and rows to drop (-1) never do. With a `stratum` a row (and no tokens to spend), the best of each
+  // come next, until it has its share. `over`: whether the rows that a person keeps alone are more than is asked for.
+  function select(order, by, value, tokens, decided, stratum) {
     const mask = new Uint8Array(tokens.length), hasTokens = by === "max_tokens";
     let room = by === "fraction" ? round(value * order.length) : value;
+    const due = stratum && !hasTokens ? shares(order, stratum, room / Math.max(order.length, 1)) : null;
     const cost = (row) => (hasTokens ? tokens[row] : 1);
     if (decided) {
       decided.forEach((decision, row) => {
         if (decision !== 1) return;
         mask[row] = 1;
         room -= cost(row);
+        if (due?.get(stratum[row])) due.set(stratum[row], due.get(stratum[row]) - 1);
       });
     }
     const over = room < 0;
+    for (const row of due ? order : []) {
+      if ((decided && decided[row] !== 0) || !due.get(stratum[row]) || room <= 0) continue;
+      due.set(stratum[row], due.get(stratum[row]) - 1);
+      mask[row] = 1;
+      room--;
+    }
     for (const row of order) {
-      if (decided && decided[row] !== 0) continue;
+      if (mask[row] || (decided && decided[row] !== 0)) continue;
       if ((room -= cost(row)) < 0) break;
       mask[row] = 1;
     }
     return { mask, over };
+  }
+
+  // How many rows each stratum is sure of: its share of its own ranked rows, rounded down.
+  function shares(order, stratum, share) {
+    const sizes = new Map();
+    for (const row of order) sizes.set(stratum[row], (sizes.get(stratum[row]) || 0) + 1);
+    return new Map([...sizes].map(([name, size]) => [name, Math.floor(share * size + 1e-9)]));
   }
 
   // Spearman's correlation of two rankings, over the rows that have a rank (above 0) in both, and how many these are.
