@@ -28,6 +28,10 @@ LONG_FILES = (
     "quickstart/test_demo.py",
     "measuring/test_value_scorers.py",
     "training/test_selector.py",
+    "report/test_explorer.py",
+    "models/test_device.py",
+    "report/test_page.py",
+    "models/test_architectures.py",
 )
 
 

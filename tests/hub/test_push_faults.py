@@ -215,7 +215,7 @@ def _set_back(disturbed):
 
 
 # All requests in the slow lane; four is what the tests below count in
-EACH_OR_SOME = pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+EACH_OR_SOME = pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
 
 
 # ---- once: the push finds its way

@@ -204,7 +204,8 @@ def test_two_commands_at_once_share_the_rows(place, command_folder):
     assert any("Rows are shared with process " in errors for _, errors in told)
 
 
-@pytest.mark.parametrize("place", ["s.sqlite", pytest.param("folder/", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["s.sqlite", "folder/"])
 def test_a_command_that_is_killed_leaves_its_rows_to_the_other(place, command_folder):
     folder, rows = command_folder
     settings = {**PAIR, "batch_tokens": 512, "store": f"{folder}/{place}"}

@@ -83,6 +83,7 @@ def test_planted_facts_are_what_far_rows_reach_for(scored):
     assert right >= 0.95 * (right + wrong) and right >= len(far), "the segment that a name needs says it"
 
 
+@pytest.mark.slow
 def test_forgetting_leaves_something_to_learn(scored, monkeypatch):
     """One seed and two steps: the arms and kinds are there, and what is to be learned back was forgotten."""
     monkeypatch.setattr(finetune, "NUM_STEPS", 2)

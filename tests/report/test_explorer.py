@@ -65,10 +65,11 @@ def open_page(browser):
 
 
 @pytest.fixture()
-def opened(open_page, tmp_path):
-    """From ranked rows to their page."""
+def opened(open_page, tmp_path, monkeypatch):
+    """From ranked rows to their page; without figures, whose drawing takes longer than all else, unless they are wanted."""
 
-    def opened(ds, hash="", **settings):
+    def opened(ds, hash="", draws=False, **settings):
+        monkeypatch.setattr("hf_gateau.report.explorer.figures", figures if draws else lambda ds: [])
         return open_page(write_explorer(ds, tmp_path / "explorer"), hash, **settings)
 
     return opened
@@ -190,7 +191,7 @@ def test_the_figures_of_the_report_stand_on_the_page(opened, tmp_path):
     """In both themes, from files beside it; a name in a figure is no markup."""
     ds = with_texts(60)
     ds = rank(ds.remove_columns("source").add_column("source", ["<script>alert(1)</script>", "law & order", "c"] * 20))
-    tab = opened(ds, "view=about")
+    tab = opened(ds, "view=about", draws=True)
     want = figures(ds)
     assert tab.locator("#view-about figcaption").all_inner_texts() == [x.title for x in want] and len(want) > 4
     assert tab.locator("#view-about img").evaluate_all("x => x.map(image => image.alt)") == [x.text for x in want]

@@ -68,6 +68,7 @@ def test_trl_sft_recipe_to_the_letter(tmp_path):
     check_trained(tmp_path / "out", 20, 20)
 
 
+@pytest.mark.slow
 @with_hook
 def test_trl_sft_recipe_on_two_ranks(scored, tmp_path):
     """8 rows, 2 a rank: 2 steps an epoch."""
