@@ -32,6 +32,19 @@ KINDS = {
     "arrow": (".arrow",),
 }
 SUFFIXES = tuple(suffix for suffixes in KINDS.values() for suffix in suffixes)
+# What files that are no text begin with -> what they are, and how they end where they are read
+SIGNATURES = {
+    b"PAR1": ("Parquet", PARQUET_SUFFIX),
+    b"ARROW1": ("Arrow", ".arrow"),
+    b"\x1f\x8b": ("packed by gzip", ".gz"),
+    b"\x28\xb5\x2f\xfd": ("packed by Zstandard", ".zst"),
+    b"PK\x03\x04": ("a zip archive or a spreadsheet", None),
+    b"\xd0\xcf\x11\xe0": ("a document or spreadsheet of an older Office", None),
+    b"BZh": ("packed by bzip2", None),
+    b"\xfd7zXZ": ("packed by xz", None),
+    b"SQLite format 3": ("a SQLite database", None),
+    b"%PDF-": ("a PDF", None),
+}
 NOT_TOLD = ("readme", "license", "dataset_info", "config.json")  # beginnings of names of what usually lies beside data
 COLUMN_PREFIX = "gateau_"
 
@@ -47,6 +60,21 @@ def kind_of(file: str) -> str | None:
     """The kind of a file by its name; None for what holds no rows."""
     name = os.path.basename(file).lower()
     return next((kind for kind, suffixes in KINDS.items() if name.endswith(suffixes)), None)
+
+
+def check_signature(file: str) -> None:
+    """Refuse a file that is by its first bytes something else than by its name.
+
+    Raises:
+        ValueError: what it is, and what to do.
+    """
+    with open(file, "rb") as stream:
+        head = stream.read(max(map(len, SIGNATURES)))
+    what, suffix = next((found for sign, found in SIGNATURES.items() if head.startswith(sign)), (None, None))
+    if what is None or (suffix is not None and file.lower().endswith(suffix)):
+        return
+    named = f"rename it so that it ends in {suffix}" if suffix else "write its rows as .jsonl, .parquet or .csv"
+    raise ValueError(f"{file!r} is {what} by its first bytes, and not by its name; {named}.")
 
 
 def is_record(file: str) -> bool:

@@ -4,14 +4,16 @@ import glob
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 from ..records import attach_record, column_of
+from ..settings import did_you_mean
 from .common_types import common_type
 from .csv_files import reading_options
-from .finding import SUFFIXES, counted, files_of_folder, files_of_pattern, is_record, kind_of
+from .finding import SUFFIXES, check_signature, counted, files_of_folder, files_of_pattern, is_record, kind_of
 from .hub_reading import head_of, repeated
 from .json_records import UNREADABLE_REASON
 from .replacing import recover_folder
@@ -60,7 +62,7 @@ def load_rows(
     if is_pattern(data):
         return _load_files(files_of_pattern(data), streaming)
     if _looks_like_a_path(data):
-        raise FileNotFoundError(f"There is no file or folder {data!r}.")
+        raise FileNotFoundError(f"There is no file or folder {data!r}" + did_you_mean(path.name, _beside(path), "."))
     with _no_word_of_a_card():
         return _choose_split(_load_from_hub(data, name, revision, streaming), split)
 
@@ -88,6 +90,8 @@ def _load_files(files: list[str], streaming: bool, split: str = "train", dataset
             f"{files[0]!r} is of no known form; give a .jsonl, .parquet or .csv file, a folder or pattern of such files, or a "
             "Hub id."
         )
+    for file in files:
+        check_signature(file)
     if kind == "json":
         return _load_json(files, split, streaming, dataset_name)
     from datasets import load_dataset
@@ -263,7 +267,16 @@ def _prepared_from_hub(repo_id: str, name: str | None, revision: str | None):
 
 
 def _looks_like_a_path(data: str) -> bool:
-    return data.startswith((".", "/", "~")) or data.count("/") > 1 or data.lower().endswith(SUFFIXES)
+    """Whether a name that is nowhere here is meant as a file's: so is one whose end is nearly that of a file of rows."""
+    if data.startswith((".", "/", "~")) or data.count("/") > 1 or data.lower().endswith(SUFFIXES):
+        return True
+    end = Path(data).suffix.lower()
+    return end[1:].isalpha() and bool(get_close_matches(end, SUFFIXES, 1, 0.7))
+
+
+def _beside(path: Path) -> list[str]:
+    """Names of what is in the folder that a path is in."""
+    return [x.name for x in path.parent.iterdir()] if path.parent.is_dir() else []
 
 
 def _choose_split(loaded, split: str | None):
