@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.real_text import follows_facts
 from hf_gateau.measuring.heads import (
     CalibrationRow,
     auroc,
@@ -26,7 +27,6 @@ from hf_gateau.measuring.heads import (
     segment_gains,
 )
 from hf_gateau.ranking.evidence import LONG, NO_CONTEXT, SHORT, TOKEN_HMP
-from hf_gateau.ranking.formulas import normalised_rank
 from hf_gateau.ranking.lists import Rows
 
 
@@ -44,14 +44,9 @@ def told_apart(values: np.ndarray, kinds: np.ndarray) -> float:
     return auroc(values[is_far | is_none], is_far[is_far | is_none])
 
 
-def follows_facts(values: np.ndarray, kinds: np.ndarray) -> float:
-    """Rank correlation with the number of far facts."""
-    facts = np.array([FACTS.get(kind, 0) for kind in kinds])
-    return float(np.corrcoef(normalised_rank(values[facts > 0]), normalised_rank(facts[facts > 0]))[0, 1])
-
-
 def of_tokens(pool, meta: list[dict], kinds: np.ndarray) -> dict[str, float]:
     """Prints a table of the measures of tokens; returns the lowest figures of 'need'."""
+    num_facts = np.array([FACTS.get(kind, 0) for kind in kinds])
     rows, lowest = Rows(np.array([row["ny"] for row in meta])), {"need AUROC": 1.0, "need rank correlation": 1.0}
     print("| window | measure | AUROC | rank correlation with facts |\n|---|---|---|---|")
     for window in WINDOWS:
@@ -60,7 +55,7 @@ def of_tokens(pool, meta: list[dict], kinds: np.ndarray) -> dict[str, float]:
         values = {name: measure.measure(columns, rows, TAU) for name, measure in TOKEN_HMP.items()}
         values["log difference"] = rows.sum(columns[SHORT] - columns[LONG]) / rows.sizes
         for name, x in values.items():
-            found = told_apart(x, kinds), follows_facts(x, kinds)
+            found = told_apart(x, kinds), follows_facts(x, num_facts)
             print(f"| {window} | {name} | {found[0]:.4f} | {found[1]:.3f} |")
             if name == "need":
                 lowest = {bar: min(a, b) for (bar, a), b in zip(lowest.items(), found, strict=True)}
