@@ -59,7 +59,7 @@ def numbered_rows(file: str, needed: Iterable[str] = ()) -> Iterator[tuple[int, 
             f"{file!r} has no column {missing[0]}, but {', '.join(names)}; its first line names the columns."
         )
     with _opened(file) as stream:
-        reader, begins, is_header = csv.reader(stream, delimiter=separator), 1, True
+        reader, begins, is_header = csv.reader(stream, delimiter=separator, strict=True), 1, True
         try:
             for cells in reader:
                 if len(cells) > len(names):

@@ -50,7 +50,7 @@ class ToChoose:
         elif config.max_tokens is not None:
             raise ValueError(f"max_tokens needs the columns {', '.join(TOKEN_COLUMNS)}; measure the rows first.")
         if config.strata is not None:
-            self.stratum = _strata(ds, config)
+            self.stratum = strata_of(ds, config)
         self.decisions, self.keep, self.drop, self.num_unknown = None, [], [], 0
         if config.decisions is not None:
             self.decisions, contents = read_decisions(config.decisions), contents_of(ds)
@@ -68,8 +68,12 @@ def _notes(ds: Dataset) -> list:
     return column_of(ds, "gateau_note") if "gateau_note" in ds.column_names else [None] * len(ds)
 
 
-def _strata(ds: Dataset, config: SelectConfig) -> list[str]:
-    """The stratum of each row: a column's value, or the range it falls into."""
+def strata_of(ds: Dataset, config: SelectConfig) -> list[str]:
+    """The stratum of each row: a column's value, or the range it falls into.
+
+    Raises:
+        ValueError: there is no such column, or `strata_edges` are for one that holds no numbers.
+    """
     if config.strata not in ds.column_names:
         raise ValueError(f"There is no column {config.strata!r} to form strata of; the data have {ds.column_names}.")
     values = column_of(ds, config.strata)

@@ -21,7 +21,9 @@ import numpy as np
 
 from .. import __version__
 from ..files.replacing import partial_folder, replace_folder, written_alone
-from ..ranking.order import check_ranked, none_ranked
+from ..ranking.choice import strata_of
+from ..ranking.config import SelectConfig
+from ..ranking.order import check_ranked, none_ranked, ranking_record
 from ..records import column_of, commonest, find_record
 from ..redaction import redact
 from ..rows.conversations import HASHED_COLUMNS
@@ -43,7 +45,7 @@ DATA, MARK = "data", "gateau_explorer.json"
 PIECE_BYTES = 2**20  # of text in one file, before it is compressed; a row's opening reads two of these
 ROWS_AT_A_TIME = 32
 HEAD_WIDTH = 160  # characters of an instruction and a response that the table has, to show and to search
-MOST_VALUES, MOST_OWN = 60, 12  # of a column that is filtered by its values; columns of the data's own
+MOST_VALUES, MOST_OWN = 60, 24  # of a column that is filtered by its values; columns of the data's own
 NUMBERS = {  # column -> its name on the page, what it counts, digits after the point
     "gateau_ppl_short": ("ppl_short", "perplexity, short", 2),
     "gateau_ppl_long": ("ppl_long", "perplexity, long", 2),
@@ -52,6 +54,7 @@ NUMBERS = {  # column -> its name on the page, what it counts, digits after the 
     "gateau_num_response_tokens": ("response_tokens", "response tokens", 0),
     "gateau_num_cut_tokens": ("cut_tokens", "tokens cut", 0),
 }
+STRATA = ("gateau_num_context_tokens",)  # measured columns that strata may be formed of
 THEMES = ("light", "dark")
 KINDS = {"gateau_note": "not ranked because", "gateau_context_rule": "context found by", "gateau_truncated": "was cut"}
 
@@ -96,17 +99,19 @@ def write_explorer(
         heads, arrays = _write_rows(ds, partial / DATA)
         numbers, columns = _columns(ds)
         tables, ranked = variants(ds)
+        strata, of_rows = _strata(ds)
         about = {
             "title": title or "Scored rows",
             "version": __version__,
             "digest": _digest(ds),
             "num_rows": len(ds),
             "columns": columns,
+            "strata": strata,
             "ranking": tables,
             "overview": redact(overview(ds)),
             "figures": _write_figures(ds, partial / DATA),
         }
-        arrays |= {name: values for name, values in numbers.items() if name not in ranked} | ranked
+        arrays |= {name: values for name, values in numbers.items() if name not in ranked} | ranked | of_rows
         if other is not None:
             about["other"], arrays["other_rank"] = _compared(ds, other, other_name)
         write_piece(partial / DATA / "numbers.js", about, arrays)
@@ -175,9 +180,9 @@ def _columns(ds: Dataset) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
         arrays["need"] = np.where(np.isfinite(need), need, np.nan)
         words = "nats a token by which the response is likelier for the long model than for the short sibling"
         columns.insert(1, {"name": "need", "label": "need", "kind": "number", "digits": 3, "words": words})
-    for column, label in (*KINDS.items(), *((name, name) for name in _own_columns(ds))):
+    for column, label in (*KINDS.items(), *((name, name) for name in _own_columns(ds)[:MOST_OWN])):
         if column in ds.column_names:
-            added = _own_column(column_of(ds, column), f"own:{column}", label)
+            added = _own_column(_values(ds, column), f"own:{column}", label)
             if added is not None:
                 arrays[added[0]["name"]] = added[1]
                 columns.append(added[0])
@@ -186,10 +191,37 @@ def _columns(ds: Dataset) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
 
 def _own_columns(ds: Dataset) -> list[str]:
     """Columns of one value a row that the data brought."""
-    from datasets import Value
+    from datasets import ClassLabel, Value
 
-    names = [name for name, kind in ds.features.items() if isinstance(kind, Value) and not name.startswith("gateau_")]
-    return [name for name in names if name not in (*HASHED_COLUMNS, "id")][:MOST_OWN]
+    kinds = ds.features.items()
+    names = [name for name, x in kinds if isinstance(x, ClassLabel | Value) and not name.startswith("gateau_")]
+    return [name for name in names if name not in (*HASHED_COLUMNS, "id")]
+
+
+def _values(ds: Dataset, name: str) -> list:
+    """A column, of labels as their names."""
+    from datasets import ClassLabel
+
+    kind, values = ds.features[name], column_of(ds, name)
+    if not isinstance(kind, ClassLabel):
+        return values
+    return [None if value is None else kind.int2str(value) for value in values]
+
+
+def _strata(ds: Dataset) -> tuple[list[str], dict[str, np.ndarray]]:
+    """The columns that strata may be formed of, and as "strata:NAME" the stratum (n,) of each row, as `select` forms them."""
+    names, arrays = [], {}
+    if (ranking_record(ds) or {}).get("screening"):  # where `select` forms none
+        return names, arrays
+    for name in (*_own_columns(ds), *STRATA):
+        if name not in ds.column_names or len(names) == MOST_OWN:
+            continue
+        codes = {}
+        of_rows = [codes.setdefault(x, len(codes)) for x in strata_of(ds, SelectConfig(fraction=0.1, strata=name))]
+        if 1 < len(codes) <= MOST_VALUES:
+            names.append(name)
+            arrays[f"strata:{name}"] = np.array(of_rows, dtype=np.int32)
+    return names, arrays
 
 
 def _own_column(values: list, name: str, label: str) -> tuple[dict[str, Any], np.ndarray] | None:
@@ -210,8 +242,7 @@ def _own_column(values: list, name: str, label: str) -> tuple[dict[str, Any], np
     place = {text: i + 1 for i, text in enumerate(common)} | {"": 0}
     others = ["others"] * (len(set(texts) - {""}) > len(common))
     codes = np.array([place.get(text, len(common) + 1) for text in texts], dtype=np.int32)
-    strata = {} if others else {"strata": name.removeprefix("own:")}  # what `select` is to call the column by
-    return {"name": name, "label": label, "kind": "category", "values": ["(none)", *common, *others], **strata}, codes
+    return {"name": name, "label": label, "kind": "category", "values": ["(none)", *common, *others]}, codes
 
 
 def _write_rows(ds: Dataset, folder: Path) -> tuple[dict[str, list], dict[str, np.ndarray]]:

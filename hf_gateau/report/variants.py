@@ -14,7 +14,7 @@ import numpy as np
 
 from ..ranking.columns import read_columns
 from ..ranking.config import ABLATIONS, BASELINES, RankConfig
-from ..ranking.formulas import CAS, COMBINE, HMP, MODES, PPL_PAIR, needed_columns, norm, normalised_rank
+from ..ranking.formulas import CAS, COMBINE, HMP, MODES, PPL_PAIR, needed_columns, norm, normalised_rank, parts_of
 from ..ranking.order import derive, ranking_record
 from ..records import column_of
 from .findings import CAS_WORDS, COMBINE_WORDS, HMP_WORDS
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 OVER_ALL_ROWS = ("softmax", "minmax", "rank")  # HMP variants that the page makes of perplexities
 NORMS = {norm: "softmax", normalised_rank: "rank"}  # of Eq. 6; any other leaves its term as it is
+GIVEN = "given"  # the ranking that the rows came with, where the page cannot make it anew
 NO_SCORES = ("car", "full", "no_long")  # baselines that need models, or that choose nothing
 
 
@@ -33,9 +34,9 @@ def variants(ds: Dataset) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The tables of `ranking` as far as the columns allow, for the page to offer; and what it ranks by, (n,) each.
 
     Returns:
-        "modes", "hmp", "cas", "combine" and "methods" with words, "given": how the rows were ranked; and the arrays "hmp:NAME",
-        "cas:NAME", "method:NAME" (float64, NaN where a row cannot be ranked by it), "ppl_short", "ppl_long", and "tie" (int32),
-        the order of rows with equal scores.
+        "modes", "hmp", "cas", "combine" and "methods" with words, "given": how the rows were ranked, whose method is `GIVEN` where
+        the others make another order; and the arrays "hmp:NAME", "cas:NAME", "method:NAME" (float64, NaN where a row cannot be
+        ranked by it), "ppl_short", "ppl_long", and "tie" (int32), the order of rows with equal scores.
     """
     base = RankConfig(tau=_tau(_given(ds)))
     arrays: dict[str, np.ndarray] = {}
@@ -49,6 +50,12 @@ def variants(ds: Dataset) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         if values is not None:
             arrays[f"method:{name}"] = values
     tables = _tables(ds, arrays)
+    if not _makes_given_order(ds, tables):
+        tables["methods"].append(GIVEN)
+        tables["given"]["method"] = GIVEN
+        scores, is_ranked = (column_of(ds, f"gateau_{name}") for name in ("score", "rank"))
+        is_ranked = np.not_equal(is_ranked, None).astype(bool)
+        arrays[f"method:{GIVEN}"] = np.where(is_ranked, np.nan_to_num(np.array(scores, dtype=float)), np.nan)
     of_all = [arrays.pop(f"hmp:{name}") for name in tables["over_all_rows"]]
     for name in PPL_PAIR if of_all else ():
         values = np.array(column_of(ds, name), dtype=float)
@@ -64,13 +71,37 @@ def _tau(record: dict[str, Any]) -> float:
     return RankConfig.tau if record.get("tau") is None else record["tau"]
 
 
+def _makes_given_order(ds: Dataset, tables: dict[str, Any]) -> bool:
+    """Whether the page comes to the order that the rows have, by what it is told of how they were ranked."""
+    given = tables["given"]
+    if given["method"] in tables["methods"]:
+        config = RankConfig(method=given["method"], tau=tables["tau"])
+    elif given["method"] in ("gateau", *ABLATIONS):
+        names = ("mode", "hmp", "cas", "combine", "alpha")
+        config = RankConfig(tau=tables["tau"], **{name: given[name] for name in names if given[name] is not None})
+        if not all(
+            part == "none" or part in tables[kind]
+            for kind, part in zip(("hmp", "cas"), parts_of(config), strict=False)
+        ):
+            return False
+    else:
+        return False
+    found = _derived(ds, config, "gateau_rank")
+    ranks = np.array([np.nan if rank is None else rank for rank in column_of(ds, "gateau_rank")])
+    return found is not None and np.array_equal(found, ranks, equal_nan=True)
+
+
 def _derived(ds: Dataset, config: RankConfig, column: str) -> np.ndarray | None:
-    """A derived column; None where the data lack what it takes, or no row has a value."""
+    """A derived column; None where the data lack what it takes, of all rows or of those that HMP screened out, or no row has a
+    value."""
     if not set(needed_columns(config)) <= set(ds.column_names):
         return None
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        values = derive(read_columns(ds, config), config)[0][column]
+        try:
+            values = derive(read_columns(ds, config), config)[0][column]
+        except ValueError:
+            return None
     return values if np.isfinite(values).any() else None
 
 
@@ -105,5 +136,6 @@ def _tables(ds: Dataset, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         "ablations": list(ABLATIONS),
         "given": {name: record.get(name) for name in names},
         "tau": _tau(record),
+        "usual_tau": RankConfig.tau,
         "need_steps": list(STEPS),
     }

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from datasets import ClassLabel
 
 from hf_gateau import compare, rank
 from hf_gateau.cli import main
@@ -21,6 +22,7 @@ from hf_gateau.report.explorer import write_explorer
 from hf_gateau.report.figures import figures
 from tests.browser import HOSTILE, chromium, contrast, until, watched
 from tests.measured import measured
+from tests.ranking.test_bounds import screened
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::hf_gateau.ranking.order.DegenerateRankingWarning")
@@ -165,7 +167,7 @@ def test_strata_keep_what_the_command_keeps(opened, tmp_path):
     )
     marks = [{"keep": 1, "drop": -1}.get(decided.get(str(i)), 0) for i in range(301)]
     script = """([by, amount, marks]) => {
-        const { model, ranking } = gateau, stratum = model.array(model.strata().source);
+        const { model, ranking } = gateau, stratum = model.array("strata:source");
         const { mask } = ranking.select(model.live.ranks.order, by, amount, model.array("tokens"), marks, stratum);
         return Array.from(mask).flatMap((x, i) => (x ? [i] : []));
     }"""
@@ -185,6 +187,83 @@ def test_strata_keep_what_the_command_keeps(opened, tmp_path):
     assert "strata=source" in tab.evaluate("location.hash")
     tab.click("summary:has-text('and the command')")
     assert text_of(tab, "#command") == "hf-gateau select RANKED -o selected.parquet --fraction 0.1 --strata source"
+
+
+ODD_STRATA = {
+    "spaces": ["law ", "law", " law", "code"],
+    "none": ["None", None, "", "x"],
+    "alike": ["a" * 120 + middle + "b" * 120 for middle in ("1", "2")],
+    "flag": [True, False, None],
+    "grade": [1, 2, 5, 7, None],
+    "size": list(range(3, 9_000, 37)),
+    "-dash": ["x", "y", "z"],
+}
+
+
+def test_strata_of_any_column_are_those_of_the_command(opened):
+    """Values that look alike on the page, nulls, numbers of few and of many values, and labels."""
+    rng = np.random.default_rng(4)
+    ds = with_texts(250)
+    for name, values in ODD_STRATA.items():
+        ds = ds.add_column(name, [values[i] for i in rng.integers(0, len(values), 250)])
+    ds = ds.add_column("label", rng.integers(0, 3, 250).tolist()).cast_column(
+        "label", ClassLabel(names=["p", "q", "r"])
+    )
+    ds = rank(ds)
+    tab = opened(ds)
+    assert tab.evaluate("gateau.model.strata()") == ["source", *ODD_STRATA, "label", "gateau_num_context_tokens"][:9]
+    for name in (*ODD_STRATA, "label"):
+        for fraction in (0.1, 0.37):
+            tab.evaluate(f"gateau.model.set({{ strata: {json.dumps(name)}, amount: {fraction} }})")
+            kept = tab.evaluate("Array.from(gateau.model.live.mask).flatMap((x, i) => (x ? [i] : []))")
+            assert [ds["id"][i] for i in kept] == select(ds, fraction=fraction, strata=name)["id"], name
+    assert "p" in tab.locator("aside, main").all_inner_texts()[0], "labels are called by their names"
+
+
+def no_help(row, i):
+    """Every third row is as easy without its context."""
+    return row | ({"gateau_ppl_no_context": 0.9 * row["gateau_ppl_long"]} if i % 3 == 0 else {})
+
+
+def a_part(ds):
+    return ds.select(range(0, len(ds), 3))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda ds: rank(ds, method="full"),
+        lambda ds: rank(ds, method="random", seed=7),
+        lambda ds: rank(ds.map(no_help, with_indices=True), method="ifd_context", ifd_below_one=True),
+        lambda ds: a_part(rank(ds)),
+        lambda ds: rank(screened(ds, 0.6), alpha=0.8),
+    ],
+    ids=["full", "seed", "below one", "a part of the rows", "screened"],
+)
+def test_a_ranking_that_the_page_cannot_make_stays_as_given(make, opened):
+    ds = make(with_texts(200))
+    tab = opened(ds)
+    assert tab.input_value("#method") == "given" and text_of(tab, "#show-enters") == "0 enter"
+    order = sorted((rank, i) for i, rank in enumerate(ds["gateau_rank"]) if rank)
+    assert tab.evaluate("Array.from(gateau.model.live.ranks.order)") == [i for _, i in order]
+    kept = tab.evaluate("Array.from(gateau.model.live.mask).flatMap((x, i) => (x ? [i] : []))")
+    assert [ds["id"][i] for i in kept] == select(ds, fraction=0.1)["id"]
+    tab.click("summary:has-text('and the command')")
+    assert text_of(tab, "#command") == "hf-gateau select RANKED -o selected.parquet --fraction 0.1"
+    if "gateau" in tab.locator("#method option").evaluate_all("x => x.map(option => option.value)"):
+        tab.select_option("#method", "gateau")
+        label = tab.evaluate("document.getElementById('mode').selectedOptions[0].label")
+        assert tab.evaluate("gateau.model.live.ranks.order.length") > 0 or "rows lack its CAS" in label
+
+
+def test_a_ranking_with_another_tau_is_made_by_its_command(opened):
+    ds = rank(with_texts(100), hmp="need", cas="far_need", tau=0.2)
+    tab = opened(ds, "alpha=0.6")
+    tab.click("summary:has-text('and the command')")
+    words = text_of(tab, "#command").splitlines()[0].split()
+    assert words[-2:] == ["--tau", "0.2"]
+    again = rank(ds, hmp="need", cas="far_need", tau=0.2, alpha=0.6)
+    assert tab.evaluate("Array.from(gateau.model.live.ranks.rank)") == again["gateau_rank"][:]
 
 
 def test_the_figures_of_the_report_stand_on_the_page(opened, tmp_path):

@@ -13,7 +13,7 @@ gateau.main = (() => {
 
   function openRanking() {
     const { modes, hmp, cas, combine, methods } = model.about.ranking;
-    fill("method", [...(Object.keys({ ...hmp, ...cas }).length ? ["gateau"] : []), ...methods]);
+    fill("method", [...(Object.keys({ ...hmp, ...cas }).length ? ["gateau"] : []), ...methods], (name) => (name === "given" ? "as given" : name));
     fill("mode", Object.keys(modes));
     for (const option of get("mode").options) {
       const [a, b] = modes[option.value];
@@ -37,7 +37,7 @@ gateau.main = (() => {
         if (get(id).value !== "" && value >= 0 && value <= 1) model.set({ alpha: value });
       });
     }
-    fill("strata", ["", ...Object.keys(model.strata())], (name) => name || "no strata");
+    fill("strata", ["", ...model.strata()], (name) => name || "no strata");
     get("strata").addEventListener("change", () => model.set({ strata: get("strata").value }));
     get("by").addEventListener("change", () => {
       const by = get("by").value, { counts } = model.live;
@@ -68,7 +68,7 @@ gateau.main = (() => {
     get("gateau-only").hidden = !isGateau;
     for (const id of ["alpha", "alpha-number"]) if (document.activeElement !== get(id) || Number(get(id).value) !== state.alpha) get(id).value = state.alpha;
     get("strata").disabled = state.by === "max_tokens"; // `select` wants a min_share with it
-    get("strata-field").hidden = !Object.keys(model.strata()).length;
+    get("strata-field").hidden = !model.strata().length;
     const amount = get("amount");
     amount.step = state.by === "fraction" ? "0.01" : "1";
     if (document.activeElement !== amount) amount.value = state.amount;
@@ -102,6 +102,8 @@ gateau.main = (() => {
       else {
         words.push("--mode", state.mode, "--alpha", state.alpha);
         for (const name of ["hmp", "cas", "combine"]) if (state[name]) words.push(`--${name}`, state[name]);
+        const { tau, usual_tau } = model.about.ranking;
+        if (tau !== usual_tau) words.push("--tau", tau);
       }
       lines.push(words.join(" "));
     }

@@ -67,8 +67,7 @@ gateau.model = (() => {
     return [...made, ...about.columns, ...(array("other_rank") ? [other] : [])];
   }
 
-  // Columns that strata are formed of: what `select` calls them -> their name here.
-  const strata = () => Object.fromEntries(about.columns.filter((x) => x.strata).map((x) => [x.strata, x.name]));
+  const strata = () => about.strata; // columns that they may be formed of
 
   const column = (name) => columns().find((x) => x.name === name);
 
@@ -121,7 +120,7 @@ gateau.model = (() => {
       else if (name === "down") found.down = value === "1";
       else {
         const choices = {
-          view: VIEWS, move: MOVES, decided: DECISIONS, by: ["fraction", "top_k", "max_tokens"], strata: Object.keys(strata()), sort: [...names, "id", "instruction", "decision"],
+          view: VIEWS, move: MOVES, decided: DECISIONS, by: ["fraction", "top_k", "max_tokens"], strata: strata(), sort: [...names, "id", "instruction", "decision"],
           x: [...names], y: [...names], mode: Object.keys(modes), hmp: ["", ...Object.keys(hmp), "none"],
           cas: ["", ...Object.keys(cas), "none"], combine: ["", ...Object.keys(combine)], method: ["gateau", ...methods], against: ["given", "other"],
         }[name];
@@ -158,7 +157,7 @@ gateau.model = (() => {
 
   // What is selected now, and what by the ranking as given, before anybody decided on a row.
   function selectAnew() {
-    const tokens = array("tokens"), { by, amount } = state, stratum = state.strata ? array(strata()[state.strata]) : null;
+    const tokens = array("tokens"), { by, amount } = state, stratum = state.strata ? array(`strata:${state.strata}`) : null;
     const { mask, over } = ranking.select(live.ranks.order, by, amount, tokens, gateau.decisions.ofAll(), stratum);
     live.mask = mask;
     live.inGiven = ranking.select(givenOrder(array("given_rank")), by, amount, tokens, null, stratum).mask;

@@ -100,7 +100,8 @@ gateau.ranking = (() => {
       if (values) rows.forEach((row, i) => (out[row] = values[i]));
       return out;
     };
-    const score = spread(own.score), order = orderOf(rows, score, array("tie")), ranks = new Int32Array(numRows);
+    const score = spread(own.score), isGiven = settings.method === "given";
+    const order = isGiven ? orderOf(rows, score.map(() => 0), array("given_rank")) : orderOf(rows, score, array("tie")), ranks = new Int32Array(numRows);
     order.forEach((row, i) => (ranks[row] = i + 1));
     return { order, rank: ranks, score, hmp: spread(own.hmp), cas: spread(own.cas), parts };
   }
