@@ -48,8 +48,8 @@ def told_what_is_kept(scorer: GateauScorer, output: str) -> Iterator[None]:
         raise RuntimeError(f"{output} was not written: {str(error).rstrip('.')}. {kept}: {again}.") from error
 
 
-def print_summary(summary: Summary, as_json: bool) -> None:
-    """Say what became of the rows, and what to do next; or the first as one JSON object.
+def print_summary(summary: Summary, as_json: bool, by_heads: bool = False) -> None:
+    """Say what became of the rows, and what to do next; or the first as one JSON object. `by_heads`: heads told of segments.
 
     Raises:
         ValueError: no row could be measured, so that nothing can be done next.
@@ -68,4 +68,5 @@ def print_summary(summary: Summary, as_json: bool) -> None:
         )
     if as_json:
         return
-    print(f"Next: hf-gateau rank {summary.output} -o RANKED, then hf-gateau top RANKED")
+    how = " --cas heads" if by_heads else ""
+    print(f"Next: hf-gateau rank {summary.output} -o RANKED{how}, then hf-gateau top RANKED")

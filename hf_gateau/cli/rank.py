@@ -25,6 +25,7 @@ def command(
     from ..files.sidecar import sidecar_of
     from ..files.writing import check_output, check_types, save_rows
     from ..ranking.order import ranking_record
+    from ..report.provenance import certain
     from ..rows.cuts import Cuts
     from ..store.sqlite import resolve_store_path
 
@@ -39,6 +40,8 @@ def command(
     print(f"{record['num_ranked']} of {len(ranked)} rows ranked{by} ({settings_text(record)}): {out.output}")
     for reason, count in record["num_unranked"].items():
         print(f"  {count} not ranked: {reason}")
+    if "screening" in record:
+        print(f"  certain: {certain(record['screening'])}")
     if cut := Cuts.of_record(record["cut"]):
         print(f"  {cut.line()}")
     if "car_num_rows" in record:

@@ -70,7 +70,7 @@ def command(
     from .measured import check_streaming, measured_rows, plan_line, score_stream
     from .outcome import print_summary, told_what_is_kept
     from .ready import make_ready
-    from .windows import with_windows
+    from .windows import num_with_windows, with_windows
 
     keep_freed_memory()
     check_apart(out.output, data, resolve_store_path(measure.store))
@@ -103,6 +103,7 @@ def command(
         measured, summary = measured_rows(ds, scorer, work.num_proc or 1, ready, how.ranking())
         if windows is not None:
             measured = with_windows(measured, windows, scorer, work.num_proc or 1)
+            summary.windows = num_with_windows(measured)
         if state.is_main_process:
             attach_record(measured, "measuring", scorer.describe())  # now it says which heads were chosen
             with told_what_is_kept(scorer, out.output):
@@ -113,7 +114,8 @@ def command(
                     out.max_shard_size,
                 )
     if state.is_main_process:
-        print_summary(replace(summary, seconds=time.monotonic() - started, output=out.output), work.json)
+        summary = replace(summary, seconds=time.monotonic() - started, output=out.output)
+        print_summary(summary, work.json, by_heads="calibration" in scorer.describe())
     state.destroy_process_group()
 
 

@@ -31,6 +31,10 @@ class TopArguments:
 
     def __post_init__(self):
         check_choice("color", self.color, COLOR)
+        if self.num_samples < 0:
+            raise ValueError(f"--num_samples is a number of rows, got {self.num_samples}; give 0 or more.")
+        if self.width < 1:
+            raise ValueError(f"--width is a number of characters, got {self.width}; give 1 or more.")
 
 
 def command(data: str, rows: DataArguments, shown: TopArguments, config: RankConfig) -> None:

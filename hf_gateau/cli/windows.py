@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
     from ..measuring.scorer import GateauScorer
     from ..measuring.windows import WindowScorer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -52,6 +55,10 @@ class WindowArguments:
 
         if self.windows is None:
             return None
+        if not scorer.measure_config.token_nll:
+            raise ValueError(
+                f"--windows {self.windows} is told by the evidence of tokens, and token_nll is off; leave one of the two out."
+            )
         return WindowScorer(windows=self.lengths(), **WindowScorer.settings_of(scorer))
 
 
@@ -66,4 +73,17 @@ def with_windows(ds: Dataset, windows: WindowScorer, scorer: GateauScorer, num_p
     else:
         options = {"num_proc": min(num_proc, len(ds)), "batch_size": 10}
         ds = ds.map(windows, batched=True, with_rank=True, desc=windows.title, **options)
-    return told_and_recorded(ds, windows)
+    ds = told_and_recorded(ds, windows)
+    if not num_with_windows(ds) and windows.settings["windows"]:
+        logger.warning(
+            "No context is longer than %d tokens, so no window was measured.", windows.settings["windows"][0]
+        )
+    return ds
+
+
+def num_with_windows(ds: Dataset) -> int:
+    """Rows that were seen through one window at least."""
+    import pyarrow.compute as pc
+
+    found = ds.select_columns(["gateau_windows"]).with_format("arrow")[:]["gateau_windows"]
+    return pc.sum(pc.greater(pc.list_value_length(found), 0)).as_py() or 0

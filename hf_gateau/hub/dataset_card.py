@@ -17,6 +17,7 @@ from .scored import ScoredRecord
 
 DEFAULT = "default"  # the configuration with every row
 SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("n>1M", float("inf")))
+VALUES = ("ppl_response", "window_nll", "reward", "embedding")  # which other scorers than the pair add
 COLUMN_TEXTS = {
     "gateau_ppl_short": "perplexity of the response under the short sibling (Eq. 1)",
     "gateau_ppl_long": "the same under the long model",
@@ -41,6 +42,12 @@ COLUMN_TEXTS = {
     "gateau_context_rule": "what told where in the row the context stands",
     "gateau_context_span": "where it stands: first turn, first character in it, last turn, end character in it",
     "gateau_segment_starts": "the character of the context at which each measured segment begins",
+    "gateau_ppl_response": "perplexity of the response alone",
+    "gateau_windows": "lengths in tokens of nested windows that end where the context does",
+    "gateau_window_nll": "for each of them in turn, negative log-likelihood of each token of the response under the long model",
+    "gateau_reward": "what a reward model gives the conversation",
+    "gateau_embedding": "sentence embedding of instruction and response",
+    **{f"gateau_{name}_error": f"null, or why there is no gateau_{name}" for name in VALUES},
     "gateau_error": "null, or why the row could not be measured",
     "gateau_key": "settings and content by which the measurement is known",
     "gateau_content_hash": "of what the row says: tells whether it has changed since",

@@ -126,6 +126,13 @@ class Reading:
     seconds: float
     possible: float
 
+    def after(self, first: "Reading | None") -> "Reading":
+        """With what was done to the same rows before, in a first pass."""
+        if first is None:
+            return self
+        names = ("tokens", "flops", "seconds", "possible")
+        return replace(self, **{name: getattr(self, name) + getattr(first, name) for name in names})
+
     @classmethod
     def sum(cls, readings: Sequence["Reading"]) -> "Reading":
         """Of processes that measured beside each other."""
@@ -153,6 +160,7 @@ class Summary:
         tokens_per_second, share_of_matrix_rate (`float`): while the models were measuring; None where they did not.
         output (`str`): where the rows went.
         cut (`dict`): rows that lost context to fit, and how much; see `rows.cuts.Cuts`.
+        windows (`int`): rows that have nested windows; None where nobody asked for any.
     """
 
     rows: int
@@ -166,6 +174,7 @@ class Summary:
     share_of_matrix_rate: float | None = None
     output: str | None = None
     cut: dict[str, int | None] = field(default_factory=dict)
+    windows: int | None = None
 
     @classmethod
     def of(
@@ -212,7 +221,8 @@ class Summary:
         line += f": {self.output}" if self.output else ""
         lost = [f"  {count} not measured: {reason}" for reason, count in self.not_measured.items()]
         cut = Cuts.of_record(self.cut)
-        return [line, *lost, *([f"  {cut.line()}"] if cut else [])]
+        windows = [] if self.windows is None else [f"  {self.windows} of {self.rows} rows have nested windows"]
+        return [line, *lost, *([f"  {cut.line()}"] if cut else []), *windows]
 
 
 @lru_cache

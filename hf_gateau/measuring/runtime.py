@@ -25,7 +25,7 @@ from .config import MeasureConfig
 from .heads import HeadCalibration
 from .known import about
 from .lengths import LengthCheck, Lengths, losses
-from .progress import Meter, RowBar, View
+from .progress import Meter, Reading, RowBar, View
 from .screening import Screen, Screening
 
 
@@ -91,6 +91,7 @@ class Runtime:
         self.length_check = LengthCheck(self.pair, pair_config)
         self.failed: dict[str, str] = {}  # sample key -> reason, where another process has tried
         self.met_others = False
+        self.first_pass: Reading | None = None  # what was measured before segments, where HMP chooses whose are
         self.meter: Meter | None = None  # counts what is measured, where somebody wants to know
         self.screen: Screen | None = None  # says whose segments are measured, where not all rows' are
         self.leaves_segments = False  # for another time

@@ -46,7 +46,7 @@ def measure_without_segments(
     table = survey_together(ds, scorer, team, part)
     known, measured = measure_by_survey(ds, scorer, team, table)
     runtime.meter = None
-    reading = Reading.sum(team.exchange(meter.read()))
+    runtime.first_pass = reading = Reading.sum(team.exchange(meter.read()))
     summary = Summary.of(len(ds), errors_of(measured), reading, known, seconds=time.monotonic() - started)
     if team.is_main:
         logger.info("All but segments: %s", "\n".join(summary.lines()))

@@ -135,7 +135,7 @@ def measure_together(
         known, ds = {}, ds.map(scorer, batched=True, desc="Rows")
     runtime.meter = None
     errors = errors_of(ds) if len(ds) else Counter()
-    reading = Reading.sum(team.exchange(meter.read()))
+    reading = Reading.sum(team.exchange(meter.read())).after(runtime.first_pass)
     rest = "another row" if scorer.stores else "the datasets cache or another row"
     summary = Summary.of(len(ds), errors, reading, known, rest, time.monotonic() - started, Cuts.of_data(ds))
     if tell is not None:

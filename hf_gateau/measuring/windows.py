@@ -7,6 +7,7 @@ Shapes: R response tokens of a row, W windows that are shorter than its context.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any, NamedTuple
 
 from ..models.device import to_host
@@ -134,8 +135,12 @@ def _checked_windows(windows: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: there is none, or one of no tokens.
     """
-    if not windows or any(isinstance(x, bool) or not isinstance(x, int) or x < 1 for x in windows):
+    try:
+        found = sorted({index(x) for x in windows})
+    except TypeError:  # a number alone, or what is no whole number
+        found = [0]
+    if not found or found[0] < 1 or any(isinstance(x, bool) for x in windows):
         raise ValueError(
             f"windows are numbers of tokens of the context, got {windows!r}; give e.g. (512, 1024, 2048)."
         )
-    return tuple(sorted(set(windows)))
+    return tuple(found)

@@ -19,7 +19,7 @@ from ..ranking.order import rank, rank_order
 from ..records import column_of, find_record
 from .drawing import Figure, bars, bars_height, legend_above, points, save_png
 from .ranked_rows import RankedRows, best_rows, length_ranges, num_kept_of, read_ranked, source_groups
-from .reach import distances, reach_of_segments, reach_of_windows
+from .reach import distances, has_own_windows, reach_of_segments, reach_of_windows
 from .segments import FULL, SCALES, cut_of, in_words, merge_segments, segment_measures
 
 
@@ -147,7 +147,10 @@ def _hmp_and_cas(rows: RankedRows) -> Figure | None:
     if any(values is None for values in terms.values()):
         return None
     shown, note = _shown(rows)
-    groups = {"top 10%": rows.top, "others": ~rows.top}
+    is_known = ~np.isnan(list(terms.values())).any(axis=0)
+    groups = {"top 10%": rows.top & is_known, "others": ~rows.top & is_known}
+    if missing := int((~is_known).sum()):
+        note += f", without {missing:,} whose segments were not measured, which are those of lowest HMP"
     text = (
         f"Scatter plot of HMP and CAS of {rows.counted}{note}. Their rank correlation is {_correlation(*terms.values())}. "
         + " ".join(_medians(rows, name, values) for name, values in terms.items())
@@ -257,6 +260,8 @@ def _alpha_stability(rows: RankedRows) -> Figure | None:
     hmp, cas, record, num_rows = rows.numbers("hmp"), rows.numbers("cas"), rows.record or {}, len(rows.frame)
     if hmp is None or cas is None or num_rows < FEWEST_ROWS or record.get("num_ranked", num_rows) != num_rows:
         return None
+    if np.isnan(cas).any():  # of rows whose segments were not measured, which another alpha may need
+        return None
     normed = [norm(x) for norm, x in zip(COMBINE[record.get("combine") or "rank"], (hmp, cas), strict=True)]
     frame = rows.frame.sort_values("gateau_key", kind="stable") if "gateau_key" in rows.frame else rows.frame
     by_key = frame.index.to_numpy()  # ties as `rank` breaks them
@@ -288,7 +293,7 @@ def _reach(ds: Dataset, rows: RankedRows) -> Figure | None:
         return None
     tau = (rows.record or {}).get("tau")
     tau = RankConfig.tau if tau is None else tau
-    if (of_windows := reach_of_windows(ds, tau)) is not None:
+    if (of_windows := reach_of_windows(ds, tau) if has_own_windows(ds) else None) is not None:
         (beyond, found), what = of_windows, "windows"
         how = (
             f"of a response, above tau ({tau:g} nats a token), that neither the instruction nor so many of the context's last tokens "
@@ -351,7 +356,7 @@ def _medians(rows: RankedRows, name: str, values: np.ndarray) -> str:
 
 
 def _quantiles(values: np.ndarray) -> list[float]:
-    return np.quantile(values, (0.1, 0.5, 0.9)).tolist()
+    return [float("nan")] * 3 if not len(values) else np.quantile(values, (0.1, 0.5, 0.9)).tolist()
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> str:

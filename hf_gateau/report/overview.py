@@ -60,7 +60,8 @@ def _reasons(ds: Dataset) -> list[tuple[str, str]]:
     """Why rows have no rank, the commonest reason first, and how many."""
     if "gateau_note" not in ds.column_names:
         return []
-    reasons = Counter(shortened(note, REASON_WIDTH) for note in column_of(ds, "gateau_note") if note is not None)
+    notes = zip(column_of(ds, "gateau_note"), column_of(ds, "gateau_rank"), strict=True)
+    reasons = Counter(shortened(note, REASON_WIDTH) for note, rank in notes if note is not None and rank is None)
     return [(reason, f"{count:,}") for reason, count in commonest(reasons).items()]
 
 

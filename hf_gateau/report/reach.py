@@ -5,6 +5,7 @@ Shapes: n rows of a dataset, W distances in tokens.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,16 +13,20 @@ import numpy as np
 from ..models.packing import Cut
 from ..ranking.evidence import BEST, FAR_TOKENS, LONG, NO_CONTEXT, SHORT, token_far_need, token_need
 from ..ranking.lists import ListMeasure, Rows
+from ..records import find_record
 
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
+
 SEGMENTS, CONTEXT = "gateau_segment_ppl", "gateau_num_context_tokens"
 FEWEST_TOKENS, SHORTEST_SHARE = 512, 8  # the first distance; of the longest context, where that is shorter
 BATCH_ROWS = 1000
 WINDOWS, WINDOW_NLL = "gateau_windows", "gateau_window_nll"
+SAME = ("fingerprint", "adapter", "dtype", "bits", "response_head", "max_length")  # of records of windows and of rows
 ENDS = "segment_end"  # of each token's best far segment, in tokens before the context's end
 
 
@@ -31,6 +36,22 @@ def distances(lengths: np.ndarray) -> list[int]:
     first = min(FEWEST_TOKENS, longest // SHORTEST_SHARE)
     powers = [2**power for power in range(longest.bit_length())]
     return [power for power in powers if first <= power < longest]
+
+
+def has_own_windows(ds: Dataset) -> bool:
+    """Whether nested windows were measured by the model, and on the tokens, that the rows were; a warning where their records say
+    that they were not."""
+    windows, measuring = find_record(ds, WINDOW_NLL.removeprefix("gateau_")), find_record(ds, "measuring")
+    if windows is None or measuring is None:
+        return True
+    own = {**measuring, **(measuring.get("long") or {})}
+    other = [name for name in SAME if name in windows and windows[name] != own.get(name)]
+    if other:
+        logger.warning(
+            "Nested windows were measured otherwise than the rows (%s), and tell nothing of how far back these reach; "
+            "`hf-gateau score --windows` measures them anew.", ", ".join(other),
+        )  # fmt: skip
+    return not other
 
 
 def reach_of_windows(ds: Dataset, tau: float) -> tuple[list[int], np.ndarray] | None:

@@ -71,6 +71,7 @@ def sample_text(
     lines = [
         f"rank {row['gateau_rank']} of {num_ranked}{name}  score {row['gateau_score']:.4f}  {'  '.join(terms)}".rstrip(),
         f"perplexity  short {ppl['short']}  long {ppl['long']}  without context {ppl['no_context']}  need {_number(need_of(row), 2)}",
+        *(_wrapped("note", shortened(row["gateau_note"], TEXT_WIDTH), width) if row.get("gateau_note") else []),
         *_segment_lines(row, width, tokens),
         *_context_lines(row, width, cut),
     ]

@@ -131,6 +131,7 @@ def test_malformed_lines_end_no_run(data, rows, pair, tmp_path, capsys):
     "arguments, message",
     [
         (["bogus"], "there is no command 'bogus'"),
+        (["top", "nowhere.jsonl", "-n", "-1"], "--num_samples is a number of rows, got -1; give 0 or more"),
         (["score", "nowhere.jsonl", "-o", "m.jsonl"], "There is no file or folder 'nowhere.jsonl'"),
         (["score", "{data}", "-o", "m.csv"], "ends in '.csv'; use .jsonl, .parquet, or a folder's name"),
         (["score", "{data}", "-o", "m.jsonl", "--segment_length", "0"], "segment_length is a number of tokens, got 0"),

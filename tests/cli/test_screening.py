@@ -1,6 +1,7 @@
 """`--segments_for` on the command line: score, rank and select, what is refused, and a YAML file."""
 
 import json
+import re
 
 import pytest
 
@@ -30,13 +31,23 @@ def test_score_rank_and_select(given, tmp_path, capsys):
     assert (
         sum(x is not None for x in out["gateau_segment_ppl"]) == screening["num_high"] + screening["num_sampled"] < 12
     )
+    sizes = sum(out["gateau_num_context_tokens"]) + sum(out["gateau_num_response_tokens"])
+    assert int(re.search(r"; ([\d,]+) tokens", last_lines)[1].replace(",", "")) > 1.4 * sizes, "both passes count"
     num_now = screening["num_high"] + screening["num_sampled"]
     assert f"({num_now} now, {12 - num_now} from the pass without segments or the store" in last_lines
     assert main(["rank", measured, "-o", ranked, "--mode", "mean"]) in (None, 0)
+    assert "  certain: the best " in capsys.readouterr().out
+    assert main(["top", ranked, "-n", "12"]) in (None, 0)
+    assert "note        segments not measured" in capsys.readouterr().out
     assert main(["report", ranked, "-o", str(tmp_path / "report.html")]) in (None, 0)
     page = (tmp_path / "report.html").read_text()
     others = f"{screening['num_sampled']:,} of the {12 - screening['num_high']:,} others"
     assert f"the {screening['num_high']:,} rows of highest log_difference, and a sample of {others}" in page
+    assert (
+        "Why rows have no rank" not in page
+        and ">nan<" not in page
+        and "The top 10% at other values of alpha" not in page
+    )
     safe = read_sidecar(ranked)["ranking"]["screening"]["num_safe"]
     assert f"the best {safe:,} rows, as if all segments were measured; {12 - num_now:,} rows have none" in page
     capsys.readouterr()

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, List, Value, concatenate_datasets, load_dataset
 
+from hf_gateau.hub.dataset_card import COLUMN_TEXTS
 from hf_gateau.hub.scored import (
     SCHEMA_VERSION,
     ScoredRecord,
@@ -21,7 +22,7 @@ from hf_gateau.hub.scored import (
     split_record,
 )
 from hf_gateau.ranking.columns import DERIVED_COLUMNS
-from hf_gateau.rows.batches import COLUMNS, LISTS, feature_of
+from hf_gateau.rows.batches import COLUMNS, LISTS, VALUE_COLUMNS, feature_of
 from hf_gateau.rows.conversations import content_hash
 
 
@@ -441,3 +442,8 @@ def test_any_cut_of_a_record_is_told():
     for end in range(len(text) - 2):
         with pytest.raises(ValueError, match="is no record"):
             ScoredRecord.from_json(text[:end], "x")
+
+
+def test_the_card_has_words_for_every_column_that_may_be_pushed():
+    told = COLUMN_TEXTS.keys()
+    assert told >= COLUMNS.keys() | VALUE_COLUMNS.keys() | set(DERIVED_COLUMNS)

@@ -245,7 +245,11 @@ def test_the_command_leaves_the_heads_on_record(tmp_path, capsys):
     settings = [f"--{name}={value}" for name, value in (PAIR | HOW).items()]
     command = ["score", str(tmp_path / "rows.jsonl"), "-o", str(tmp_path / "out.parquet"), *settings]
     assert main([*command, "--store", str(tmp_path / "s.sqlite")]) in (None, 0)
-    assert "23 of 24 rows measured" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert (
+        "23 of 24 rows measured" in told
+        and f"Next: hf-gateau rank {tmp_path}/out.parquet -o RANKED --cas heads," in told
+    )
     out = load_rows(str(tmp_path / "out.parquet"))
     calibration = HeadCalibration.from_json(read_sidecar(str(tmp_path / "out.parquet"))["measuring"]["calibration"])
     assert calibration.heads and sum(x is not None for x in out["gateau_segment_heads"]) == 23

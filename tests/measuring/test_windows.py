@@ -12,6 +12,7 @@ from hf_gateau.cli import main
 from hf_gateau.files.reading import load_rows
 from hf_gateau.files.sidecar import read_sidecar
 from hf_gateau.hub.scored import compact
+from hf_gateau.records import attach_record
 from hf_gateau.report.figures import figures
 from hf_gateau.report.reach import reach_of_windows
 from hf_gateau.rows.samples import build_sample
@@ -57,7 +58,12 @@ def test_the_default_windows_are_powers_of_two_below_the_context(tiny_model):
     assert WindowScorer(tiny_model, windows=[300, 20, 300], store=False).sizes(299) == [20]
 
 
-@pytest.mark.parametrize("windows", [(), (0,), (-3, 10), ("512",), (5.5,), (True,)])
+def test_windows_of_any_whole_numbers():
+    for windows in ([64, 128], np.array([128, 64]), [np.int64(64), 128]):
+        assert WindowScorer("m", windows=windows).settings["windows"] == (64, 128)
+
+
+@pytest.mark.parametrize("windows", [(), (0,), (-3, 10), ("512",), (5.5,), (True,), 64, np.array([]), "64"])
 def test_windows_that_are_none(windows):
     with pytest.raises(ValueError, match="windows are numbers of tokens of the context"):
         WindowScorer("m", windows=windows)
@@ -109,12 +115,13 @@ def test_reach_against_the_tokens_of_each_row(tau, tiny_model, rows):
     assert reach_of_windows(ds.remove_columns("gateau_windows"), tau) is None
 
 
-def test_from_the_command_to_the_figure(tiny_model, rows, tmp_path, capsys):
+def test_from_the_command_to_the_figure(tiny_model, rows, tmp_path, capsys, caplog):
     data, out = tmp_path / "rows.jsonl", tmp_path / "measured.parquet"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows[:12]))
     how = ["--long_model", tiny_model, "--short_window", "60", "--segment_length", "32", "--device", "cpu"]
     how += ["--store", str(tmp_path / "s.sqlite"), "--windows", "16,40,100"]
     main(["score", str(data), "-o", str(out), *how])
+    assert "\n  12 of 12 rows have nested windows" in capsys.readouterr().out
     main(["score", str(data), "-o", str(tmp_path / "shards"), *how, "--streaming"])
     measured = load_dataset("parquet", data_files=str(out), split="train", cache_dir=str(tmp_path))
     shards = load_dataset(
@@ -128,5 +135,14 @@ def test_from_the_command_to_the_figure(tiny_model, rows, tmp_path, capsys):
     [figure] = [x for x in figures(ranked) if x.name == "reach"]
     assert [row[0] for row in figure.table[1]] == [16, 40, 100]
     assert "so many of the context's last tokens" in figure.text and "not measured" not in figure.text
+    attach_record(ranked, "measuring", {"dtype": "float32", "long": {"model": "another", "fingerprint": "f" * 16}})
+    attach_record(ranked, "window_nll", read_sidecar(str(tmp_path / "ranked.parquet"))["window_nll"])
+    with caplog.at_level("WARNING"):
+        assert "nested windows were not measured" in "".join(x.text for x in figures(ranked) if x.name == "reach")
+    assert "Nested windows were measured otherwise than the rows (fingerprint" in caplog.text
+    main(["score", str(data), "-o", str(out), *how[:-1], "50000"])
+    assert "No context is longer than 50000 tokens" in caplog.text
+    assert main(["score", str(data), "-o", str(out), *how, "--token_nll", "false"]) == 2
+    assert "token_nll is off; leave one of the two out" in capsys.readouterr().err
     assert main(["score", str(data), "-o", str(out), *how[:-1], "16,x"]) == 2
     assert "--windows is '16,x'; give lengths in tokens" in capsys.readouterr().err
