@@ -113,7 +113,11 @@ def test_copies_of_a_row_are_counted_as_rows(opened):
     tab = opened(rank(with_texts(20, gateau_key=[f"c:{i // 2:04}" for i in range(20)])))
     tab.focus("#grid")
     tab.keyboard.press("k")
-    assert text_of(tab, "#decisions") == "2 keep, 0 drop, 0 notes" == f"{lines(tab, 'decided').count('✓ keep')} keep, 0 drop, 0 notes"
+    assert (
+        text_of(tab, "#decisions")
+        == "2 keep, 0 drop, 0 notes"
+        == f"{lines(tab, 'decided').count('✓ keep')} keep, 0 drop, 0 notes"
+    )
 
 
 HEADER = "gateau_key,decision,note\n"
@@ -147,7 +151,7 @@ FILES = {
     "more cells": f"{HEADER}c:0001,keep,a,b,c\n",
     "fewer cells": f"{HEADER}c:0001\nc:0002,keep\n",
     "no note": "gateau_key,decision\nc:0001,keep\n",
-    "quoted": f'"gateau_key","decision",note\n"c:0001","keep","a ""b"", \n\r\n c"\nc:0002,x,\n',
+    "quoted": '"gateau_key","decision",note\n"c:0001","keep","a ""b"", \n\r\n c"\nc:0002,x,\n',
     "quoted, good": '"gateau_key";"decision";"a,b"\n"c:0001";"keep";""\n'.replace(";", ","),
     "a mark in a cell": f'{HEADER}c:0001,keep,5" or 6"\nc:0002,drop, "x"\n',
     "empty": "",
@@ -230,21 +234,73 @@ def test_the_skip_link_and_g_lead_to_the_rows_and_change_nothing(opened):
 
 
 SENSELESS = [
-    *("values.own:source=zzz", "values.own:source=99", "values.own:source=", "values.own:source=1~x", "values.score=1"),
-    *("values.own:source=-1", "values.own:source=0.5", "ranges.own:source=1~2", "ranges.score=abc~def", "ranges.score=1"),
+    *(
+        "values.own:source=zzz",
+        "values.own:source=99",
+        "values.own:source=",
+        "values.own:source=1~x",
+        "values.score=1",
+    ),
+    *(
+        "values.own:source=-1",
+        "values.own:source=0.5",
+        "ranges.own:source=1~2",
+        "ranges.score=abc~def",
+        "ranges.score=1",
+    ),
     *("ranges.score=", "ranges.score=1~2~3", "ranges.nothing=1~2", "ranges.__proto__=1~2", "values.__proto__=1"),
     *("lasso=need~cas~a~b~c~d~e~f", "lasso=need~cas~0~0~1~1~2~2~3", "lasso=own:source~cas~0~0~1~1~2~2", "lasso=a"),
-    *("amount=5", "amount=0", "amount=-1", "amount=", "amount=x", "amount=1e99&by=top_k", "amount=2.5&by=top_k", "by=top_k"),
-    *("by=max_tokens&amount=0.5", "by=nothing&amount=7", "alpha=7", "alpha=0x1", "alpha=NaN", "alpha=", "x=own:source"),
-    *("hmp=none&cas=none", "row=99999", "row=-1", "mode=none", "strata=nope", "sort=constructor", "x=__proto__", "grid"),
+    *(
+        "amount=5",
+        "amount=0",
+        "amount=-1",
+        "amount=",
+        "amount=x",
+        "amount=1e99&by=top_k",
+        "amount=2.5&by=top_k",
+        "by=top_k",
+    ),
+    *(
+        "by=max_tokens&amount=0.5",
+        "by=nothing&amount=7",
+        "alpha=7",
+        "alpha=0x1",
+        "alpha=NaN",
+        "alpha=",
+        "x=own:source",
+    ),
+    *(
+        "hmp=none&cas=none",
+        "row=99999",
+        "row=-1",
+        "mode=none",
+        "strata=nope",
+        "sort=constructor",
+        "x=__proto__",
+        "grid",
+    ),
 ]
 
 
 def test_senseless_addresses_are_passed_over_and_good_ones_are_not(opened):
     tab = opened(keyed())
     beginning = tab.evaluate("JSON.stringify(gateau.model.state)")
-    good = ["values.own:source=0~1", "ranges.score=~0.5", "ranges.score=~", "lasso=need~cas~0~0~1e-3~1~2~2", "amount=1"]
-    good += ["by=top_k&amount=7", "by=max_tokens&amount=1000", "hmp=none", "alpha=0", "row=3", "q=%00", "strata=source"]
+    good = [
+        "values.own:source=0~1",
+        "ranges.score=~0.5",
+        "ranges.score=~",
+        "lasso=need~cas~0~0~1e-3~1~2~2",
+        "amount=1",
+    ]
+    good += [
+        "by=top_k&amount=7",
+        "by=max_tokens&amount=1000",
+        "hmp=none",
+        "alpha=0",
+        "row=3",
+        "q=%00",
+        "strata=source",
+    ]
     for hash in SENSELESS + good:
         goes_to(tab, hash)
         assert (tab.evaluate("JSON.stringify(gateau.model.state)") == beginning) == (hash in SENSELESS), hash
@@ -298,7 +354,9 @@ def test_fields_that_are_written_in_follow_the_address(opened):
     for field, text in (("#alpha-number", "0.25"), ("#amount", "0.5"), ("#chart-need input >> nth=0", "0.01")):
         tab.fill(field, text)
         tab.press(field, "Enter")
-        tab.evaluate("gateau.model.set({ view: gateau.model.state.view === 'rows' ? 'about' : 'rows' }, { push: true })")
+        tab.evaluate(
+            "gateau.model.set({ view: gateau.model.state.view === 'rows' ? 'about' : 'rows' }, { push: true })"
+        )
         tab.evaluate("gateau.model.set({ alpha: 0.8, amount: 0.1, ranges: {} })")
         tab.focus(field)
         assert tab.input_value(field) != text, field
@@ -320,12 +378,18 @@ def test_a_command_that_would_be_refused_is_told(opened, tmp_path, capsys):
     (tmp_path / "decisions.csv").write_text(tab.evaluate("gateau.decisions.csv()"), newline="")
     place = {"RANKED": str(tmp_path / "ranked.parquet"), "selected.parquet": str(tmp_path / "out.parquet")}
     place["decisions.csv"] = str(tmp_path / "decisions.csv")
-    told = {"top_k": {27: "", 28: "27 rows that are left", 2: "", 1: "you keep"}, "fraction": {0.03: "you keep", 0.1: ""}}
+    told = {
+        "top_k": {27: "", 28: "27 rows that are left", 2: "", 1: "you keep"},
+        "fraction": {0.03: "you keep", 0.1: ""},
+    }
     for by, amounts in told.items():
         for amount, warning in amounts.items():
             tab.evaluate("x => gateau.model.set(x)", {"by": by, "amount": amount})
             command = [place.get(word, word) for word in tab.evaluate("gateau.main.command()").split()[1:]]
-            assert tab.locator("#over").is_visible() == bool(warning) and warning in text_of(tab, "#over"), (by, amount)
+            assert tab.locator("#over").is_visible() == bool(warning) and warning in text_of(tab, "#over"), (
+                by,
+                amount,
+            )
             assert main(command) == (2 if warning else 0), (command, capsys.readouterr())
     decide(tab, list(range(5)), decision="")
     tab.evaluate("gateau.model.set({ by: 'fraction', amount: 0.01 })")
