@@ -70,7 +70,7 @@ def test_what_is_no_decision_in_the_storage_is_passed_over(open_page, tmp_path):
         *('["0002",{"decision":"keep"}]', "null", "7", '["0003",{"key":"c:0004","decision":"keep"}]'),
         *('["0006",{"key":"c:0006","note":3}]', '["0007",{"key":"c:0007","decision":"","note":""}]'),
     ]
-    for text in ("no JSON", '{"a":1}', "null", *(f"[{x},{good}]" for x in bad)):
+    for text in ("no JSON", '{"a":1}', "null", f"[{','.join([*bad, good])}]"):
         tab.evaluate("text => localStorage.setItem(Object.keys(localStorage)[0], text)", text)
         other = open_page(page, beside=tab)
         assert decided(other) == ({"c:0005": ("drop", "n")} if good in text else {}), text
@@ -209,7 +209,7 @@ def test_a_file_leaves_what_it_says_nothing_of_and_tells_of_other_rows(opened):
     tab = opened(keyed())
     decide(tab, [1, 2], decision="keep", note="mine")
     said, _ = taken(tab, f"{HEADER}c:0001,,\nc:0002,drop,\nc:zzzz,keep,\nc:0003,,theirs\n".encode())
-    assert "on 3 rows read; 1 are about no row here" in said
+    assert "on 3 rows read, 1 of them not here." in said
     want = {"c:0001": ("keep", "mine"), "c:0002": ("drop", "mine"), "c:zzzz": ("keep", ""), "c:0003": ("", "theirs")}
     assert decided(tab) == want and text_of(tab, "#decisions") == "1 keep, 1 drop, 3 notes; 1 about no row here"
     tab.click("#said button")

@@ -171,7 +171,7 @@ gateau.main = (() => {
       if (!file) return;
       try {
         const { done, elsewhere, undo } = decisions.take(new Uint8Array(await file.arrayBuffer()), file.name);
-        say(`Decisions or notes on ${number(done)} rows read${elsewhere ? `; ${number(elsewhere)} are about no row here` : ""}.`, undo);
+        say(`Decisions or notes on ${number(done)} rows read${elsewhere ? `, ${number(elsewhere)} of them not here` : ""}.`, undo);
       } catch (error) {
         say(`${error.message}; nothing was taken.`);
       }
