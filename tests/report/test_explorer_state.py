@@ -35,8 +35,10 @@ def address(tab):
 
 
 def goes_to(tab, hash):
-    tab.evaluate("hash => { location.hash = hash; }", hash)
-    tab.wait_for_timeout(60)  # `hashchange` comes later
+    """As by hand, and at once: the browser's own `hashchange` comes later."""
+    tab.evaluate(
+        "hash => { history.pushState(null, '', `#${hash}`); dispatchEvent(new HashChangeEvent('hashchange')); }", hash
+    )
 
 
 def test_two_tabs_decide_on_the_same_rows(open_page, tmp_path):
@@ -301,15 +303,19 @@ def test_senseless_addresses_are_passed_over_and_good_ones_are_not(opened):
         "q=%00",
         "strata=source",
     ]
-    for hash in SENSELESS + good:
-        goes_to(tab, hash)
-        assert (tab.evaluate("JSON.stringify(gateau.model.state)") == beginning) == (hash in SENSELESS), hash
-        tab.evaluate("gateau.model.set({})")
-        assert (address(tab) == "") == (hash in SENSELESS), hash
+    script = """addresses => addresses.map(hash => {
+        history.replaceState(null, "", `#${hash}`);
+        dispatchEvent(new HashChangeEvent("hashchange"));
+        const state = JSON.stringify(gateau.model.state);
+        gateau.model.set({});
+        return [state, location.hash];
+    })"""
+    for hash, (state, after) in zip(SENSELESS + good, tab.evaluate(script, SENSELESS + good), strict=True):
+        assert (state == beginning) == (hash in SENSELESS) == (after in ("", "#")), hash
 
 
 def test_a_link_keeps_filters_by_columns_of_any_name(opened):
-    names = ["a~b.c", "a b", "a-b", "100%", "%7E", "x=1&y", "a.b", "ü"]
+    names = ["a~b.c", "a b", "a-b", "%7E", "x=1&y%"]
     columns = {name: [float(i % 3) * 1.5 + j for i in range(30)] for j, name in enumerate(names)}
     tab = opened(keyed(**columns))
     for x, y in zip(names, names[1:] + names[:1], strict=True):
