@@ -20,7 +20,7 @@ from hf_gateau.ranking.selection import select
 from hf_gateau.records import attach_record
 from hf_gateau.report.explorer import write_explorer
 from hf_gateau.report.figures import figures
-from tests.browser import HOSTILE, chromium, contrast, until, watched
+from tests.browser import HOSTILE, contrast, until
 from tests.measured import measured
 from tests.ranking.test_bounds import screened
 
@@ -52,29 +52,6 @@ def with_texts(num_rows=30, **columns):
     ds = measured(num_rows, **fixed | columns)
     attach_record(ds, "measuring", {"config_key": "c", "long": {"model": "them/long"}, "segment_length": 16})
     return ds
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture()
-def open_page(browser):
-    with watched(browser) as open_page:
-        yield open_page
-
-
-@pytest.fixture()
-def opened(open_page, tmp_path, monkeypatch):
-    """From ranked rows to their page; without figures, whose drawing takes longer than all else, unless they are wanted."""
-
-    def opened(ds, hash="", draws=False, **settings):
-        monkeypatch.setattr("hf_gateau.report.explorer.figures", figures if draws else lambda ds: [])
-        return open_page(write_explorer(ds, tmp_path / "explorer"), hash, **settings)
-
-    return opened
 
 
 def lines(tab, column):
@@ -523,7 +500,7 @@ def test_no_text_of_a_row_is_run_or_breaks_the_page(open_page, tmp_path):
         assert tab.evaluate(IN_SIGHT), name
     assert tab.evaluate("window.ran") is None
     assert tab.evaluate("document.querySelectorAll('img:not(.figures img), iframe, object, embed').length") == 0
-    assert tab.evaluate("document.querySelectorAll('script[src]').length") == 10
+    assert tab.evaluate("document.querySelectorAll('script[src]').length") == 11
     shown = {
         name: tab.evaluate("i => gateau.dom.shown(gateau.model.text('id', i))", i) for i, name in enumerate(names)
     }

@@ -37,12 +37,12 @@ gateau.charts = (() => {
   }
 
   function histogram(spec) {
-    const name = shown(spec.label), id = `chart-${spec.name.replace(/\W/g, "-")}`;
+    const name = shown(spec.label), id = `chart-${spec.name.replace(/\W/g, (x) => `-${x.charCodeAt(0).toString(16)}-`)}`;
     const canvas = el("canvas", { className: "bars", role: "img", "aria-label": `Histogram of ${name}` });
     const fields = ["least", "most"].map((which) => el("input", { type: "number", step: "any", "aria-label": `${which} ${name}`, placeholder: which, onchange: () => setRange() }));
     const clear = el("button", { type: "button", "aria-label": `Clear the filter by ${name}`, onclick: () => set(null) }, "clear");
     const root = el("div", { className: "chart", id }, el("h3", { title: shown(spec.words || "") }, name), canvas, el("div", { className: "limits" }, fields[0], "to", fields[1], clear));
-    let limits = null, drag = null;
+    let limits = null, drag = null, told = null;
 
     function set(range) {
       const ranges = { ...model.state.ranges };
@@ -86,8 +86,9 @@ gateau.charts = (() => {
       const { context, width, height } = prepared(canvas), colour = colours();
       const range = model.state.ranges[spec.name];
       fields.forEach((field, i) => {
-        if (document.activeElement !== field) field.value = range && Number.isFinite(range[i]) ? range[i] : "";
+        if (range !== told || document.activeElement !== field) field.value = range && Number.isFinite(range[i]) ? range[i] : "";
       });
+      told = range;
       root.classList.toggle("filtered", Boolean(range));
       if (!limits) return;
       const [low, high] = limits, x = model.values(spec.name), mask = model.passing(spec.name);

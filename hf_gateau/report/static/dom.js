@@ -42,7 +42,8 @@ gateau.dom = (() => {
     return formats.get(digits).format(value);
   }
 
-  const isTyping = (event) => event.target.closest?.("input, textarea, select, dialog") !== null;
+  // Whether a key that is pressed there means a letter, and not one of the page's keys.
+  const isTyping = (event) => event.target.closest?.("input:not([type=checkbox], [type=range], [type=file]), textarea, select, dialog") !== null;
 
   return { get, el, shown, number, isTyping };
 })();

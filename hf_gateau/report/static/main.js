@@ -31,22 +31,14 @@ gateau.main = (() => {
         model.set(changes);
       });
     }
-    for (const id of ["alpha", "alpha-number"]) {
-      get(id).addEventListener("input", () => {
-        const value = Number(get(id).value);
-        if (get(id).value !== "" && value >= 0 && value <= 1) model.set({ alpha: value });
-      });
-    }
+    for (const id of ["alpha", "alpha-number"]) numberField(get(id), "alpha", model.isAlpha);
+    numberField(get("amount"), "amount", (value) => model.isAmount(model.state.by, value));
     fill("strata", ["", ...model.strata()], (name) => name || "no strata");
     get("strata").addEventListener("change", () => model.set({ strata: get("strata").value }));
     get("by").addEventListener("change", () => {
       const by = get("by").value, { counts } = model.live;
       const amount = { fraction: 0.1, top_k: Math.max(1, counts.kept), max_tokens: Math.max(1, counts.tokens) }[by];
       model.set({ by, amount });
-    });
-    get("amount").addEventListener("input", () => {
-      const value = Number(get("amount").value), { by } = model.state;
-      if (get("amount").value !== "" && value >= 0 && (by !== "fraction" || value <= 1)) model.set({ amount: by === "fraction" ? value : Math.round(value) });
     });
     get("as-given").addEventListener("click", () => {
       const { method, mode, hmp, cas, combine, alpha } = model.initial;
@@ -61,23 +53,43 @@ gateau.main = (() => {
     rankingAnew();
   }
 
+  // A field of a number of the state: what can be used is, as it is typed; what cannot is marked, and gives way when the field is left.
+  function numberField(field, name, isValid) {
+    const anew = () => {
+      if (field.value === "" || Number(field.value) !== model.state[name]) field.value = model.state[name];
+      field.removeAttribute("aria-invalid");
+    };
+    field.addEventListener("input", () => {
+      const canUse = field.value !== "" && isValid(Number(field.value));
+      field.setAttribute("aria-invalid", !canUse);
+      if (canUse) model.set({ [name]: Number(field.value) });
+    });
+    for (const left of ["change", "blur"]) field.addEventListener(left, anew);
+    model.listen((is) => (is(name) || document.activeElement !== field) && anew());
+    anew();
+  }
+
+  const REFUSALS = {
+    kept: () => "The rows that you keep are more than is asked for: raise it, or keep fewer.",
+    left: (counts) => `More is asked for than the ${number(counts.numLeft)} rows that are left to select: lower it.`,
+    none: () => "No row is selected: ask for more.",
+  };
+
   function rankingAnew() {
     const { state, live, about } = model, { hmp, cas, combine } = about.ranking, isGateau = state.method === "gateau";
     for (const name of ["method", "mode", "hmp", "cas", "combine", "by", "strata"]) get(name).value = state[name];
     for (const name of ["mode", "hmp", "cas", "combine", "alpha", "alpha-number"]) get(name).disabled = !isGateau;
     get("gateau-only").hidden = !isGateau;
-    for (const id of ["alpha", "alpha-number"]) if (document.activeElement !== get(id) || Number(get(id).value) !== state.alpha) get(id).value = state.alpha;
     get("strata").disabled = state.by === "max_tokens"; // `select` wants a min_share with it
     get("strata-field").hidden = !model.strata().length;
-    const amount = get("amount");
-    amount.step = state.by === "fraction" ? "0.01" : "1";
-    if (document.activeElement !== amount) amount.value = state.amount;
+    [get("amount").step, get("amount").max] = state.by === "fraction" ? ["0.01", "1"] : ["1", ""];
     const { parts } = live.ranks;
     get("parts").textContent = isGateau
       ? `HMP ${parts.hmp}: ${hmp[parts.hmp] || "left out"}. CAS ${parts.cas}: ${cas[parts.cas] || "left out"}. Combined ${parts.combine}: ${combine[parts.combine]?.words || ""}.`
       : "";
-    const { kept, tokens, enters, leaves, then, over } = live.counts, ranked = live.ranks.order.length;
-    get("over").hidden = !over;
+    const { kept, tokens, enters, leaves, then, refusal } = live.counts, ranked = live.ranks.order.length;
+    get("over").hidden = !refusal;
+    get("over").textContent = REFUSALS[refusal]?.(live.counts) || "";
     get("selected").textContent = `${number(kept)} of ${number(ranked)} ranked rows, ${number(tokens)} tokens`;
     const { rho } = live.agreement, overlap = then ? (then - leaves) / then : NaN;
     get("moved").textContent = `Against the ranking as given: Spearman ${number(rho, 3)}, ${number(100 * overlap, 1)}% of its selection is kept.`;
@@ -95,7 +107,8 @@ gateau.main = (() => {
 
   // The commands that make the selection of this page.
   function command() {
-    const { state, initial } = model, lines = [], isAsGiven = RANKED_BY.every((name) => state[name] === initial[name]);
+    const { state, initial } = model, lines = [];
+    const isAsGiven = state.method === "given" || RANKED_BY.every((name) => state[name] === initial[name]);
     if (!isAsGiven) {
       const words = ["hf-gateau", "rank", "RANKED", "-o", "ranked-anew.parquet"];
       if (state.method !== "gateau") words.push("--method", state.method);
@@ -108,7 +121,7 @@ gateau.main = (() => {
       lines.push(words.join(" "));
     }
     const words = ["hf-gateau", "select", isAsGiven ? "RANKED" : "ranked-anew.parquet", "-o", "selected.parquet", `--${state.by}`, state.amount];
-    if (state.strata && state.by !== "max_tokens") words.push("--strata", quoted(state.strata));
+    if (state.strata && state.by !== "max_tokens") words.push(...(state.strata.startsWith("-") ? [`--strata=${quoted(state.strata)}`] : ["--strata", quoted(state.strata)]));
     const { keep, drop } = decisions.counts();
     if (keep + drop) words.push("--decisions", "decisions.csv");
     return [...lines, words.join(" ")].join("\n");
@@ -138,6 +151,15 @@ gateau.main = (() => {
       clearTimeout(waiting);
       waiting = setTimeout(() => model.set({ q: search.value }), 120);
     });
+    let told = null;
+    const searchAnew = () => {
+      if (model.state.q === told) return; // what is being typed stays
+      told = model.state.q;
+      clearTimeout(waiting);
+      if (search.value !== told) search.value = told;
+    };
+    model.listen(searchAnew);
+    searchAnew();
     get("decided").addEventListener("change", () => model.set({ decided: get("decided").value }));
     get("clear").addEventListener("click", () => model.set({ ...model.CLEAR }));
     for (const decision of ["keep", "drop", ""]) {
@@ -148,7 +170,8 @@ gateau.main = (() => {
       const [file] = get("import").files;
       if (!file) return;
       try {
-        say(`${number(decisions.take(await file.text()))} decisions read.`, true);
+        const { done, elsewhere, undo } = decisions.take(new Uint8Array(await file.arrayBuffer()), file.name);
+        say(`Decisions or notes on ${number(done)} rows read${elsewhere ? `, ${number(elsewhere)} of them not here` : ""}.`, undo);
       } catch (error) {
         say(`${error.message}; nothing was taken.`);
       }
@@ -160,18 +183,17 @@ gateau.main = (() => {
 
   function decideOnAll(decision) {
     const { left } = model.live, what = decision || "undecided";
-    const done = decisions.decide(left, { decision });
-    say(`${number(done)} rows marked as ${what}${done < left.length ? `; ${number(left.length - done)} have no key` : ""}.`, true);
+    const { done, undo } = decisions.decide(left, { decision });
+    say(`${number(done)} rows marked as ${what}${done < left.length ? `; ${number(left.length - done)} have no key` : ""}.`, undo);
   }
 
-  function say(text, canUndo = false) {
-    const undo = el("button", { type: "button", onclick: () => (decisions.undo(), say("")) }, "undo");
-    get("said").replaceChildren(text, ...(canUndo ? [" ", undo] : []));
+  function say(text, undo = null) {
+    const button = el("button", { type: "button", onclick: () => (undo(), say("")) }, "undo");
+    get("said").replaceChildren(text, ...(undo ? [" ", button] : []));
   }
 
   function filtersAnew() {
     const { state, live, about } = model, tokens = model.array("tokens");
-    if (document.activeElement !== get("search")) get("search").value = state.q;
     get("decided").value = state.decided;
     let sum = 0;
     for (const i of live.left) sum += tokens[i];
@@ -179,9 +201,9 @@ gateau.main = (() => {
     const count = model.numFilters();
     get("clear").hidden = count === 0;
     get("clear").textContent = `clear ${count === 1 ? "the filter" : `${count} filters`}`;
-    const { keep, drop, notes } = decisions.counts();
-    get("decisions").textContent = `${number(keep)} keep, ${number(drop)} drop, ${number(notes)} notes`;
-    get("export").disabled = keep + drop + notes === 0;
+    const { keep, drop, notes, elsewhere } = decisions.counts(), others = elsewhere ? `; ${number(elsewhere)} about no row here` : "";
+    get("decisions").textContent = `${number(keep)} keep, ${number(drop)} drop, ${number(notes)} notes${others}`;
+    get("export").disabled = keep + drop + notes + elsewhere === 0;
     get("not-kept").hidden = decisions.canKeep;
   }
 
@@ -201,6 +223,7 @@ gateau.main = (() => {
     model.listen((is) => is("view") && anew());
     anew();
     about();
+    get("skip").addEventListener("click", toGrid);
   }
 
   function about() {
@@ -225,6 +248,13 @@ gateau.main = (() => {
 
   // Keys
 
+  // The table is focused, also from another view. (The hash is the state, so no link may set it.)
+  function toGrid(event) {
+    event?.preventDefault();
+    if (model.state.view !== "rows") model.set({ view: "rows" }, { push: true });
+    get("grid").focus();
+  }
+
   function onKey(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Escape" && event.target.closest?.("dialog") === null) {
@@ -242,7 +272,7 @@ gateau.main = (() => {
       n: () => model.state.row !== null && get("row-note").focus(),
       ".": () => table.step(1),
       ",": () => table.step(-1),
-      g: () => get("grid").focus(),
+      g: () => toGrid(),
     };
     if (!(event.key in keys)) return;
     event.preventDefault();
@@ -253,7 +283,7 @@ gateau.main = (() => {
     try {
       await model.open();
       document.title = get("title").textContent = shown(model.about.title);
-      decisions.read();
+      decisions.open();
       openViews();
       openRanking();
       openFilters();

@@ -83,6 +83,15 @@ gateau.model = (() => {
     return heads ? heads[name][row] ?? "" : "";
   }
 
+  // A column's name in a list that "~" parts, and back.
+  const escaped = (name) => name.replaceAll("%", "%25").replaceAll("~", "%7E");
+  const unescaped = (name) => name.replaceAll("%7E", "~").replaceAll("%25", "%");
+  const decimal = (text) => (/^-?[\d.]+(e[+-]?\d+)?$/i.test(text) ? Number(text) : NaN); // no "", no "0x1"
+
+  // Whether `select` takes such an amount.
+  const isAmount = (by, amount) => amount > 0 && (by === "fraction" ? amount <= 1 : Number.isSafeInteger(amount));
+  const isAlpha = (alpha) => alpha >= 0 && alpha <= 1;
+
   // The state as it stands in an address: what differs from the beginning.
   function hash() {
     const out = new URLSearchParams();
@@ -91,7 +100,7 @@ gateau.model = (() => {
       if (name === "ranges" || name === "values") {
         for (const [of, limits] of Object.entries(value)) out.set(`${name}.${of}`, limits.map((x) => (Number.isFinite(x) ? x : "")).join("~"));
       } else if (name === "lasso") {
-        if (value) out.set(name, [value.x, value.y, ...value.points.map((x) => Number(x.toPrecision(5)))].join("~"));
+        if (value) out.set(name, [escaped(value.x), escaped(value.y), ...value.points.map((x) => Number(x.toPrecision(5)))].join("~"));
       } else if (value !== initial[name] && value !== null) out.set(name, value === true ? "1" : value === false ? "0" : value);
     }
     return out.toString();
@@ -99,35 +108,41 @@ gateau.model = (() => {
 
   // What an address says; what makes no sense here is passed over.
   function readHash() {
-    const found = { ranges: {}, values: {} }, names = new Set(columns().map((x) => x.name));
+    const found = { ranges: {}, values: {} }, specs = new Map(columns().map((x) => [x.name, x]));
+    const numeric = [...specs.values()].filter((x) => x.kind === "number").map((x) => x.name);
     const oneOf = (value, choices) => (choices.includes(value) ? value : undefined);
     const { modes, hmp, cas, combine, methods } = about.ranking;
     for (const [key, value] of new URLSearchParams(location.hash.slice(1))) {
       const [name, of] = [key.split(".")[0], key.slice(key.indexOf(".") + 1)];
-      if (name === "ranges" && names.has(of)) {
-        const [low, high] = value.split("~").map((x) => (x === "" ? NaN : Number(x)));
-        found.ranges[of] = [Number.isNaN(low) ? -Infinity : low, Number.isNaN(high) || high === undefined ? Infinity : high];
-      } else if (name === "values" && names.has(of)) found.values[of] = value.split("~").map(Number);
-      else if (name === "lasso") {
-        const [x, y, ...points] = value.split("~");
-        if (names.has(x) && names.has(y) && points.length > 5) found.lasso = { x, y, points: points.map(Number) };
+      const parts = value.split("~");
+      if (name === "ranges") {
+        const limits = parts.map((x, i) => (x === "" ? [-Infinity, Infinity][i] : decimal(x)));
+        if (numeric.includes(of) && limits.length === 2 && !limits.some(Number.isNaN)) found.ranges[of] = limits;
+      } else if (name === "values") {
+        const codes = parts.map(decimal), known = specs.get(of)?.values;
+        if (known && codes.every((code) => Number.isInteger(code) && code in known)) found.values[of] = codes;
+      } else if (name === "lasso") {
+        const [x, y] = parts.map(unescaped), points = parts.slice(2).map(decimal), isArea = points.length > 5 && points.length % 2 === 0;
+        if (numeric.includes(x) && numeric.includes(y) && isArea && points.every(Number.isFinite)) found.lasso = { x, y, points };
       } else if (["row", "segment"].includes(name)) {
         if (/^\d+$/.test(value) && (name === "segment" || Number(value) < about.num_rows)) found[name] = Number(value);
       } else if (["alpha", "amount"].includes(name)) {
-        const parsed = Number(value), most = name === "alpha" ? 1 : Infinity;
-        if (parsed >= 0 && parsed <= most && value !== "") found[name] = parsed;
+        if (name === "amount" || isAlpha(decimal(value))) found[name] = decimal(value); // the amount's bounds depend on `by`: below
       } else if (name === "q") found.q = value;
       else if (name === "down") found.down = value === "1";
       else {
         const choices = {
-          view: VIEWS, move: MOVES, decided: DECISIONS, by: ["fraction", "top_k", "max_tokens"], strata: strata(), sort: [...names, "id", "instruction", "decision"],
-          x: [...names], y: [...names], mode: Object.keys(modes), hmp: ["", ...Object.keys(hmp), "none"],
+          view: VIEWS, move: MOVES, decided: DECISIONS, by: ["fraction", "top_k", "max_tokens"], strata: strata(), sort: [...specs.keys(), "id", "instruction", "decision"],
+          x: numeric, y: numeric, mode: Object.keys(modes), hmp: ["", ...Object.keys(hmp), "none"],
           cas: ["", ...Object.keys(cas), "none"], combine: ["", ...Object.keys(combine)], method: ["gateau", ...methods], against: ["given", "other"],
         }[name];
         const valid = choices && oneOf(value, choices);
         if (valid !== undefined) found[name] = valid;
       }
     }
+    const whole = { ...initial, ...found };
+    if (!isAmount(whole.by, whole.amount)) ["by", "amount"].forEach((name) => delete found[name]);
+    if (whole.hmp === "none" && whole.cas === "none") ["hmp", "cas"].forEach((name) => delete found[name]);
     return found;
   }
 
@@ -158,10 +173,10 @@ gateau.model = (() => {
   // What is selected now, and what by the ranking as given, before anybody decided on a row.
   function selectAnew() {
     const tokens = array("tokens"), { by, amount } = state, stratum = state.strata ? array(`strata:${state.strata}`) : null;
-    const { mask, over } = ranking.select(live.ranks.order, by, amount, tokens, gateau.decisions.ofAll(), stratum);
+    const { mask, refusal, numLeft } = ranking.select(live.ranks.order, by, amount, tokens, gateau.decisions.ofAll(), stratum);
     live.mask = mask;
     live.inGiven = ranking.select(givenOrder(array("given_rank")), by, amount, tokens, null, stratum).mask;
-    live.counts = { kept: 0, then: 0, enters: 0, leaves: 0, tokens: 0, over };
+    live.counts = { kept: 0, then: 0, enters: 0, leaves: 0, tokens: 0, refusal, numLeft };
     for (let i = 0; i < mask.length; i++) {
       live.counts.kept += mask[i];
       live.counts.then += live.inGiven[i];
@@ -266,7 +281,7 @@ gateau.model = (() => {
   }
 
   return {
-    open, openHeads, QUIET, columns, column, strata, values, isNone, text, set, passing, isIn, moveOf, numFilters, array, CLEAR,
+    open, openHeads, QUIET, columns, column, strata, values, isNone, text, set, passing, isIn, moveOf, numFilters, array, isAmount, isAlpha, CLEAR,
     listen: (listener) => listeners.push(listener),
     refresh: (...names) => update(names),
     get about() { return about; },

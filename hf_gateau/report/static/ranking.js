@@ -114,7 +114,8 @@ gateau.ranking = (() => {
 
   // Which rows a selection by `by` ("fraction", "top_k" or "max_tokens") keeps: 1 or 0 a row. Rows that a person keeps (1 in `decided`)
   // come first, also without a rank, and rows to drop (-1) never do. With a `stratum` a row (and no tokens to spend), the best of each
-  // come next, until it has its share. `over`: whether the rows that a person keeps alone are more than is asked for.
+  // come next, until it has its share. `refusal`: why the command would not select so: "kept", the rows that a person keeps alone are
+  // more than is asked for; "left", fewer are left (`numLeft`) than `top_k` asks for; "none", no row is selected.
   function select(order, by, value, tokens, decided, stratum) {
     const mask = new Uint8Array(tokens.length), hasTokens = by === "max_tokens";
     let room = by === "fraction" ? round(value * order.length) : value;
@@ -128,19 +129,22 @@ gateau.ranking = (() => {
         if (due?.get(stratum[row])) due.set(stratum[row], due.get(stratum[row]) - 1);
       });
     }
-    const over = room < 0;
+    const isOver = room < 0;
     for (const row of due ? order : []) {
       if ((decided && decided[row] !== 0) || !due.get(stratum[row]) || room <= 0) continue;
       due.set(stratum[row], due.get(stratum[row]) - 1);
       mask[row] = 1;
       room--;
     }
+    const isFree = (row) => !decided || decided[row] === 0;
+    const numLeft = order.filter(isFree).length + (decided ? decided.filter((x) => x === 1).length : 0);
     for (const row of order) {
-      if (mask[row] || (decided && decided[row] !== 0)) continue;
+      if (mask[row] || !isFree(row)) continue;
       if ((room -= cost(row)) < 0) break;
       mask[row] = 1;
     }
-    return { mask, over };
+    const refusal = by === "top_k" && value > numLeft ? "left" : isOver ? "kept" : mask.includes(1) ? "" : "none";
+    return { mask, refusal, numLeft };
   }
 
   // How many rows each stratum is sure of: its share of its own ranked rows, rounded down.

@@ -97,7 +97,7 @@ gateau.row = (() => {
     const field = get("row-note");
     field.disabled = !canDecide;
     field.placeholder = canDecide ? "note" : "no key: cannot be decided on";
-    if (document.activeElement !== field) field.value = note;
+    if (field.value !== note) field.value = note; // also while it is written in: it is the open row's
   }
 
   function numbersAnew() {

@@ -175,10 +175,10 @@ gateau.table = (() => {
   // The row that a key speaks of: the one that is open, or the active line's.
   const current = () => model.state.row ?? model.live.left[active] ?? null;
 
-  // Open the row so many lines further.
+  // Open the row so many lines further; from one that has left the table, whose place the next one has.
   function step(by) {
     const { left } = model.live, at = left.indexOf(model.state.row);
-    const next = at < 0 ? active : at + by;
+    const next = at < 0 ? active + Math.min(by, 0) : at + by;
     if (next >= 0 && next < left.length) model.set({ row: left[next], segment: null });
   }
 
