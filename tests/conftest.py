@@ -29,6 +29,7 @@ LONG_FILES = (
     "measuring/test_value_scorers.py",
     "training/test_selector.py",
     "report/test_explorer.py",
+    "report/test_explorer_state.py",
     "models/test_device.py",
     "report/test_page.py",
     "models/test_architectures.py",

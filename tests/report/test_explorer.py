@@ -253,11 +253,8 @@ def test_the_figures_of_the_report_stand_on_the_page(opened, tmp_path):
     assert tab.locator("#view-about img").evaluate_all("x => x.map(image => image.alt)") == [x.text for x in want]
     for theme in ("light", "dark"):
         tab.emulate_media(color_scheme=theme)
-        until(tab, "[...document.querySelectorAll('#view-about img')].every(x => (x.loading = 'eager', x.complete))")
-        shown = tab.locator("#view-about img").evaluate_all(
-            "x => x.map(image => [image.currentSrc, image.naturalWidth])"
-        )
-        assert all(address.endswith(f"-{theme}.svg") and width > 100 for address, width in shown)
+        drawn = f"(x.loading = 'eager', x.complete && x.currentSrc.endsWith('-{theme}.svg') && x.naturalWidth > 100)"
+        until(tab, f"[...document.querySelectorAll('#view-about img')].every(x => {drawn})")
     assert "<script" not in "".join(x.read_text() for x in (tmp_path / "explorer" / "data").glob("*.svg"))
 
 
