@@ -169,6 +169,7 @@ def push_rows(repo_id: str, rows: list[dict]) -> str:
     return Dataset.from_list(rows).push_to_hub(repo_id).oid
 
 
+@pytest.mark.slow
 def test_a_stream_from_the_hub_says_which_commit_it_was(rows, settings, tmp_path):
     with HubServer(tmp_path / "hub") as server, Client(server, tmp_path / "somebody") as client:
         commit_hash = client(push_rows, "tester/rows", rows)

@@ -162,6 +162,7 @@ def test_failing_cell_and_dying_worker_lose_nothing_else(grid, tmp_path, capsys)
     assert list(trainings(out).values()) == [1, 1, 1, 1]  # what failed was the evaluation, of trained models
 
 
+@pytest.mark.slow
 def test_rows_are_made_several_at_a_time(grid, rows, tmp_path, capsys):
     """In processes of their own; what fails or dies is told with its name, and what was made beside it is kept."""
     plan, out = tmp_path / "plan.json", tmp_path / "out"
@@ -299,6 +300,7 @@ def test_estimated_time_counts_every_operation_and_every_device():
     assert f"at least {hours / 2:.2g} hours with 2 workers, each on 4 devices: {hours * 4:.2g} GPU hours" in said
 
 
+@pytest.mark.slow
 def test_methods_with_fractions_of_their_own(grid, tmp_path):
     """Fewer cells; the difference to a method that has no such fraction is left out."""
     grid["methods"] += [{"name": "alpha 0.5", "method": "gateau", "alpha": 0.5, "fractions": [0.4]}]

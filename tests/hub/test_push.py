@@ -305,6 +305,7 @@ def test_stock_datasets_gives_every_row_and_every_selection(reader, local, score
     assert [turn["role"] for turn in messages[0]] == ["user", "assistant"]
 
 
+@pytest.mark.slow
 @with_hook
 def test_trl_sft_recipe_trains_from_pushed_rows(server, reader, scored):
     """A local base model: the card names no base_model, and no folder."""

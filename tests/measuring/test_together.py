@@ -241,6 +241,7 @@ print(json.dumps({"mine": mine, "kept": kept.to_dict()}))
 """
 
 
+@pytest.mark.slow
 def test_two_machines_select_the_same_rows_from_shares_of_equal_tokens(tmp_path):
     """Rows of many lengths, some twice, one malformed, one that fails to measure: through a folder, in two processes that
     have different host names and caches."""
@@ -288,6 +289,7 @@ print(json.dumps({"bunches": bunches, "laid_out": len(laid_out), "out": out.to_d
 """
 
 
+@pytest.mark.slow
 def test_rows_on_one_context_go_to_one_process_and_none_is_laid_out_again(tmp_path):
     """Three documents with five questions each, and a row of its own; two processes with one cache between them."""
     asked = [row["messages"][0]["content"].rpartition("\n\n") for row in planted_rows(8, 5)]

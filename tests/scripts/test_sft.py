@@ -137,6 +137,7 @@ def test_killed_and_resumed(scored, tmp_path, monkeypatch, capsys):
     assert "trained on another selection" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @with_hook
 def test_trl_without_recipe_is_trls_own(scored, tmp_path):
     (tmp_path / "plain.yaml").write_text(
@@ -148,6 +149,7 @@ def test_trl_without_recipe_is_trls_own(scored, tmp_path):
     assert (tmp_path / "out" / "model.safetensors").exists() and not (tmp_path / "out" / SELECTION_FILE).exists()
 
 
+@pytest.mark.slow
 @with_hook
 def test_hook_that_is_turned_off_leaves_torch_and_the_other_ways(tmp_path):
     off = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
