@@ -24,7 +24,16 @@ def has_ended(name: str) -> bool:
         return True
     except PermissionError:  # somebody else's
         pass
-    return False
+    return _is_defunct(int(number))
+
+
+def _is_defunct(process: int) -> bool:
+    """Whether a process has ended and nobody has asked how: in a container without an init it stays so for ever."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:  # gone meanwhile, or a system that has no such files
+        return False
+    return stat.rpartition(")")[2].split()[0] in ("Z", "X")
 
 
 def shown(name: str) -> str:

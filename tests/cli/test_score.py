@@ -143,6 +143,7 @@ def test_zstandard(folder, rows, settings):
         assert load_rows(str(folder / "out"))["id"] == [row["id"] for row in rows]
 
 
+@pytest.mark.slow
 def test_killed_and_the_same_command_again(tmp_path, settings):
     """No row is measured twice, and what the killed run had written is nowhere taken for whole."""
     data, out, store = tmp_path / "rows.jsonl", tmp_path / "out", MeasurementStore(tmp_path / "s.sqlite")

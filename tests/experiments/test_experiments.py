@@ -122,6 +122,7 @@ def start(file: str, out: Path, *arguments: str, **options) -> subprocess.Popen:
     return subprocess.Popen(command, env=env, text=True, preexec_fn=hears_ctrl_c, **pipes, **options)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_resumed(grid, tmp_path):
     """Killed while the second cell is asked: neither cell is trained again."""
     plan = tmp_path / "plan.json"

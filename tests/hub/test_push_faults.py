@@ -229,7 +229,7 @@ ONCE = {
 }
 
 
-@pytest.mark.parametrize("how", ONCE)
+@pytest.mark.parametrize("how", [pytest.param(x, marks=pytest.mark.slow if x == "503" else ()) for x in ONCE])
 @EACH_OR_SOME
 def test_one_request_fails(every, how, disturbed):
     for at, request in disturbed.some_requests(every):
@@ -348,6 +348,7 @@ def test_the_command_says_it_in_one_line(disturbed):
 # ---- killed
 
 
+@pytest.mark.slow
 def test_killed_before_each_write(disturbed):
     server, pid_file = disturbed.server, disturbed.pid_file
 

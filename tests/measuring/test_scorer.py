@@ -349,12 +349,12 @@ def test_malformed_rows_each_have_a_reason_and_leave_the_good_ones_alone(scorer,
         columns = scorer({"context": None, "instruction": None, "response": None, **row})
         assert isinstance(columns["gateau_error"], str) and columns["gateau_error"], row
         assert columns["gateau_ppl_long"] is None and columns["gateau_segment_ppl"] is None
-    mixed = [row for pair in zip(bad, rows * 20, strict=False) for row in pair]
+    mixed = [row for pair in zip(bad[: len(rows)], rows, strict=True) for row in pair] + bad[len(rows) :]
     columns = scorer({"messages": [row.get("messages") for row in mixed]})
-    errors = columns["gateau_error"]
-    assert all(errors[::2]) and not any(errors[1::2])
-    good = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)][1::2]
-    assert_same(good, (measured * 20)[: len(good)])
+    is_good = [i % 2 == 1 and i < 2 * len(rows) for i in range(len(mixed))]
+    assert [error is None for error in columns["gateau_error"]] == is_good
+    found = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    assert_same([row for row, good in zip(found, is_good, strict=True) if good], measured)
 
 
 # kill -9

@@ -210,9 +210,12 @@ def a_part(ds):
     "make",
     [
         lambda ds: rank(ds, method="full"),
-        lambda ds: rank(ds, method="random", seed=7),
-        lambda ds: rank(ds.map(no_help, with_indices=True), method="ifd_context", ifd_below_one=True),
-        lambda ds: a_part(rank(ds)),
+        pytest.param(lambda ds: rank(ds, method="random", seed=7), marks=pytest.mark.slow),
+        pytest.param(
+            lambda ds: rank(ds.map(no_help, with_indices=True), method="ifd_context", ifd_below_one=True),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(lambda ds: a_part(rank(ds)), marks=pytest.mark.slow),
         lambda ds: rank(screened(ds, 0.6), alpha=0.8),
     ],
     ids=["full", "seed", "below one", "a part of the rows", "screened"],

@@ -106,6 +106,7 @@ def test_streams_are_selected_by_score(scored, tmp_path, monkeypatch):
     assert history(tmp_path / "out")["global_step"] == 2
 
 
+@pytest.mark.slow
 @with_hook
 def test_killed_and_resumed(scored, tmp_path, monkeypatch, capsys):
     """Killed under `trl`, and resumed in this process, which is told the same."""

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -136,3 +138,18 @@ def test_names():
     name = new_name()
     assert not has_ended(name) and name != new_name() and f"process {os.getpid()} on " in shown(name)
     assert not has_ended("elsewhere.1-999999999-00000000")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the system tells nothing of its processes")
+def test_a_process_that_nobody_has_asked_after_has_ended():
+    """As in a container without an init, where what a killed run leaves stays defunct."""
+    machine = new_name().rsplit("-", 2)[0]
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    name = f"{machine}-{process.pid}-00000000"
+    assert not has_ended(name)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and still stands in the table
+    os.kill(process.pid, 0)
+    assert has_ended(name)
+    process.wait()
+    assert has_ended(name)
