@@ -42,6 +42,11 @@ def _pattern(kind: str) -> re.Pattern:
     return re.compile(rf"(?:\n\n)?<!-- gateau:{kind} (\{{.*?\}}) -->")
 
 
+def value_kind(column: str) -> str:
+    """Of the record that says which model measured a column of values."""
+    return column.removeprefix("gateau_")
+
+
 def attach_record(ds, kind: str, record: dict[str, Any]) -> None:
     """Leave a record with a `Dataset`, in place of an earlier one of its kind."""
     block = json.dumps(record).replace(">", "\\u003e")  # so that no reason can end the comment

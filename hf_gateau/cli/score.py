@@ -105,7 +105,8 @@ def command(
             measured = with_windows(measured, windows, scorer, work.num_proc or 1)
             summary.windows = num_with_windows(measured)
         if state.is_main_process:
-            attach_record(measured, "measuring", scorer.describe())  # now it says which heads were chosen
+            description = scorer.describe()  # now it says which heads were chosen
+            attach_record(measured, "measuring", description)
             with told_what_is_kept(scorer, out.output):
                 save_rows(
                     measured,
@@ -115,7 +116,7 @@ def command(
                 )
     if state.is_main_process:
         summary = replace(summary, seconds=time.monotonic() - started, output=out.output)
-        print_summary(summary, work.json, by_heads="calibration" in scorer.describe())
+        print_summary(summary, work.json, by_heads="calibration" in description)
     state.destroy_process_group()
 
 

@@ -9,6 +9,7 @@ from ..markdown import inline, is_repo_id, link, one_line, public_name, table
 from ..ranking.formulas import METHOD_SETTINGS
 from ..ranking.selection import SelectionRecord
 from ..report.provenance import certain, how_measured, sibling
+from ..rows.batches import VALUE_COLUMNS
 from ..rows.cuts import Cuts
 from ..shipped import render
 from .readme import CITATIONS, TAGS
@@ -17,7 +18,6 @@ from .scored import ScoredRecord
 
 DEFAULT = "default"  # the configuration with every row
 SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("n>1M", float("inf")))
-VALUES = ("ppl_response", "window_nll", "reward", "embedding")  # which other scorers than the pair add
 COLUMN_TEXTS = {
     "gateau_ppl_short": "perplexity of the response under the short sibling (Eq. 1)",
     "gateau_ppl_long": "the same under the long model",
@@ -47,7 +47,7 @@ COLUMN_TEXTS = {
     "gateau_window_nll": "for each of them in turn, negative log-likelihood of each token of the response under the long model",
     "gateau_reward": "what a reward model gives the conversation",
     "gateau_embedding": "sentence embedding of instruction and response",
-    **{f"gateau_{name}_error": f"null, or why there is no gateau_{name}" for name in VALUES},
+    **{x: f"null, or why there is no {x.removesuffix('_error')}" for x in VALUE_COLUMNS if x.endswith("_error")},
     "gateau_error": "null, or why the row could not be measured",
     "gateau_key": "settings and content by which the measurement is known",
     "gateau_content_hash": "of what the row says: tells whether it has changed since",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..models.config import ModelPairConfig
 from ..models.fingerprints import pair_fingerprints
+from ..rows.samples import Sample, build_sample, truncate_response
 from .value_scorer import ValueScorer
 
 
@@ -53,6 +55,12 @@ class LongModelScorer(ValueScorer):
     @property
     def device(self):
         return self.pair.device
+
+    def sample_of(self, row: Mapping[str, Any], **how) -> Sample:
+        """The row's token spans, with as much of the response as is measured; `how`: see `build_sample`."""
+        sample = build_sample(row, self.pair.tokenizer, find_context=self.find_context, **how)
+        head = self.settings["response_head"]
+        return sample if head is None else truncate_response(sample, head)
 
     def describe_model(self) -> dict[str, Any]:
         described = self.pair.describe()

@@ -10,7 +10,6 @@ from ..models.device import to_host
 from ..models.packing import Limits
 from ..models.perplexity import perplexity, response_nlls
 from ..rows.conversations import FindContext, SampleError
-from ..rows.samples import build_sample, truncate_response
 from .long_model import LongModelScorer
 
 
@@ -75,9 +74,7 @@ class ResponseScorer(LongModelScorer):
         return super().describe_model() | {"first_token": self.first_token}
 
     def lay_out(self, row: Mapping[str, Any]) -> list[int]:
-        sample = build_sample(row, self.pair.tokenizer, find_context=self.find_context)
-        head = self.settings["response_head"]
-        response = (sample if head is None else truncate_response(sample, head)).response
+        response = self.sample_of(row).response
         self.pair.check_tokens(response)
         if len(response) > self.pair.max_length:
             raise SampleError(f"the response has {len(response)} tokens, and the model sees {self.pair.max_length}")

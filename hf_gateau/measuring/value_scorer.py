@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..markdown import public_name
 from ..models.fingerprints import fingerprint_or_name, loaded_commit, model_fingerprint, tokenizer_fingerprint
 from ..models.packing import pack
-from ..records import attach_record, column_of
+from ..records import attach_record, column_of, value_kind
 from ..rows.batches import REASON, VALUE_COLUMNS, BatchShape
 from ..rows.context_rules import last_paragraph
 from ..rows.conversations import FindContext, SampleError, content_hash, find_context_of, read_conversation
@@ -308,7 +308,7 @@ def told_and_recorded(ds: Dataset, scorer: ValueScorer) -> Dataset:
 def attach_value_record(ds: Dataset | IterableDataset, scorer: ValueScorer) -> None:
     """Says which model measures a scorer's column, under the column's name without `gateau_`."""
     described = scorer.description | {"model": public_name(scorer.description["model"])}
-    attach_record(ds, scorer.column.removeprefix("gateau_"), {"config_key": scorer.config_key, **described})
+    attach_record(ds, value_kind(scorer.column), {"config_key": scorer.config_key, **described})
 
 
 def _place(row: Mapping[str, Any], find_context: FindContext | None) -> list[int] | None:

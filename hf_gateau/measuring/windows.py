@@ -15,7 +15,7 @@ from ..models.packing import Limits
 from ..models.perplexity import response_nlls
 from ..rows.batches import REASON, VALUE_COLUMNS
 from ..rows.conversations import FindContext
-from ..rows.samples import Sample, build_sample, truncate_response
+from ..rows.samples import Sample
 from ..store.sqlite import Value
 from .long_model import LongModelScorer
 
@@ -91,9 +91,7 @@ class WindowScorer(LongModelScorer):
         return super().describe_model() | {"windows": self.settings["windows"], "max_length": self.max_length}
 
     def lay_out(self, row: Mapping[str, Any]) -> Windows:
-        how = {"max_length": self.max_length, "find_context": self.find_context}
-        sample, head = build_sample(row, self.pair.tokenizer, **how), self.settings["response_head"]
-        sample = sample if head is None else truncate_response(sample, head)
+        sample = self.sample_of(row, max_length=self.max_length)
         self.pair.check_tokens(sample.input_ids)
         return Windows(sample, self.sizes(len(sample.context)))
 

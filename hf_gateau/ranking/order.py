@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__
-from ..records import attach_record, commonest, find_record, origin_of
+from ..records import attach_record, commonest, find_record, origin_of, value_kind
 from ..rows.batches import REASON, VALUE_COLUMNS
 from ..rows.cuts import Cuts
 from .bounds import SCREENED, bound_of, lack_segments, stand_for
@@ -284,8 +284,7 @@ def _attach(data: Dataset | pd.DataFrame, derived: dict[str, np.ndarray], record
 
 def _measured_by(data: Dataset | pd.DataFrame, column: str) -> dict[str, Any] | None:
     """The record of what measured a column, where that is another model than the pair."""
-    kind = column.removeprefix("gateau_")
-    return find_record(data, kind) if column in VALUE_COLUMNS and not is_frame(data) else None
+    return find_record(data, value_kind(column)) if column in VALUE_COLUMNS and not is_frame(data) else None
 
 
 def rank_order(ranks: list[int | None]) -> list[int]:

@@ -67,6 +67,11 @@ def save_png(figure: Figure, path: str | os.PathLike) -> None:
     _save(figure, path, LIGHT, figure.title, format="png", metadata={"Software": None})
 
 
+def to_svgs(figure: Figure) -> dict[str, str]:
+    """A figure as `to_svg` has it, for a "light" and a "dark" page."""
+    return {theme: to_svg(figure, theme == "dark") for theme in ("light", "dark")}
+
+
 def to_svg(figure: Figure, dark: bool) -> str:
     """A figure without title and background, for a light or a dark page; the same text every time."""
     stream, metadata = io.StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))

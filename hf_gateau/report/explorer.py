@@ -28,7 +28,7 @@ from ..records import column_of, commonest, find_record
 from ..redaction import redact
 from ..rows.conversations import HASHED_COLUMNS
 from .comparison import compare
-from .drawing import to_svg
+from .drawing import to_svgs
 from .explorer_rows import row_record
 from .figures import figures
 from .overview import overview
@@ -55,7 +55,6 @@ NUMBERS = {  # column -> its name on the page, what it counts, digits after the 
     "gateau_num_cut_tokens": ("cut_tokens", "tokens cut", 0),
 }
 STRATA = ("gateau_num_context_tokens",)  # measured columns that strata may be formed of
-THEMES = ("light", "dark")
 KINDS = {"gateau_note": "not ranked because", "gateau_context_rule": "context found by", "gateau_truncated": "was cut"}
 
 
@@ -125,10 +124,8 @@ def _write_figures(ds: Dataset, folder: Path) -> list[dict[str, str]]:
     """The report's figures, for a light and a dark page, and their words."""
     told = []
     for figure in figures(ds):
-        for theme in THEMES:
-            (folder / f"{figure.name}-{theme}.svg").write_text(
-                redact(to_svg(figure, theme == "dark")), encoding="utf-8"
-            )
+        for theme, svg in to_svgs(figure).items():
+            (folder / f"{figure.name}-{theme}.svg").write_text(redact(svg), encoding="utf-8")
         told.append({"name": figure.name, "title": figure.title, "text": figure.text})
     return redact(told)
 

@@ -15,7 +15,7 @@ from ..ranking.order import rank_order, ranking_record
 from ..records import column_of, find_record
 from ..rows.conversations import CONTENT_COLUMNS
 from ..shipped import render
-from .drawing import Figure, to_svg
+from .drawing import Figure, to_svgs
 from .figures import figures
 from .marking import pieces, stretches, words
 from .overview import REASON_WIDTH, cell, overview
@@ -112,14 +112,13 @@ def write_report(
 
 def _figure(figure: Figure) -> dict[str, Any]:
     header, rows = figure.table
-    svgs = {theme: to_svg(figure, theme == "dark") for theme in ("light", "dark")}
     return {
         "name": figure.name,
         "title": figure.title,
         "text": figure.text,
         "header": header,
         "rows": [[cell(value) for value in row] for row in rows],
-        **{theme: base64.b64encode(svg.encode()).decode() for theme, svg in svgs.items()},
+        **{theme: base64.b64encode(svg.encode()).decode() for theme, svg in to_svgs(figure).items()},
     }
 
 

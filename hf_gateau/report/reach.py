@@ -13,7 +13,7 @@ import numpy as np
 from ..models.packing import Cut
 from ..ranking.evidence import BEST, FAR_TOKENS, LONG, NO_CONTEXT, SHORT, token_far_need, token_need
 from ..ranking.lists import ListMeasure, Rows
-from ..records import find_record
+from ..records import find_record, value_kind
 
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def distances(lengths: np.ndarray) -> list[int]:
 def has_own_windows(ds: Dataset) -> bool:
     """Whether nested windows were measured by the model, and on the tokens, that the rows were; a warning where their records say
     that they were not."""
-    windows, measuring = find_record(ds, WINDOW_NLL.removeprefix("gateau_")), find_record(ds, "measuring")
+    windows, measuring = find_record(ds, value_kind(WINDOW_NLL)), find_record(ds, "measuring")
     if windows is None or measuring is None:
         return True
     own = {**measuring, **(measuring.get("long") or {})}

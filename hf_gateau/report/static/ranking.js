@@ -129,14 +129,13 @@ gateau.ranking = (() => {
         if (due?.get(stratum[row])) due.set(stratum[row], due.get(stratum[row]) - 1);
       });
     }
-    const isOver = room < 0;
+    const isOver = room < 0, isFree = (row) => !decided || decided[row] === 0;
     for (const row of due ? order : []) {
-      if ((decided && decided[row] !== 0) || !due.get(stratum[row]) || room <= 0) continue;
+      if (!isFree(row) || !due.get(stratum[row]) || room <= 0) continue;
       due.set(stratum[row], due.get(stratum[row]) - 1);
       mask[row] = 1;
       room--;
     }
-    const isFree = (row) => !decided || decided[row] === 0;
     const numLeft = order.filter(isFree).length + (decided ? decided.filter((x) => x === 1).length : 0);
     for (const row of order) {
       if (mask[row] || !isFree(row)) continue;
