@@ -1,7 +1,9 @@
 """Fixtures that several rooms' tests share; what they share beside these is in `tiny_models`, `measured`, `chats`, `browser`,
 `processes`, `paths` and `servers/`."""
 
+import logging
 import os
+import sys
 from pathlib import Path
 
 
@@ -57,6 +59,22 @@ def pytest_ignore_collect(collection_path, config):
     """`-m quick` imports no file without a quick test: importing is half of its time."""
     if config.option.markexpr == QUICK and collection_path.match("test_*.py"):
         return True if "mark.quick" not in collection_path.read_text(encoding="utf-8") else None
+
+
+BARS = {"datasets.utils": "_bars", "huggingface_hub.utils": "_bars", "transformers.utils.logging": "_bar"}
+
+
+@pytest.fixture(autouse=True)
+def bars_and_warnings_as_before():
+    """Commands and benchmarks have their process to themselves and switch bars and warnings off in it; tests share theirs."""
+    loggers = [logging.getLogger(name) for name in ("hf_gateau", "datasets", "transformers", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    for name, plural in BARS.items():
+        if name in sys.modules:
+            getattr(sys.modules[name], f"enable_progress{plural}")()
 
 
 @pytest.fixture(scope="session", autouse=True)
