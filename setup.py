@@ -59,6 +59,7 @@ setup(
     extras_require={
         "gguf": ["gguf>=0.17"],
         "quant": ["bitsandbytes>=0.46"],
+        "liger": ["liger-kernel>=0.8"],
         "ray": ["ray[data]>=2.51"],
         "judge": ["openai>=1.60"],
         "eval": ["lm-eval[longbench,ruler]>=0.4.13", "jieba>=0.42", "rouge>=1.0.1"],

@@ -9,6 +9,8 @@
   long pass with its attention, a window of 4k, the segments of 128. At the longest context also the whole row with
   retrieval heads in place of the segments. Shares are of the matrix rate; memory is what is above the loaded weights.
 - **long pass beside the plain decoder**: transformers' own decoder with SDPA, without logits or attention weights, by each kernel.
+- **fused kernels**: the long pass and the segments with transformers' own norms and gated MLPs, with `torch.compile`'s of them, and
+  with Liger's (`use_liger_kernel`), where it is installed; and how far the numbers are from the first.
 - **rows from end to end**: `measure_together` of 100 rows of real text, about 7,500 tokens each, after loading; and what
   `make_plan` had said of them. Models of 135M and 1B parameters, random weights in SmolLM2's and Llama 3.2's shapes, a tokenizer
   trained on the text. Random weights take the time of real ones.
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hf_gateau.measuring.costs import RowShape, Way, flops, model_shape, row_work
 from hf_gateau.models.attention import ATTENTION_NAME, HeadAttention
 from hf_gateau.models.device import matrix_rate, synchronise
+from hf_gateau.models.fused import check_liger, use_liger
 from hf_gateau.models.kernels import attention_kernel
 from hf_gateau.models.packing import Cut
 from hf_gateau.models.perplexity import batch_nlls
@@ -186,6 +189,9 @@ def parts_of_rows(report: Report, sizes: Sizes, model, rate: float) -> None:
     if report.has_time("the long pass beside the plain decoder"):
         header = (f"{sizes.compared:,} tokens, attention by", "plain decoder", "long pass", "plain / long pass")
         report.table(header, _beside_plain(sizes, model, rate))
+    if report.has_time("fused kernels"):
+        header = (f"{sizes.compared:,} tokens, norms and MLPs", "long pass", "segments", "farthest, nats a token")
+        report.table(header, _fused(sizes, model, rate))
 
 
 def _way(sizes: Sizes, heads=None) -> Way:
@@ -252,6 +258,55 @@ def _beside_plain(sizes: Sizes, model, rate: float) -> Iterator[Sequence[str]]:
             both = [timed(x, model.device, sizes.repeats) for x in (plain, parts(model, sample, _way(sizes))["long"])]
         cells = [f"{x:.3f} s, {work / x / rate:.0%}" for x in both]
         yield kernel or "torch's choice", *cells, f"{both[0] / both[1]:.2f}"
+
+
+def _fused(sizes: Sizes, model, rate: float) -> Iterator[Sequence[str]]:
+    """Ways to compute what is neither a matrix product nor attention; the last cannot be undone."""
+    sample, shape = random_sample(sizes.compared, sizes.response, model.config.vocab_size), model_shape(model)
+    work, calls, own = (
+        row_work(shape, shape, RowShape.of(sample), _way(sizes)),
+        parts(model, sample, _way(sizes)),
+        None,
+    )
+    for name, change in FUSED.items():
+        try:
+            with change(model):
+                cells = [
+                    f"{x:.3f} s, {flops(work[part]) / x / rate:.0%}"
+                    for part in ("long", "segments")
+                    for x in [timed(calls[part], model.device, sizes.repeats)]
+                ]
+                nlls = batch_nlls(model, [sample.prompt], [sample.response])[0]
+        except (ImportError, RuntimeError, ValueError) as error:
+            yield name, *[f"not measured: {' '.join(str(error).split())[:80]}"] * 2, ""
+            continue
+        own = nlls if own is None else own
+        yield name, *cells, f"{(nlls - own).abs().max().item():.1e}"
+
+
+@contextmanager
+def _compiled(model) -> Iterator[None]:
+    """Every norm and MLP by `torch.compile`, for any number of rows."""
+    if model.device.type != "cuda":
+        raise RuntimeError("on a GPU alone")
+    modules = [x for x in model.modules() if type(x).__name__.endswith(("RMSNorm", "MLP"))]
+    for module in modules:
+        module.forward = torch.compile(module.forward, dynamic=True)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+@contextmanager
+def _liger(model) -> Iterator[None]:
+    check_liger("the model", model.config, model.device)
+    use_liger("the model", model)
+    yield
+
+
+FUSED = {"transformers'": nullcontext, "torch.compile's": _compiled, "Liger's": _liger}
 
 
 # Rows from end to end

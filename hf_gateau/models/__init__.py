@@ -4,5 +4,5 @@ Read `config` (the pair's settings), `unnamed` (the paper's pair, where none is 
 tells weights from others), `loading` (from a name to what `from_pretrained` takes), `rope`, `abilities` (what an architecture can
 be trusted with), `packing` (sequences of different lengths in one batch), `masks` (for some rows), `attention` (weights read inside the pass), `kernels` (which of torch's serves it),
 `last_layer` (rows that are read alone), `perplexity` (Eq. 1), `prefill` (a context once, for many responses), `trial` (a few
-tokens, for models that nobody has tried), `weights` (loaded when a row needs them), `pair` (both siblings).
+tokens, for models that nobody has tried), `fused` (Liger's kernels), `weights` (loaded when a row needs them), `pair` (both siblings).
 """

@@ -49,6 +49,7 @@ class ModelPairConfig:
         "load_in_4bit",
         "device_map",
         "attn_implementation",
+        "use_liger_kernel",
         "trust_remote_code",
         "short_rope_scale",
     )
@@ -122,6 +123,14 @@ class ModelPairConfig:
         metadata={
             "help": "Attention of the passes that collect no weights, e.g. 'flash_attention_2'. Default: SDPA, or the "
             "model's own function in chunks of rows where SDPA cannot serve the architecture."
+        },
+    )
+    use_liger_kernel: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute norms, rotary embedding and gated MLPs by Liger's kernels on a GPU (`pip install "
+            '"hf-gateau[liger]"`), where it knows the type of model. Numbers differ by rounding alone, which is tried when the '
+            "model is loaded."
         },
     )
     trust_remote_code: bool = field(

@@ -62,6 +62,11 @@ class ModelPair:
                 f"short_pass='reuse' needs keys that do not depend on the length of the sequence, and {config.long_model!r} has "
                 f"a RoPE of type {next(iter(unsettled_after(self.long_config)))!r}; take short_pass='own'."
             )
+        if config.use_liger_kernel:
+            from .fused import check_liger
+
+            check_liger(config.long_model, self.long_config, self.device)
+            check_liger(config.short_model or config.long_model, self.short_config, self.device)
         with announced(f"Loading the tokenizer of {config.tokenizer or config.long_model}", after=1.0):
             self.tokenizer = self._checked_tokenizer()
         self.commits = {which: self._commit(which) for which in ("long", "short", "long_adapter", "short_adapter")}
@@ -299,6 +304,10 @@ class ModelPair:
             )
         model = model.eval() if "device_map" in options else model.to(self.device).eval()
         check_measurable(name, model)
+        if self.config.use_liger_kernel:
+            from .fused import use_liger
+
+            use_liger(name, model)
         if self.config.attn_implementation is not None:
             model.set_attn_implementation(self.config.attn_implementation)
         return model

@@ -21,37 +21,49 @@ def check_by_trial(name: str, model) -> None:
     Raises:
         ValueError: the two give different numbers, or the model does not work with an attention that is handed in.
     """
-    ids = torch.randint(
-        model.config.get_text_config().vocab_size, (NUM_TOKENS,), generator=torch.Generator().manual_seed(0)
-    )
-    response_start = NUM_TOKENS - NUM_RESPONSE
-    sample = Sample(ids.tolist(), 1, response_start - 1, response_start, NUM_TOKENS)
-    own, attention = own_attention_nll(model, ids), ResponseAttention([sample])
+    own = own_attention_nll(model)
     try:
-        found = (
-            batch_nlls(model, [sample.prompt], [sample.response], full=True, response_attention=attention)[0]
-            .mean()
-            .item()
-        )
-        attention.segment_means(Cut(NUM_TOKENS))
+        found = trial_nll(model)
     except Exception as error:  # whatever the model's own code raises
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"{name!r} is {a_type(model)}, which fails with an attention that is handed in ({reason}); use another model."
         ) from error
-    if not abs(found - own) <= TOLERANCE.get(model.dtype, HALF_TOLERANCE):  # NaN too
+    if not are_alike(found, own, model.dtype):
         raise ValueError(
             f"{name!r} is {a_type(model)}, whose numbers are others with an attention that is handed in: {found:.4f} "
             f"nats a token on a trial of {NUM_TOKENS} tokens, by itself {own:.4f}; use another model."
         )
 
 
+def trial_nll(model) -> float:
+    """Mean negative log-likelihood of the trial's response as rows are measured, in nats a token."""
+    start = NUM_TOKENS - NUM_RESPONSE
+    sample = Sample(_trial_ids(model).tolist(), 1, start - 1, start, NUM_TOKENS)
+    attention = ResponseAttention([sample])
+    nlls = batch_nlls(model, [sample.prompt], [sample.response], full=True, response_attention=attention)
+    attention.segment_means(Cut(NUM_TOKENS))
+    return nlls[0].mean().item()
+
+
 @torch.inference_mode()
-def own_attention_nll(model, ids: torch.Tensor) -> float:
-    """Mean negative log-likelihood of the last tokens from the model's own full pass, in nats a token."""
+def own_attention_nll(model) -> float:
+    """Mean negative log-likelihood of the trial's response from the model's own full pass, in nats a token."""
+    ids = _trial_ids(model)
     model.set_attn_implementation("eager")
     try:
         logits = model(ids[None].to(model.device), use_cache=False).logits[0, -NUM_RESPONSE - 1 : -1].float().cpu()
     finally:
         model.set_attn_implementation(ATTENTION_NAME)
     return torch.nn.functional.cross_entropy(logits, ids[-NUM_RESPONSE:]).item()
+
+
+def are_alike(found: float, other: float, dtype: torch.dtype) -> bool:
+    """Whether two such numbers differ by no more than rounding does; NaN is like nothing."""
+    return abs(found - other) <= TOLERANCE.get(dtype, HALF_TOLERANCE)
+
+
+def _trial_ids(model) -> torch.Tensor:
+    config = model.config.get_text_config()
+    most = min(config.vocab_size, getattr(config, "vocab_size_per_layer_input", config.vocab_size))
+    return torch.randint(most, (NUM_TOKENS,), generator=torch.Generator().manual_seed(0))

@@ -13,6 +13,12 @@ def test_it_runs_at_toy_size(tmp_path, capsys, monkeypatch):
     assert text.startswith(gpu.NO_GPU) and text in capsys.readouterr().out
     for name in ("matrix products", "torch's choice", "long, by heads", "whole row by segments", "plain / long pass"):
         assert name in text, name
+    fused = [
+        line.split(" | ")
+        for line in text.splitlines()
+        if line.startswith(("| transformers'", "| torch.compile", "| Liger"))
+    ]
+    assert [row[1].split(" ")[0] for row in fused[1:]] == ["not", "not"] and fused[0][-1] == "0.0e+00 |"
     [row] = [line.split(" | ") for line in text.splitlines() if line.startswith("| toy | 4 |")]
     planned, measured, ratio = map(float, row[3:6])
     assert planned > 0 and measured > 0 and ratio == pytest.approx(planned / measured, abs=0.02, rel=0.05)

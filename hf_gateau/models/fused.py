@@ -1,0 +1,99 @@
+"""Norms, rotary embedding and gated MLPs of a model in one GPU kernel each, by liger-kernel, where `use_liger_kernel` asks for it.
+
+transformers computes each of these in several kernels, which read and write all rows of a layer every time, and on a fast card
+this is no small part of a pass over short sequences. The numbers differ by rounding alone.
+
+Liger exchanges functions and classes in transformers' own modules, where all models of a type would find them: others of the
+process, one that is trained beside, one on the CPU, where no such kernel runs. Here the one model that was named is changed; a
+rotary embedding, which is no module of a model, takes Liger's function on a GPU and in a pass that measures alone.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from ..settings import a_type
+from .loading import check_installed
+from .trial import are_alike, trial_nll
+
+
+ROTARY = "apply_rotary_pos_emb"
+# The loss, which is not computed here; and torch's own layer norm, which would be exchanged for all models
+LEFT_OUT = {"cross_entropy": False, "fused_linear_cross_entropy": False, "layer_norm": False}
+
+
+def check_liger(name: str, model_config, device: torch.device) -> None:
+    """Refuse `use_liger_kernel` where it cannot serve, before weights are loaded.
+
+    Raises:
+        ImportError: liger-kernel is not installed.
+        ValueError: the device is no GPU that it serves, or it does not know the type of model.
+    """
+    if device.type != "cuda":
+        raise ValueError(f"use_liger_kernel needs an NVIDIA or AMD GPU, and the device is {device}; leave it out.")
+    check_installed("liger_kernel", "liger", "use_liger_kernel")
+    if model_config.model_type not in (known := liger_types()):
+        raise ValueError(
+            f"use_liger_kernel: Liger has no kernels for {name!r}, a model of type {model_config.model_type!r}, but for "
+            f"{', '.join(sorted(known))}; leave it out."
+        )
+
+
+def liger_types() -> frozenset[str]:
+    """The types of model that the installed Liger has kernels for."""
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+    return frozenset(MODEL_TYPE_TO_APPLY_LIGER_FN)
+
+
+def use_liger(name: str, model) -> None:
+    """Let a loaded model compute by Liger's kernels, once a few tokens have shown that its numbers stay.
+
+    Raises:
+        ValueError: they do not, or Liger does not work with this model.
+    """
+    from liger_kernel.transformers import _apply_liger_kernel_to_instance
+
+    own = trial_nll(model)
+    try:
+        _exchange(model, partial(_apply_liger_kernel_to_instance, model=model, **LEFT_OUT))
+        found = trial_nll(model)
+    except Exception as error:  # another version of transformers than Liger was made for
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"use_liger_kernel: Liger's kernels fail on {name!r}, {a_type(model)} ({reason}); leave it out."
+        ) from error
+    if not are_alike(found, own, model.dtype):
+        raise ValueError(
+            f"use_liger_kernel: with Liger's kernels the numbers of {name!r}, {a_type(model)}, are others: {found:.4f} nats a "
+            f"token on a trial, without {own:.4f}; leave it out."
+        )
+
+
+def _exchange(model, apply: Callable[[], None]) -> None:
+    """Let Liger change a model, and leave transformers' module of its type as it was, but for the rotary embedding."""
+    modeling = vars(sys.modules[type(model).__module__])
+    before = dict(modeling)
+    try:
+        apply()
+    finally:
+        fused = modeling.get(ROTARY)
+        modeling.update(before)
+    if fused is not before.get(ROTARY):
+        modeling[ROTARY] = _in_passes(before[ROTARY], fused)
+
+
+def _in_passes(own: Callable, fused: Callable) -> Callable:
+    """A rotary embedding that is Liger's in passes that measure: these, and no others, run in inference mode."""
+
+    def apply_rotary_pos_emb(query, key, *args, **kwargs):
+        serves = torch.is_inference_mode_enabled() and _is_on_gpu(query) and query.shape[-2] == key.shape[-2]
+        return (fused if serves else own)(query, key, *args, **kwargs)
+
+    return apply_rotary_pos_emb
+
+
+def _is_on_gpu(tensor: torch.Tensor) -> bool:
+    return tensor.is_cuda
