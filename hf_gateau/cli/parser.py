@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from ..quickstart import SHIPPED_PREFIX, resolve_shipped
 from ..shell.help import read_docstring
 from .arguments import POSITIONALS, PROGRAM
 from .commands import COMMANDS, TITLES, command_of
 
-
-SHIPPED_PREFIX = "quickstart:"  # of a model or data that come with the package
 
 if TYPE_CHECKING:
     from ..shell.parser import ShellParser
@@ -34,16 +33,10 @@ def parse(command: str, arguments: list[str]) -> list:
     for part in parsed:
         for name, value in vars(part).items():
             if isinstance(value, str) and value.startswith(SHIPPED_PREFIX):
-                setattr(part, name, _shipped(value))
+                setattr(part, name, resolve_shipped(value))
     by_class = {type(part): part for part in parsed}
     rest = parsed[-1]
     return [getattr(rest, kind) if kind in POSITIONALS else by_class[kind] for kind in command_of(command)[1]]
-
-
-def _shipped(name: str) -> str:
-    from ..scripts.arguments import resolve_shipped
-
-    return resolve_shipped(name)
 
 
 def usage() -> str:

@@ -252,6 +252,7 @@ def _in_threads(
             try:
                 ended.put((item, work(item), None))
             except BaseException as error:
+                stopped.set()  # at once: whoever waits would hear of it when the next question is already asked
                 ended.put((item, None, error))
 
     for number in range(min(num_threads, len(items))):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.results import write_whole
+from ..quickstart import resolve_shipped
 from ..settings import import_function
 from .grid import Grid, Source
 
@@ -101,8 +102,6 @@ def rows_of(source: Source, folder: Path, what: str) -> Source:
 
     A function gives a `Dataset`, or a list of rows, and gets `options`.
     """
-    from ..scripts.arguments import resolve_shipped
-
     if source.make is None:
         return Source(resolve_shipped(_expanded(source.name)), split=source.split, config=source.config)
     return Source(str(Making(source, folder, what).run()))
@@ -110,8 +109,6 @@ def rows_of(source: Source, folder: Path, what: str) -> Source:
 
 def model_of(source: Source, folder: Path) -> str:
     """The model's folder or Hub id. A function gets the folder to save model and tokenizer into, and `options`."""
-    from ..scripts.arguments import resolve_shipped
-
     if source.make is None:
         return resolve_shipped(_expanded(source.name))
     return str(Making(source, folder, "model", is_model=True).run())

@@ -128,9 +128,8 @@ class ModelPairConfig:
     use_liger_kernel: bool = field(
         default=False,
         metadata={
-            "help": "Compute norms, rotary embedding and gated MLPs by Liger's kernels on a GPU (`pip install "
-            '"hf-gateau[liger]"`), where it knows the type of model. Numbers differ by rounding alone, which is tried when the '
-            "model is loaded."
+            "help": "Compute norms, rotary embedding and gated MLPs by Liger's kernels on a GPU, where it knows the type of model "
+            '(`pip install "hf-gateau[liger]"`). Numbers differ by rounding alone, which is tried when the model is loaded.'
         },
     )
     trust_remote_code: bool = field(

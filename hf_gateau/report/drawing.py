@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import textwrap
 import warnings
 from collections.abc import Callable
@@ -68,8 +69,19 @@ def save_png(figure: Figure, path: str | os.PathLike) -> None:
 
 
 def to_svgs(figure: Figure) -> dict[str, str]:
-    """A figure as `to_svg` has it, for a "light" and a "dark" page."""
-    return {theme: to_svg(figure, theme == "dark") for theme in ("light", "dark")}
+    """A figure as `to_svg` has it, for a "light" and a "dark" page; drawn once, unless a part of it is a picture."""
+    light = to_svg(figure, dark=False)
+    if "<image" in light:
+        return {"light": light, "dark": to_svg(figure, dark=True)}
+    return {"light": light, "dark": re.sub(r'(?<= style=")[^"]*', lambda style: _darkened(style[0]), light)}
+
+
+def _darkened(style: str) -> str:
+    for name in ("ink", "grid"):
+        style = style.replace(LIGHT[name], DARK[name])
+    for light, dark in zip(LIGHT["cycle"], DARK["cycle"], strict=True):
+        style = style.replace(light.lower(), dark.lower())
+    return style
 
 
 def to_svg(figure: Figure, dark: bool) -> str:

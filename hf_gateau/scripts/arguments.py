@@ -16,7 +16,6 @@ from trl.scripts.utils import DatasetConfig
 from ..hub.config import ScoredConfig
 from ..measuring.config import MeasureConfig
 from ..models.config import ModelPairConfig
-from ..quickstart import LONG_MODEL, PLANTED, SHORT_MODEL
 from ..ranking.config import MethodModelsConfig, MixConfig, RankConfig, SelectConfig
 from ..settings import a_type, did_you_mean
 from ..shell.help import Group, group_of
@@ -32,8 +31,6 @@ TRAIN_KEYS = tuple(x.name for x in fields(TrainConfig))  # fields of the trainer
 # Settings that say the same thing in different ways: one on the command line replaces all of them in the recipe
 ALTERNATIVES = (("fraction", "top_k", "min_score", "max_tokens"), ("short_fraction", "short_token_share"))
 DATA_KEYS = ("dataset_name", "dataset_config", "datasets")
-# Names of what ships with the package, in place of a path
-SHIPPED = {"quickstart:long": LONG_MODEL, "quickstart:short": SHORT_MODEL, "quickstart:planted": PLANTED}
 
 
 def _prefixed() -> type:
@@ -107,19 +104,6 @@ def find_recipe(recipe: str) -> Path:
         f"There is no recipe {recipe!r}: no such file, and none of that name ships with the package"
         + did_you_mean(name, names, f" (those that do: {', '.join(names)}).")
     )
-
-
-def resolve_shipped(name: str | None) -> str | None:
-    """`quickstart:long` and the like as the path of what is installed; other names as they are.
-
-    Raises:
-        ValueError: a `quickstart:` name that does not exist.
-    """
-    if name in SHIPPED:
-        return SHIPPED[name]
-    if name is not None and name.startswith("quickstart:"):
-        raise ValueError(f"{name!r} does not ship with the package; {', '.join(SHIPPED)} do.")
-    return name
 
 
 def split_flag(arguments: list[str], flag: str) -> list[str]:

@@ -20,6 +20,7 @@ from ..hub.commits import open_repository
 from ..hub.config import ScoredConfig
 from ..measuring.config import MeasureConfig
 from ..models.config import ModelPairConfig
+from ..quickstart import resolve_shipped
 from ..ranking.choice import TOKEN_COLUMNS
 from ..ranking.config import MethodModelsConfig, MixConfig, RankConfig, SelectConfig
 from ..ranking.formulas import needed_columns
@@ -29,7 +30,7 @@ from ..settings import set_fields
 from ..shell.ending import TRACEBACK, interrupted, plain_warnings, tell_error
 from ..training.layout import tokenizer_to_train, told_reasons
 from ..training.selector import GateauSelector
-from .arguments import config_of, given_settings, make_parser, resolve_shipped
+from .arguments import config_of, given_settings, make_parser
 
 
 logger = logging.getLogger(__name__)

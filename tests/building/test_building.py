@@ -625,6 +625,7 @@ def test_rows_are_the_same_from_the_same_replies_in_any_form(long_documents, tmp
     assert read_sidecar(str(tmp_path / f"b{suffix}")) == read_sidecar(str(tmp_path / "a.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_build_that_was_killed_goes_on_where_it_was(long_documents, tmp_path, tokenizer_folder):
     def slowly(request):
         time.sleep(0.05)

@@ -71,6 +71,7 @@ def test_limit_split_and_save_to_disk_input(rows, pair, tmp_path):
     assert len(load_dataset(str(tmp_path / "m"), split="train")) == 3
 
 
+@pytest.mark.slow
 def test_processes(data, pair, tmp_path):
     """Two, in a process of its own: workers are spawned, which a test runner should not be asked for."""
     assert run("score", data, "-o", tmp_path / "one.parquet", *pair) == 0
@@ -268,6 +269,12 @@ def test_usage_lists_every_command(capsys):
 def test_import_is_light():
     code = "import sys, hf_gateau, hf_gateau.cli, hf_gateau.settings; print([m for m in ('torch', 'datasets', 'trl') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_what_runs_no_model_does_not_wait_for_torch():
+    code = "import sys; from hf_gateau.cli import main; main(['check', 'quickstart:planted']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr[-1000:]
 
 
 def test_public_names_resolve():

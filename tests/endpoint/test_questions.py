@@ -433,7 +433,7 @@ def kept(replies: Path) -> set[str]:
     return {json.loads(request)["messages"][0]["content"] for (request,) in rows}
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_that_is_cut_off_loses_nothing_and_pays_for_nothing_twice(slow_server, tmp_path, how):
     num, log, replies = 60, tmp_path / "log", tmp_path / "replies.sqlite"
     run = start(slow_server, replies, num)

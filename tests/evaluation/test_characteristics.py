@@ -213,6 +213,7 @@ def test_the_command_writes_table_figure_and_judgements(server, data, tmp_path, 
     assert len(server.requests) == asked == 10
 
 
+@pytest.mark.slow
 def test_every_fault_and_a_kill_change_no_figure_and_nothing_is_rated_twice(data, tmp_path):
     lost, replies, out = {}, tmp_path / "replies.sqlite", tmp_path / "out"
 

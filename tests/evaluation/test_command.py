@@ -148,6 +148,7 @@ def num_answers(folder) -> int:
             return 0
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     settings = ["--tasks", "planted_needle", "--needle_lengths", "700", "--planted_repeats", "20", "--device", "cpu"]
     command = [sys.executable, "-m", "hf_gateau.cli", "eval", LONG_MODEL, "-o", str(tmp_path), *settings]

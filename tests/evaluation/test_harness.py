@@ -266,6 +266,7 @@ def test_each_way_to_find_the_answer_is_a_figure_of_its_own(tmp_path):
     assert result.rows[0]["answer"] == "It is 7. #### 7\n" and {tokens for _, tokens in canned.asked} == {40}
 
 
+@pytest.mark.slow
 def test_a_metric_of_all_answers_together_is_no_score_of_one(tmp_path):
     write_sums(tmp_path, generation_kwargs={"until": []}, metric_list=[{"metric": "bleu"}])
     canned = Canned({"unsolved": "8", "solved": "7"})

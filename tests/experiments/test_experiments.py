@@ -146,6 +146,7 @@ def test_killed_in_the_middle_and_resumed(grid, tmp_path):
     assert (out / "cells" / next(x for x in before if before[x]) / "results.json").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
 def test_failing_cell_and_dying_worker_lose_nothing_else(grid, tmp_path, capsys):
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"fail": "random-20-limited-s1", "die": "GATEAU-20-limited-s2"}))
@@ -211,6 +212,7 @@ def test_budgets(grid, tmp_path):
     assert {name: x["num_steps"] for name, x in steps.items()} == {"equal_epochs": 7, "equal_steps": 2}
 
 
+@pytest.mark.slow
 def test_same_cell_gives_the_same_model_wherever_it_runs(grid, tmp_path):
     """After other cells in one process, or alone: the same weights."""
     grid["seeds"] = [1]
@@ -246,6 +248,7 @@ def test_kept_models_and_a_task_that_comes_later(grid, tmp_path):
     assert {x.dataset_type for x in card.data.eval_results} == {"weights", "again"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same", [True, False])
 def test_results_are_all_of_the_same_weights(same, grid, tmp_path):
     """A model that was not kept is trained again for a task that comes later; another one's figures do not stay beside its."""
@@ -551,6 +554,7 @@ def test_grid_file_that_is_none(tmp_path):
         read_grid({"data": "x", "methods": [{}], "evaluation": {}})
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_workers_and_keeps_what_is_finished(grid, tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"hang": "random"}))

@@ -214,8 +214,8 @@ def _set_back(disturbed):
     disturbed.set_back()
 
 
-# All requests in the slow lane; four is what the tests below count in
-EACH_OR_SOME = pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+# All requests in the slow lane; a multiple of four, which the tests below count in
+EACH_OR_SOME = pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.slow)])
 
 
 # ---- once: the push finds its way

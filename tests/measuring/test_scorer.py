@@ -333,7 +333,7 @@ def malformed_rows(rows, seed: int = 0) -> list[dict]:
             case "drop turn":
                 del messages[turn]
             case "huge word":  # longer than the window: as a response, there is no room for it
-                messages[1]["content"] = " ".join(["x" * 1_000_000] + ["word"] * 1000)
+                messages[1]["content"] = " ".join(["x" * (1_000_000 if i < 2 * len(kinds) else 9)] + ["word"] * 1000)
             case "control":
                 messages[0]["content"] = "".join(map(chr, rng.integers(0, 32, 50)))
             case "columns":

@@ -107,7 +107,8 @@ def num_rows(store) -> int:
     return sum(configuration["num_rows"] for configuration in store.configurations())
 
 
-@pytest.mark.parametrize("place", ["s.sqlite", pytest.param("folder/", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["s.sqlite", "folder/"])
 def test_worker_killed_and_the_same_command_again(place, tmp_path):
     """Nothing is lost, and nothing measured twice; one process ends the launch at once, though the other is at work."""
     rows = planted_rows(NUM_ROWS, seed=7)
@@ -334,6 +335,7 @@ team.exchange(2)
 """
 
 
+@pytest.mark.slow
 def test_without_a_launcher_the_end_of_one_ends_the_others():
     addresses = {"WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
     started = time.monotonic()

@@ -76,7 +76,10 @@ def on_a_device(monkeypatch, folder: str, samples, heads=None, **settings):
 
 @pytest.mark.parametrize("short", [{"short_window": 40}, {"short_rope_scale": 8.0}], ids=["window", "rope"])
 @pytest.mark.parametrize("heads", [None, HEADS], ids=["segments", "heads"])
-@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma2", "gemma3_text", "mistral"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["llama", "gemma3_text", *(pytest.param(x, marks=pytest.mark.slow) for x in ("qwen3", "gemma2", "mistral"))],
+)
 def test_a_bunch_is_read_at_once(architecture, heads, short, tokenizer, tmp_path, monkeypatch):
     folder = make_model(architecture, tmp_path, tokenizer)
     copies, reads, found = on_a_device(monkeypatch, folder, SAMPLES, heads, **short)

@@ -288,7 +288,9 @@ def test_a_real_embedding_model_puts_like_with_like():
 # Plain callables
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(x, marks=pytest.mark.slow) if x is ResponseScorer else x for x in KINDS]
+)
 def test_they_are_plain_callables(kind, models, rows):
     scorer = scorer_of(kind, models)
     before = Hasher.hash(scorer)
@@ -409,6 +411,7 @@ RewardScorer(sys.argv[1], device="cpu", store=sys.argv[2], batch_tokens=1000).me
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(models, rows, tmp_path, monkeypatch):
     store = str(tmp_path / "s.sqlite")
     (tmp_path / "rows.json").write_text(json.dumps(rows))

@@ -58,7 +58,9 @@ def holds(model_type: str, folder: str, tokenizer) -> None:
     assert farthest_attention(pair, model) <= TOLERANCE
 
 
-@pytest.mark.parametrize("model_type", KINDS)
+@pytest.mark.parametrize(
+    "model_type", [pytest.param(x, marks=pytest.mark.slow) if x == "qwen3_next" else x for x in KINDS]
+)
 def test_a_type_of_each_kind(model_type, tmp_path, tokenizer):
     holds(model_type, str(tmp_path), tokenizer)
 

@@ -117,6 +117,7 @@ def server(tmp_path_factory):
         assert server.errors == []
 
 
+@pytest.mark.slow
 def test_one_key_before_and_after_the_download_offline_and_by_path(server, folders, rows, tmp_path):
     row, ids = {"messages": rows[0]["messages"]}, {name: f"acme/{name}" for name in REPOSITORIES}
     with Client(server, tmp_path / "one") as client:

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 
 from hf_gateau import rank, select
 from hf_gateau.records import attach_record
-from hf_gateau.report.drawing import WIDTH, Figure, save_png, to_svg
+from hf_gateau.report.drawing import WIDTH, Figure, save_png, to_svg, to_svgs
 from hf_gateau.report.figures import figures, segment_figures, write_figures
 from tests.measured import SOURCES, measured
 
@@ -196,6 +196,15 @@ def test_files_are_the_same_every_time(ranked, tmp_path):
         assert svg == to_svg(by_name(ranked)["kept_by_source"], dark) and "<metadata" not in svg
         assert ElementTree.fromstring(svg).tag.endswith("svg")
     assert to_svg(figure, False) != to_svg(figure, True)
+
+
+def test_both_themes_are_what_each_is_drawn_alone(ranked):
+    """But for the names of markers, which matplotlib makes from their colours too."""
+    many = rank(measured(1200, gateau_ppl_short=[2.0 + i % 97 / 30 for i in range(1200)]))
+    for figure in [*figures(ranked), *figures(many)]:
+        for theme, svg in to_svgs(figure).items():
+            alone = to_svg(figure, theme == "dark")
+            assert re.sub("m[0-9a-f]{10}", "m", svg) == re.sub("m[0-9a-f]{10}", "m", alone), (figure.name, theme)
 
 
 def test_settings_of_matplotlib_are_left_alone(ranked, tmp_path):

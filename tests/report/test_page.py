@@ -10,6 +10,7 @@ import pytest
 from hf_gateau import rank
 from hf_gateau.cli import main
 from hf_gateau.records import attach_record
+from hf_gateau.report.figures import figures
 from hf_gateau.report.page import write_report
 from hf_gateau.report.sample_text import shortened
 from hf_gateau.shipped import render, templates_folder
@@ -23,8 +24,11 @@ def with_texts(num_rows=30, **columns):
 
 
 @pytest.fixture()
-def written(tmp_path):
-    def write(ds, **settings):
+def written(tmp_path, monkeypatch):
+    """Writes a report; without figures, which take longer than all else, where nobody looks at them."""
+
+    def write(ds, draws=True, **settings):
+        monkeypatch.setattr("hf_gateau.report.page.figures", figures if draws else lambda *args, **kwargs: [])
         text = write_report(ds, tmp_path / "out" / "report.html", **settings).read_text(encoding="utf-8")
         return text, Page(text)
 
@@ -79,7 +83,7 @@ def test_the_page_begins_with_what_was_found_and_shows_the_text_that_tells_most(
         "measuring",
         {"config_key": "c", "long": {"model": "them/long"}, "short": {"window": 512}, "segment_length": 128},
     )
-    _, page = written(rank(ds, mode="mean", cas="none"), num_samples=1)
+    _, page = written(rank(ds, mode="mean", cas="none"), draws=False, num_samples=1)
     found = page.text.index(
         "The best tenth (2 of 20 rows) needs far text: the long model finds its responses 0.85 nats"
     )
@@ -132,12 +136,12 @@ def test_contrast_in_both_themes():
 
 def test_the_page_links_to_an_explorer(written):
     ds = rank(with_texts())
-    assert "All rows, to look through" not in written(ds)[1].text
+    assert "All rows, to look through" not in written(ds, draws=False)[1].text
     for place in ("explorer/index.html", "https://example.org/a?b=1&c", "../x y.html".replace(" ", "%20")):
-        assert place in [link["href"] for link in written(ds, explorer=place)[1].all("a")]
+        assert place in [link["href"] for link in written(ds, draws=False, explorer=place)[1].all("a")]
     for place in ("javascript:alert(1)", "data:text/html,x", " javascript:x", "java\nscript:x"):
         with pytest.raises(ValueError, match="no place to link to"):
-            written(ds, explorer=place)
+            written(ds, draws=False, explorer=place)
 
 
 def test_nothing_comes_from_the_network(written):
@@ -180,7 +184,7 @@ def test_edge_cases(written):
         written(rank(with_texts(3, gateau_error=["x"] * 3)))
     with pytest.raises(ValueError, match="num_samples=-1"):
         written(rank(with_texts()), num_samples=-1)
-    assert "Rank " not in written(rank(with_texts()), num_samples=0)[1].text
+    assert "Rank " not in written(rank(with_texts()), draws=False, num_samples=0)[1].text
     lists = {"gateau_segment_ppl": [None] * 30, "gateau_segment_attention": [[]] * 30, "gateau_ppl_short": [None] * 30}
     _, page = written(rank(with_texts(**lists), method="longest"))
     assert "Rank 1 of 30" in page.text and not page.all("svg")
@@ -190,7 +194,9 @@ def test_long_rows_have_few_bars_and_short_texts(written):
     segments = {"gateau_segment_ppl": [[2.0] * 499 + [1.5]] * 12, "gateau_segment_attention": [[0.1] * 500] * 12}
     segments["gateau_ppl_no_context"] = [2.0] * 12
     talk = [{"from": "human", "value": "word " * 60_000 + "\n\nWhy?"}, {"from": "gpt", "value": "Because."}]
-    text, page = written(rank(measured(12, conversations=[talk] * 12, **segments), method="longest"), num_samples=1)
+    text, page = written(
+        rank(measured(12, conversations=[talk] * 12, **segments), method="longest"), draws=False, num_samples=1
+    )
     words = [x["aria-label"] for x in page.all("svg")][:2]
     assert words[0] == "500 segments; the highest gain, 0.29 nats a token, at segment 500 of 500"
     assert words[1] == "500 segments; attention is equal in all of them" and "9 segments to a bar" in page.text

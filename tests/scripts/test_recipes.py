@@ -7,8 +7,9 @@ import yaml
 
 from hf_gateau.measuring.config import MeasureConfig
 from hf_gateau.models.config import ModelPairConfig
+from hf_gateau.quickstart import resolve_shipped
 from hf_gateau.ranking.config import MethodModelsConfig, MixConfig, RankConfig, SelectConfig
-from hf_gateau.scripts.arguments import config_of, find_recipe, make_parser, recipes_folder, resolve_shipped
+from hf_gateau.scripts.arguments import config_of, find_recipe, make_parser, recipes_folder
 
 
 pytestmark = pytest.mark.quick
