@@ -137,5 +137,6 @@ def _tables(ds: Dataset, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         "given": {name: record.get(name) for name in names},
         "tau": _tau(record),
         "usual_tau": RankConfig.tau,
+        "num_safe": (record.get("screening") or {}).get("num_safe"),
         "need_steps": list(STEPS),
     }

@@ -21,7 +21,8 @@ def test_it_runs_at_toy_size(tmp_path, capsys, monkeypatch):
     assert [row[1].split(" ")[0] for row in fused[1:]] == ["not", "not"] and fused[0][-1] == "0.0e+00 |"
     [row] = [line.split(" | ") for line in text.splitlines() if line.startswith("| toy | 4 |")]
     planned, measured, ratio = map(float, row[3:6])
-    assert planned > 0 and measured > 0 and ratio == pytest.approx(planned / measured, abs=0.02, rel=0.05)
+    least, most = ((planned + x) / (measured - x) for x in (-0.005, 0.005))  # all three are rounded
+    assert planned > 0 and measured > 0.01 and least - 0.005 <= ratio <= most + 0.005
     assert "Left out" not in text
 
 

@@ -253,6 +253,7 @@ def regex(name: str, pattern: str) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_each_way_to_find_the_answer_is_a_figure_of_its_own(tmp_path):
     write_sums(
         tmp_path,

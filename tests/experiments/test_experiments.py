@@ -201,6 +201,7 @@ def test_model_is_made_once_by_two_runs(tmp_path):
     assert [x.name for x in made.path.iterdir()] == ["config.json"] and not half.exists()
 
 
+@pytest.mark.slow
 def test_budgets(grid, tmp_path):
     """4 + 3 rows in batches of one: 7 steps an epoch; 2 steps whatever the rows."""
     grid["training"] |= {"budget": ["equal_epochs", "equal_steps"], "num_train_epochs": 1}

@@ -387,6 +387,7 @@ def test_stock_trl_trains_on_a_configuration(reader, scored):
 # ---- pushing again
 
 
+@pytest.mark.slow
 def test_splits_are_pushed_one_by_one(server, author, local):
     repo_id, kept = "tester/splits", {"top50": 0.5}
     author(push_splits, local, repo_id, {"train": (0, 24), "validation": (24, 40)}, kept)
@@ -494,6 +495,7 @@ def test_nothing_is_sent_twice(server, author, local):
     assert not [x for x in server.requests if x.method == "PUT" or "/commit/" in x.path]
 
 
+@pytest.mark.slow
 def test_branches_pull_requests_and_private_repositories(server, author, reader, local):
     repo_id = "tester/private"
     author(push, local, repo_id, {"top10": 0.1}, private=True)

@@ -229,7 +229,9 @@ ONCE = {
 }
 
 
-@pytest.mark.parametrize("how", [pytest.param(x, marks=pytest.mark.slow if x == "503" else ()) for x in ONCE])
+@pytest.mark.parametrize(
+    "how", [pytest.param(x, marks=pytest.mark.slow if x in ("503", "no answer") else ()) for x in ONCE]
+)
 @EACH_OR_SOME
 def test_one_request_fails(every, how, disturbed):
     for at, request in disturbed.some_requests(every):

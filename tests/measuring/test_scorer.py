@@ -380,7 +380,8 @@ ds.save_to_disk(sys.argv[3])
 """
 
 
-@pytest.mark.parametrize("num_kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_kills", [1, 20])
 def test_killed_again_and_again_the_run_ends_as_if_undisturbed(num_kills, scorer, tiny_model, tmp_path):
     """Bar: 20 kills of a run with 2 processes at random moments; nothing lost, nothing measured twice but in flight."""
     import random

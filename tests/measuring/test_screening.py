@@ -165,6 +165,7 @@ def test_a_map_of_several_processes_and_any_order_of_rows_find_the_same(plain, s
     assert scorer.configure(on_error="skip").describe().get("screening") is None  # other settings, another decision
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_in_either_pass_has_its_reason(store, monkeypatch):
     ds, scorer = Dataset.from_list(ROWS), GateauScorer(**PAIR, **SHARE, store=store)
     keys = [scorer.start().lay_out(row).key for row in ROWS[:2]]

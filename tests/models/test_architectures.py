@@ -59,7 +59,7 @@ def holds(model_type: str, folder: str, tokenizer) -> None:
 
 
 @pytest.mark.parametrize(
-    "model_type", [pytest.param(x, marks=pytest.mark.slow) if x == "qwen3_next" else x for x in KINDS]
+    "model_type", [pytest.param(x, marks=pytest.mark.slow) if x in ("qwen3_next", "bart") else x for x in KINDS]
 )
 def test_a_type_of_each_kind(model_type, tmp_path, tokenizer):
     holds(model_type, str(tmp_path), tokenizer)

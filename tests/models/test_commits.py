@@ -170,6 +170,7 @@ def changed(folder: Path) -> None:
             file.write_text(file.read_text() + "{{ '' }}")
 
 
+@pytest.mark.slow
 def test_the_hub_is_asked_once_and_what_it_does_not_say_is_no_error(server, tmp_path):
     (tmp_path / "any").mkdir()
     (tmp_path / "any" / "config.json").write_text("{}")

@@ -28,6 +28,7 @@ def figures(folder, num_rows):
     return demo.run(str(folder / "out"), seed=4242, num_rows=num_rows, fine_tune=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sibling", demo.SIBLINGS)
 def test_robust_meets_its_bar_on_a_fresh_seed(figures, sibling):
     auroc, precision = figures[sibling]["robust (default)"]

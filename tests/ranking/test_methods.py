@@ -168,7 +168,7 @@ def ref_car(rewards: list[float], labels: list[int], best: int, per_cluster: int
     return chosen
 
 
-@pytest.mark.parametrize("per_cluster", [1, 3])
+@pytest.mark.parametrize("per_cluster", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_every_beginning_of_the_order_is_a_choice_of_car(per_cluster):
     embeddings, labels = blobs(50, 7)
     ds = fifty(gateau_embedding=embeddings)

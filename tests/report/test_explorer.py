@@ -177,6 +177,7 @@ ODD_STRATA = {
 }
 
 
+@pytest.mark.slow
 def test_strata_of_any_column_are_those_of_the_command(opened):
     """Values that look alike on the page, nulls, numbers of few and of many values, and labels."""
     rng = np.random.default_rng(4)
@@ -630,6 +631,7 @@ def test_a_narrow_screen(opened, width):
     assert tab.locator("#grid").is_visible()
 
 
+@pytest.mark.slow
 def test_rows_by_a_baseline_or_without_segments_or_texts(opened):
     bare = measured(20).remove_columns(["gateau_segment_ppl", "gateau_segment_attention", "gateau_key", "id"])
     bare = bare.remove_columns([x for x in bare.column_names if "token_" in x])

@@ -2,13 +2,16 @@
 
 import re
 
+import numpy as np
 import pytest
 
-from hf_gateau import rank
+from hf_gateau import rank, select
 from hf_gateau.cli import main
 from hf_gateau.ranking.decisions import read_decisions
+from hf_gateau.ranking.order import ranking_record
 from hf_gateau.report.explorer import write_explorer
 from tests.browser import until
+from tests.ranking.test_bounds import screened
 from tests.report.test_explorer import lines, text_of, with_texts
 
 
@@ -62,6 +65,7 @@ def test_two_tabs_decide_on_the_same_rows(open_page, tmp_path):
     assert decided(other) == want == decided(open_page(page, beside=one))
 
 
+@pytest.mark.slow
 def test_what_is_no_decision_in_the_storage_is_passed_over(open_page, tmp_path):
     page = write_explorer(keyed(), tmp_path / "explorer")
     tab = open_page(page)
@@ -314,6 +318,7 @@ def test_senseless_addresses_are_passed_over_and_good_ones_are_not(opened):
         assert (state == beginning) == (hash in SENSELESS) == (after in ("", "#")), hash
 
 
+@pytest.mark.slow
 def test_a_link_keeps_filters_by_columns_of_any_name(opened):
     names = ["a~b.c", "a b", "a-b", "%7E", "x=1&y%"]
     columns = {name: [float(i % 3) * 1.5 + j for i in range(30)] for j, name in enumerate(names)}
@@ -330,6 +335,7 @@ def test_a_link_keeps_filters_by_columns_of_any_name(opened):
     assert len(ids) == len(set(ids)) and len([x for x in ids if x.startswith("chart-own")]) == len(names)
 
 
+@pytest.mark.slow
 def test_a_field_shows_what_is_used(opened):
     tab = opened(keyed())
     fields = {"#amount": ("50", "0", "", "-1", "1.01"), "#alpha-number": ("7", "-0.1", "")}
@@ -405,6 +411,25 @@ def test_a_command_that_would_be_refused_is_told(opened, tmp_path, capsys):
     assert command[-1] == "--strata=-dash" and main(command) == 0
     tab = opened(rank(with_texts(), method="random", seed=7), "alpha=0.3")  # an order that `rank` is not told here
     assert tab.evaluate("gateau.main.command()").startswith("hf-gateau select RANKED")
+
+
+def test_more_than_is_certain_of_screened_rows_is_told(opened, tmp_path):
+    ds = rank(screened(keyed(200), 0.45))
+    num_safe = ranking_record(ds)["screening"]["num_safe"]
+    tab = opened(ds)
+    for decided in ("", "drop"):  # what is dropped stands in the order all the same
+        decide(tab, [int(np.argmin([x or 999 for x in ds["gateau_rank"]]))], decision=decided)
+        (tmp_path / "decisions.csv").write_text(tab.evaluate("gateau.decisions.csv()"), newline="")
+        for amount in (num_safe - 1, num_safe, num_safe + 1):
+            tab.evaluate("x => gateau.model.set({ by: 'top_k', amount: x })", amount)
+            settings = {"top_k": amount, "decisions": tmp_path / "decisions.csv" if decided else None}
+            try:
+                is_refused = not len(select(ds, **settings))
+            except ValueError as error:
+                is_refused = f"is certain of the best {num_safe} alone" in str(error)
+            said = text_of(tab, "#over") if tab.locator("#over").is_visible() else ""
+            assert (f"is certain of the best {num_safe} alone" in said) == is_refused, (decided, amount, said)
+            assert is_refused == (amount + bool(decided) > num_safe), (decided, amount)
 
 
 def test_keys_work_after_a_box_is_ticked_or_a_slider_moved(opened):

@@ -12,8 +12,10 @@ import pytest
 from datasets import load_dataset
 
 from hf_gateau import GateauScorer, rank
+from hf_gateau.measuring.config import MeasureConfig
+from hf_gateau.models.config import ModelPairConfig
 from hf_gateau.quickstart import LONG_MODEL, PLANTED, SEGMENT_LENGTH, SHORT_WINDOW
-from hf_gateau.scripts.arguments import make_parser, recipes_folder
+from hf_gateau.scripts.arguments import config_of, make_parser, recipes_folder
 from hf_gateau.scripts.launch import launch
 from hf_gateau.scripts.sft import main
 from hf_gateau.training.selector import SELECTION_FILE
@@ -58,6 +60,14 @@ def check_trained(output: Path, num_kept: int, num_steps: int) -> None:
     assert json.loads((output / f"checkpoint-{num_steps}" / SELECTION_FILE).read_text()) == record
 
 
+@with_hook
+def test_trl_sft_takes_a_recipe_of_ours(tmp_path):
+    done = run("sft", "--recipe", RECIPE, "--dry_run", "true", folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "200 rows to measure, 0 in the store" in done.stdout and "at most 20 rows" in done.stdout
+
+
+@pytest.mark.slow
 @with_hook
 def test_trl_sft_recipe_to_the_letter(tmp_path):
     """20 of 200 rows, batches of 2, 2 epochs: 20 steps. All rows would be 200."""
@@ -207,6 +217,22 @@ def no_model(monkeypatch):
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
     monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", refuse)
+
+
+def test_dry_run_counts_rows_whose_first_pass_was_measured(tmp_path, monkeypatch, capsys):
+    """As a run leaves them that was ended before it chose whose segments it measures."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["--recipe", "tiny-cpu", "--gateau_segments_for", "0.4", "--gateau_store", str(tmp_path / "s.sqlite")]
+    *_, arguments = make_parser().parse_args_and_config(flags)
+    pair, measure = config_of(arguments, ModelPairConfig), config_of(arguments, MeasureConfig)
+    scorer = GateauScorer(**{**pair.given(), **vars(measure), "long_model": LONG_MODEL})
+    scorer.leave_segments()
+    runtime, rows = scorer.start(), load_dataset("json", data_files=PLANTED, split="train").select(range(7))
+    assert len(list(runtime.measure([runtime.lay_out(row) for row in rows]))) == 7
+    assert launch([*flags, "--dry_run", "true"]) == 0
+    shown = capsys.readouterr().out
+    assert "200 rows to measure, 0 in the store" in shown
+    assert "7 of those to measure have all but their segments, which are measured of some rows alone" in shown
 
 
 def test_dry_run_shows_the_plan(scored, no_model, tmp_path, monkeypatch, capsys):

@@ -106,7 +106,7 @@ def test_attach_refuses_packs_and_rows_without_scores(ranked, rows, tiny_model, 
         GateauSelector().attach(trainer_of(SFTTrainer, tiny_model, tmp_path, Dataset.from_list(rows), None))
 
 
-@pytest.mark.parametrize("restore", [False, True])
+@pytest.mark.parametrize("restore", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_resumes_its_own_selection_and_no_other(restore, ranked, tiny_model, tmp_path):
     def trainer(top_k, folder=tmp_path):
         selector = GateauSelector(top_k=top_k)

@@ -250,11 +250,13 @@ def two_ranks(tiny_model, tmp_path_factory):
     return json.loads((folder / "found.json").read_text())
 
 
+@pytest.mark.slow
 def test_two_ranks_have_the_same_gradient(two_ranks):
     assert len(two_ranks["deviations"]) == 11
     assert max(two_ranks["deviations"].values()) < RELATIVE, two_ranks["deviations"]
 
 
+@pytest.mark.slow
 def test_two_ranks_evaluate_every_sequence_once(two_ranks, tiny_model):
     """7 rows, or 4 packs, 2 and 1 a rank at a time: neither fills the ranks up."""
     model = gradients.load(tiny_model)
@@ -263,6 +265,7 @@ def test_two_ranks_evaluate_every_sequence_once(two_ranks, tiny_model):
         assert loss == pytest.approx(expected, rel=1e-5), case
 
 
+@pytest.mark.slow
 def test_two_ranks_lose_and_repeat_no_row(two_ranks):
     """21 rows in groups of 4: 6 steps an epoch, on both ranks, also after a resume in the middle of an epoch."""
     whole, rest = ([rank[part] for rank in two_ranks["ranks"]] for part in ("whole", "rest"))

@@ -73,6 +73,7 @@ gateau.main = (() => {
     kept: () => "The rows that you keep are more than is asked for: raise it, or keep fewer.",
     left: (counts) => `More is asked for than the ${number(counts.numLeft)} rows that are left to select: lower it.`,
     none: () => "No row is selected: ask for more.",
+    uncertain: () => `That no row without segments belongs there is certain of the best ${number(model.about.ranking.num_safe)} alone: ask for no more, or measure with a larger segments_for.`,
   };
 
   function rankingAnew() {

@@ -172,8 +172,9 @@ gateau.model = (() => {
 
   // What is selected now, and what by the ranking as given, before anybody decided on a row.
   function selectAnew() {
+    const numSafe = (state.method === "given" ? about.ranking.num_safe : null) ?? Infinity;
     const tokens = array("tokens"), { by, amount } = state, stratum = state.strata ? array(`strata:${state.strata}`) : null;
-    const { mask, refusal, numLeft } = ranking.select(live.ranks.order, by, amount, tokens, gateau.decisions.ofAll(), stratum);
+    const { mask, refusal, numLeft } = ranking.select(live.ranks.order, by, amount, tokens, gateau.decisions.ofAll(), stratum, numSafe);
     live.mask = mask;
     live.inGiven = ranking.select(givenOrder(array("given_rank")), by, amount, tokens, null, stratum).mask;
     live.counts = { kept: 0, then: 0, enters: 0, leaves: 0, tokens: 0, refusal, numLeft };

@@ -115,8 +115,9 @@ gateau.ranking = (() => {
   // Which rows a selection by `by` ("fraction", "top_k" or "max_tokens") keeps: 1 or 0 a row. Rows that a person keeps (1 in `decided`)
   // come first, also without a rank, and rows to drop (-1) never do. With a `stratum` a row (and no tokens to spend), the best of each
   // come next, until it has its share. `refusal`: why the command would not select so: "kept", the rows that a person keeps alone are
-  // more than is asked for; "left", fewer are left (`numLeft`) than `top_k` asks for; "none", no row is selected.
-  function select(order, by, value, tokens, decided, stratum) {
+  // more than is asked for; "left", fewer are left (`numLeft`) than `top_k` asks for; "none", no row is selected; "uncertain", it goes
+  // further down the order than the `numSafe` rows of which it is certain that none without segments belongs there.
+  function select(order, by, value, tokens, decided, stratum, numSafe = Infinity) {
     const mask = new Uint8Array(tokens.length), hasTokens = by === "max_tokens";
     let room = by === "fraction" ? round(value * order.length) : value;
     const due = stratum && !hasTokens ? shares(order, stratum, room / Math.max(order.length, 1)) : null;
@@ -142,7 +143,8 @@ gateau.ranking = (() => {
       if ((room -= cost(row)) < 0) break;
       mask[row] = 1;
     }
-    const refusal = by === "top_k" && value > numLeft ? "left" : isOver ? "kept" : mask.includes(1) ? "" : "none";
+    const isUncertain = order.some((row, i) => i >= numSafe && mask[row] && isFree(row));
+    const refusal = by === "top_k" && value > numLeft ? "left" : isOver ? "kept" : !mask.includes(1) ? "none" : isUncertain ? "uncertain" : "";
     return { mask, refusal, numLeft };
   }
 
