@@ -23,8 +23,11 @@ def test_a_line_at_once_or_when_it_takes_long(capsys):
     with announced("Never said", after=30.0):
         pass
     with announced("Slow", after=0.05):
-        time.sleep(0.5)
-        assert capsys.readouterr().err == "Slow ...\n"
+        said, end = "", time.monotonic() + 30
+        while not said.endswith("\n") and time.monotonic() < end:
+            time.sleep(0.02)
+            said += capsys.readouterr().err
+    assert said == "Slow ...\n"
     assert capsys.readouterr() == ("", "")
 
 

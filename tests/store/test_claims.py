@@ -45,13 +45,13 @@ def test_a_row_has_one_owner_until_it_lets_go(path):
 
 
 def test_a_claim_lasts_as_long_as_its_process_renews_it(path, monkeypatch):
-    monkeypatch.setattr(claims, "LEASE", 1.0)
+    monkeypatch.setattr(claims, "LEASE", 2.0)
     one, other = two(path)
     one.take("a")
-    time.sleep(1.5)
+    time.sleep(2.5)
     assert other.take("a") == {"a"}  # renewed
     one._holds = False  # as if it had hung
-    time.sleep(1.5)
+    time.sleep(2.5)
     assert other.take("a") == set()
 
 
@@ -92,7 +92,7 @@ def test_a_killed_owner_holds_nobody_up(path):
 
 
 def test_an_owner_on_another_machine_is_believed_until_its_lease_ends(path, monkeypatch):
-    monkeypatch.setattr(claims, "LEASE", 1.0)
+    monkeypatch.setattr(claims, "LEASE", 3.0)
     store, gone = open_store(path), "another.host.1-1-0000"
     assert store.claim("config", ["a"], gone, claims.LEASE) == {}
     own = Claims(open_store(path), "config")
