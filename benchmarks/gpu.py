@@ -263,11 +263,8 @@ def _beside_plain(sizes: Sizes, model, rate: float) -> Iterator[Sequence[str]]:
 def _fused(sizes: Sizes, model, rate: float) -> Iterator[Sequence[str]]:
     """Ways to compute what is neither a matrix product nor attention; the last cannot be undone."""
     sample, shape = random_sample(sizes.compared, sizes.response, model.config.vocab_size), model_shape(model)
-    work, calls, own = (
-        row_work(shape, shape, RowShape.of(sample), _way(sizes)),
-        parts(model, sample, _way(sizes)),
-        None,
-    )
+    work = row_work(shape, shape, RowShape.of(sample), _way(sizes))
+    calls, own = parts(model, sample, _way(sizes)), None
     for name, change in FUSED.items():
         try:
             with change(model):

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ..quickstart import SHIPPED_PREFIX, resolve_shipped
+from ..quickstart import resolve_shipped
 from ..shell.help import read_docstring
 from .arguments import POSITIONALS, PROGRAM
 from .commands import COMMANDS, TITLES, command_of
@@ -32,7 +32,7 @@ def parse(command: str, arguments: list[str]) -> list:
     parsed = parser_of(command).parse_args_and_config(arguments)
     for part in parsed:
         for name, value in vars(part).items():
-            if isinstance(value, str) and value.startswith(SHIPPED_PREFIX):
+            if isinstance(value, str):
                 setattr(part, name, resolve_shipped(value))
     by_class = {type(part): part for part in parsed}
     rest = parsed[-1]

@@ -10,13 +10,12 @@ rotary embedding, which is no module of a model, takes Liger's function on a GPU
 
 import sys
 from collections.abc import Callable
-from functools import partial
 
 import torch
 
 from ..settings import a_type
 from .loading import check_installed
-from .trial import are_alike, trial_nll
+from .trial import are_alike, told_in_a_line, trial_nll
 
 
 ROTARY = "apply_rotary_pos_emb"
@@ -54,17 +53,11 @@ def use_liger(name: str, model) -> None:
     Raises:
         ValueError: they do not, or Liger does not work with this model.
     """
-    from liger_kernel.transformers import _apply_liger_kernel_to_instance
-
     own = trial_nll(model)
-    try:
-        _exchange(model, partial(_apply_liger_kernel_to_instance, model=model, **LEFT_OUT))
+    # It may have been made for another version of transformers
+    with told_in_a_line(f"use_liger_kernel: Liger's kernels fail on {name!r}, {a_type(model)}", "leave it out"):
+        _exchange(model)
         found = trial_nll(model)
-    except Exception as error:  # another version of transformers than Liger was made for
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"use_liger_kernel: Liger's kernels fail on {name!r}, {a_type(model)} ({reason}); leave it out."
-        ) from error
     if not are_alike(found, own, model.dtype):
         raise ValueError(
             f"use_liger_kernel: with Liger's kernels the numbers of {name!r}, {a_type(model)}, are others: {found:.4f} nats a "
@@ -72,12 +65,14 @@ def use_liger(name: str, model) -> None:
         )
 
 
-def _exchange(model, apply: Callable[[], None]) -> None:
+def _exchange(model) -> None:
     """Let Liger change a model, and leave transformers' module of its type as it was, but for the rotary embedding."""
+    from liger_kernel.transformers import _apply_liger_kernel_to_instance
+
     modeling = vars(sys.modules[type(model).__module__])
     before = dict(modeling)
     try:
-        apply()
+        _apply_liger_kernel_to_instance(model=model, **LEFT_OUT)
     finally:
         fused = modeling.get(ROTARY)
         modeling.update(before)

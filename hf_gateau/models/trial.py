@@ -1,5 +1,8 @@
 """Is this model measured as it would be by itself? A few tokens tell, before any row: for models that nobody has tried."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from ..rows.samples import Sample
@@ -22,18 +25,25 @@ def check_by_trial(name: str, model) -> None:
         ValueError: the two give different numbers, or the model does not work with an attention that is handed in.
     """
     own = own_attention_nll(model)
-    try:
+    with told_in_a_line(
+        f"{name!r} is {a_type(model)}, which fails with an attention that is handed in", "use another model"
+    ):
         found = trial_nll(model)
-    except Exception as error:  # whatever the model's own code raises
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{name!r} is {a_type(model)}, which fails with an attention that is handed in ({reason}); use another model."
-        ) from error
     if not are_alike(found, own, model.dtype):
         raise ValueError(
             f"{name!r} is {a_type(model)}, whose numbers are others with an attention that is handed in: {found:.4f} "
             f"nats a token on a trial of {NUM_TOKENS} tokens, by itself {own:.4f}; use another model."
         )
+
+
+@contextmanager
+def told_in_a_line(what: str, advice: str) -> Iterator[None]:
+    """Whatever other people's code raises in the block, as a `ValueError` that says what failed, why, and what to do."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{what} ({reason}); {advice}.") from error
 
 
 def trial_nll(model) -> float:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from datasets import Dataset
 
 from hf_gateau import GateauScorer
 from hf_gateau.models import fused, loading
@@ -58,18 +59,9 @@ def test_every_type_that_both_know_has_the_numbers_of_transformers():
 @pytest.mark.gpu
 @pytest.mark.skipif(not HAS_LIGER, reason='liger-kernel is not installed (`pip install "hf-gateau[liger]"`)')
 def test_a_card_has_the_same_numbers_with_and_without(tiny_model, rows):
-    import datasets
-
-    how = {
-        "long_model": tiny_model,
-        "device": "cuda",
-        "store": False,
-        **{x: y for x, y in SETTINGS.items() if x != "device"},
-    }
+    how = {**SETTINGS, "long_model": tiny_model, "device": "cuda", "store": False}
     with_, without = (
-        datasets.Dataset.from_list(rows).map(
-            GateauScorer(**how, use_liger_kernel=x), batched=True, load_from_cache_file=False
-        )
+        Dataset.from_list(rows).map(GateauScorer(**how, use_liger_kernel=x), batched=True, load_from_cache_file=False)
         for x in (True, False)
     )
     for column in ("gateau_ppl_long", "gateau_ppl_short"):

@@ -143,7 +143,7 @@ gateau.ranking = (() => {
       if ((room -= cost(row)) < 0) break;
       mask[row] = 1;
     }
-    const isUncertain = order.some((row, i) => i >= numSafe && mask[row] && isFree(row));
+    const isUncertain = order.slice(numSafe).some((row) => mask[row] && isFree(row));
     const refusal = by === "top_k" && value > numLeft ? "left" : isOver ? "kept" : !mask.includes(1) ? "none" : isUncertain ? "uncertain" : "";
     return { mask, refusal, numLeft };
   }
