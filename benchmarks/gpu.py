@@ -32,7 +32,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hf_gateau.measuring.costs import RowShape, Way, flops, model_shape, row_work
-from hf_gateau.models.attention import ATTENTION_NAME, HeadAttention
+from hf_gateau.models.attention import ATTENTION_NAME
+from hf_gateau.models.collected import HeadAttention
 from hf_gateau.models.device import matrix_rate, synchronise
 from hf_gateau.models.fused import check_liger, use_liger
 from hf_gateau.models.kernels import attention_kernel

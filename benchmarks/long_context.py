@@ -18,7 +18,8 @@ import torch
 
 from hf_gateau.measuring.costs import RowShape, Way, flops, model_shape, row_work
 from hf_gateau.measuring.segments import segment_nlls
-from hf_gateau.models.attention import ATTENTION_NAME, ResponseAttention
+from hf_gateau.models.attention import ATTENTION_NAME
+from hf_gateau.models.collected import ResponseAttention
 from hf_gateau.models.device import matrix_rate, synchronise
 from hf_gateau.models.packing import Cut, Limits
 from hf_gateau.models.perplexity import batch_nlls

@@ -7,7 +7,8 @@ For one forward pass over B sequences of T tokens, with R rows of logits each:
                  whose weights are collected; T (T + 1) / 2 pairs without a sliding window
     weights      the same, and 2 B x heads for the mean over them, on the rows whose weights are collected: the response's, in
                  the long pass. Where chosen heads are asked alone, or a fused kernel serves those rows too, their attention is
-                 computed as all others', and beside it 2 B x (head size + 1) a pair of each head asked for
+                 computed as all others', and beside it 2 B x (head size + 1) a pair of each head asked for; with
+                 `use_fused_attention` the scores are computed twice for that
     head         2 B R x hidden size x vocabulary
 
 The last layer's MLP and attention run on the rows that are read alone, as last_layer.py says.
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..models.packing import Cut, pack
+from ..models.packing import Cut, chunk_rows, pack
 
 
 PARTS = ("long", "no_context", "short", "segments")  # in the order in which a row's passes run
@@ -54,6 +55,7 @@ class ModelShape:
         last (`LayerShape`, *optional*): of `layers`, the last one, where it leaves out the rows that are not read.
         order: the layers one by one, as they run; needed where heads are chosen.
         fused (`bool`): whether SDPA gives the outputs of rows whose weights are collected; else the weights of all heads do.
+        flex (`bool`): whether fused kernels compute what SDPA cannot, and the weights (`use_fused_attention`).
     """
 
     linear: int
@@ -67,6 +69,7 @@ class ModelShape:
     block_rows: int = 1
     order: tuple[LayerShape, ...] = ()
     fused: bool = False
+    flex: bool = False
 
 
 @dataclass(frozen=True)
@@ -228,7 +231,7 @@ def forward_work(
     num_unread = tokens - num_read
     kinds, last = _collected(model, heads if split is not None else None)
     for (layer, number), count in kinds.items():
-        is_eager = number is None or (number and not model.sdpa)  # outputs and weights at once
+        is_eager = number is None or (number and not (model.sdpa or model.flex))  # outputs and weights at once
         first = start if is_eager else end
         num_whole, pairs = count, 0
         if (layer, number) == last:
@@ -239,7 +242,8 @@ def forward_work(
             per_pair = 4 * layer.width + 2 * (layer.heads if number is None else number)
             weights += per_pair * count * batch * _chunked_pairs(model, layer, batch, first, end, end)
         elif number:
-            per_pair = 2 * number * (layer.width // layer.heads + 1)
+            size = layer.width // layer.heads
+            per_pair = 2 * number * (2 * size if model.flex else size + 1)
             weights += (
                 per_pair * count * batch * _chunked_pairs(model, layer._replace(heads=number), batch, start, end, end)
             )
@@ -253,7 +257,7 @@ def _collected(
     """Of how many layers of each shape the weights of how many heads are collected, None for all with their outputs; and the same
     of the last layer, where that leaves rows out."""
     if heads is None:
-        beside = model.fused and model.sdpa
+        beside = (model.fused and model.sdpa) or model.flex
         kinds = {(layer, layer.heads if beside else None): count for layer, count in model.layers}
         return kinds, model.last and (model.last, model.last.heads if beside else None)
     numbers = Counter(layer for layer, _ in heads)
@@ -273,13 +277,15 @@ def _pairs(model: ModelShape, layer: LayerShape, batch: int, past: int, end: int
             return end * (end + 1) // 2
         ends = np.minimum(np.arange(0, end, model.block_rows) + model.block_rows, end)
         return int((np.diff(ends, prepend=0) * ends).sum())
+    if model.flex and not (model.sdpa and layer.window is None):
+        return int(np.minimum(np.arange(past, end) + 1, layer.window or tokens).sum())
     return _chunked_pairs(model, layer, batch, past, end, tokens)
 
 
 def _chunked_pairs(model: ModelShape, layer: LayerShape, batch: int, start: int, end: int, tokens: int) -> int:
     """The same for rows that go in chunks, each of which computes a rectangle; see `chunks` in attention.py."""
     window = layer.window or tokens
-    step = max(1, model.weights_per_chunk // (batch * layer.heads * min(window, tokens)))
+    step = chunk_rows(model.weights_per_chunk, batch * layer.heads, window, tokens)
     first_rows = np.arange(start, end, step)
     ends = np.minimum(first_rows + step, end)
     return int(((ends - first_rows) * (ends - np.maximum(first_rows - window + 1, 0))).sum())
@@ -291,6 +297,7 @@ def model_shape(model) -> ModelShape:
         ATTENTION_NAME,
         BLOCK_ROWS,
         BLOCKED_TOKENS,
+        IS_FUSED,
         OUTPUTS_ARE_FUSED,
         attention_layers,
         decoder_of,
@@ -318,6 +325,7 @@ def model_shape(model) -> ModelShape:
         block_rows=BLOCK_ROWS,
         order=tuple(shapes),
         fused=model.device.type in OUTPUTS_ARE_FUSED,
+        flex=any(getattr(layer, IS_FUSED, False) for layer in layers),
     )
 
 

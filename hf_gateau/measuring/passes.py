@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..models.abilities import abilities_of
-from ..models.attention import HeadAttention, ResponseAttention
+from ..models.collected import HeadAttention, ResponseAttention
 from ..models.device import is_out_of_memory, lost_device, release_memory, to_host
 from ..models.packing import MOST_TOGETHER, Cut, Limits, pack
 from ..models.perplexity import batch_nlls, batching_kinds, perplexity, response_nlls

@@ -22,7 +22,7 @@ class ResponseScorer(LongModelScorer):
     Args:
         model (`str`): the long model that measured the rows.
         revision, adapter, adapter_revision, tokenizer, dtype, load_in_8bit, load_in_4bit, device, device_map, attn_implementation,
-        use_liger_kernel, trust_remote_code: see `ModelPairConfig`.
+        use_fused_attention, use_liger_kernel, trust_remote_code: see `ModelPairConfig`.
         response_head, find_context (a function), batch_tokens, store: see `MeasureConfig`.
 
     Example:
@@ -50,6 +50,7 @@ class ResponseScorer(LongModelScorer):
         device: str = "auto",
         device_map: Any = None,
         attn_implementation: str | None = None,
+        use_fused_attention: bool = False,
         use_liger_kernel: bool = False,
         trust_remote_code: bool = False,
         response_head: int | None = None,

@@ -43,7 +43,7 @@ class WindowScorer(LongModelScorer):
         windows (`Sequence[int]`, *optional*): lengths in tokens. Default: powers of two from 512, which together take about as many
             tokens as the context has.
         revision, adapter, adapter_revision, tokenizer, dtype, load_in_8bit, load_in_4bit, device, device_map, attn_implementation,
-        use_liger_kernel, trust_remote_code: see `ModelPairConfig`.
+        use_fused_attention, use_liger_kernel, trust_remote_code: see `ModelPairConfig`.
         max_length, response_head, find_context, batch_tokens, store: see `MeasureConfig`.
 
     Example:
@@ -72,6 +72,7 @@ class WindowScorer(LongModelScorer):
         device: str = "auto",
         device_map: Any = None,
         attn_implementation: str | None = None,
+        use_fused_attention: bool = False,
         use_liger_kernel: bool = False,
         trust_remote_code: bool = False,
         max_length: int = 65_536,

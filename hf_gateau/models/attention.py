@@ -1,9 +1,10 @@
-"""The raw half of Eq. 4: how much attention the response pays to each segment, taken inside the ordinary forward pass.
+"""The attention of every layer as the model would compute it, and on the response's query rows its weights too.
 
-transformers lets a registered function compute the attention of every layer (`AttentionInterface`). Ours computes it as
-the model would, by SDPA, and on the response's query rows the weights too, in chunks of rows, so that no T x T matrix ever
-exists. Where SDPA cannot serve (soft-capping, attention sinks), rows go through the model's own eager function, which
-returns the weights. Scores and softmax of the weights are float32 whatever the model's dtype.
+transformers lets a registered function compute the attention of every layer (`AttentionInterface`). Ours does so by SDPA,
+and takes the weights of the response's rows beside it, in chunks of rows, so that no T x T matrix ever exists. Where SDPA
+cannot serve (soft-capping, attention sinks), rows go through the model's own eager function, which returns the weights.
+On a GPU fused kernels may take the place of both chunks and eager function (`use_fused_attention`). Scores and softmax of
+the weights are float32 whatever the model's dtype.
 
 Rows and keys are counted from the first token of the sequence, also where the keys of its beginning were kept from an
 earlier pass and only the rows after it are computed now.
@@ -12,7 +13,6 @@ Shapes: B batch, H heads, K keys (all tokens so far), T rows computed now, Q row
 """
 
 import sys
-from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -22,10 +22,10 @@ from torch.nn.attention.bias import CausalBias, CausalVariant
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ..rows.samples import Sample
-from .device import exact_dtype, to_device, to_host
+from .collected import ResponseAttention
+from .device import to_device
 from .masks import RowMask, row_mask
-from .packing import Cut
+from .packing import chunk_rows
 
 
 # A name with "sdpa" in it would make transformers refuse the models that SDPA itself cannot serve.
@@ -40,10 +40,10 @@ KERNELS_KNOW_PAST = ("cuda",)
 # Where a fused kernel gives the outputs of rows whose weights are computed, for less than reading the weights once more takes;
 # elsewhere the weights of all heads, which are there, give them.
 OUTPUTS_ARE_FUSED = ("cuda",)
-
-
-# What SDPA cannot serve, by the names that transformers hands it to attention functions under
-EAGER_ALONE = ("softcap", "s_aux", "position_bias")
+# What SDPA cannot serve, by the names that transformers hands it to attention functions under; the last no fused kernel either
+EAGER_ALONE = (SOFTCAP, SINKS, BIAS) = ("softcap", "s_aux", "position_bias")
+# Of an attention layer: whether fused kernels may compute what SDPA does not
+IS_FUSED = "gateau_is_fused"
 
 
 class LowerRight(CausalBias):
@@ -52,140 +52,6 @@ class LowerRight(CausalBias):
     @staticmethod
     def __new__(cls, *_):
         return torch.Tensor._make_subclass(cls, torch.empty(0))
-
-
-class ResponseAttention:
-    """Collects the attention from the responses' rows to the contexts' tokens over one forward pass of some samples.
-
-    Hand it to the model's decoder as the keyword argument `response_attention`.
-
-    Args:
-        samples: one for each sequence of the batch, in order; a response's row and all after it are query rows.
-
-    Attributes:
-        totals: what was collected, tensors on the devices of the layers; `to_host` of them may take their places.
-    """
-
-    def __init__(self, samples: Sequence[Sample]):
-        self.samples = samples
-        self.first_row = min(sample.response_start for sample in samples)
-        self.num_layers = 0
-        self.num_tokens = max(sample.response_end for sample in samples)
-        self._share_BT = torch.zeros(
-            len(samples), 1, 1, self.num_tokens - self.first_row
-        )  # 1 / |y| on a sample's own rows
-        for share_T, sample in zip(self._share_BT[:, 0, 0], samples, strict=True):
-            rows = slice(sample.response_start - self.first_row, sample.response_end - self.first_row)
-            share_T[rows] = 1 / (sample.response_end - sample.response_start)
-        self.totals: list[torch.Tensor] = []
-
-    def begin_layer(self) -> tuple[int, ...] | None:
-        """To be called by every layer as it runs; returns the heads whose weights are collected of it, None for all."""
-        self.num_layers += 1
-        return None
-
-    def add(self, weights_BHQK: torch.Tensor, first_row: int, first_key: int) -> None:
-        """Add a chunk of rows of the layer that runs, from `first_row`, whose keys begin at `first_key`."""
-        mass_BHK = self._mass(weights_BHQK, first_row)
-        num_heads, num_keys = mass_BHK.shape[1:]
-        if not self.totals:
-            shape, device = (len(self.samples), self.num_tokens), mass_BHK.device
-            self.totals.append(torch.zeros(shape, dtype=exact_dtype(device), device=device))
-        total_BK = self.totals[0].narrow(1, first_key, num_keys)
-        total_BK += (mass_BHK.sum(1, dtype=total_BK.dtype) / num_heads).to(total_BK.device)
-
-    def _mass(self, weights_BHQK: torch.Tensor, first_row: int) -> torch.Tensor:
-        """A chunk's part of the mean over the response's tokens: (B, H, K)."""
-        _, num_heads, num_rows, _ = weights_BHQK.shape
-        self._share_BT = to_device(self._share_BT, weights_BHQK.device)  # layers may be on several devices
-        share_BQ = self._share_BT.narrow(-1, first_row - self.first_row, num_rows).expand(-1, num_heads, -1, -1)
-        return torch.matmul(share_BQ.to(weights_BHQK.dtype), weights_BHQK).squeeze(2)
-
-    def check(self) -> None:
-        """To be called after the pass.
-
-        Raises:
-            ValueError: no layer knew of this.
-        """
-        if self.num_layers == 0:
-            raise ValueError(
-                "No attention layer reported its weights: the model does not hand keyword arguments on to transformers' "
-                "attention interface. Use a model class from transformers itself."
-            )
-
-    def segment_means(self, cut: Cut) -> list[list[float]]:
-        """Mean attention per token of each segment, averaged over response tokens, heads and layers: Eq. 4 of
-        arXiv 2410.15633 before the softmax. For each sample one float per segment; the last segment over its own tokens."""
-        self.check()
-        total_BK = to_host(self.totals)[0] / self.num_layers
-        spans = [
-            total[sample.context_start : sample.context_end]
-            for total, sample in zip(total_BK, self.samples, strict=True)
-        ]
-        return [[float(part.mean()) for part in cut(span.split(cut.length))] for span in spans]
-
-
-class HeadAttention(ResponseAttention):
-    """The same head by head, summed over segments at once: of all heads, or of those alone that are named.
-
-    A layer without a named head does not compute weights at all.
-
-    Args:
-        samples: as there.
-        cut: where segments end, and which are kept.
-        heads (*optional*): (layer, head) of those that are collected, counted from 0 in the order in which attention layers run.
-    """
-
-    def __init__(self, samples: Sequence[Sample], cut: Cut, heads: Sequence[tuple[int, int]] | None = None):
-        super().__init__(samples)
-        self.cut, self.heads = cut, heads
-        # A total (B, H, S + 1) for each of some layers; what belongs to no segment goes to the last place.
-        self._layers: list[int] = []
-        counts = [-(-len(sample.context) // cut.length) for sample in samples]
-        self._places, self._rest = [cut(range(count)) for count in counts], max(counts)
-        self._segment_BK = torch.full((len(samples), self.num_tokens), self._rest)
-        for segment_K, sample in zip(self._segment_BK, samples, strict=True):
-            inside = torch.arange(len(sample.context)) // cut.length
-            segment_K[sample.context_start : sample.context_end] = inside
-
-    def begin_layer(self) -> tuple[int, ...] | None:
-        self.num_layers += 1
-        if self.heads is None:
-            return None
-        return tuple(sorted(head for layer, head in self.heads if layer == self.num_layers - 1))
-
-    def add(self, weights_BHQK: torch.Tensor, first_row: int, first_key: int) -> None:
-        mass_BHK = self._mass(weights_BHQK, first_row)
-        device, (num_samples, num_heads, num_keys) = mass_BHK.device, mass_BHK.shape
-        exact, layer = exact_dtype(device), self.num_layers - 1
-        self._segment_BK = to_device(self._segment_BK, device)
-        if layer not in self._layers:
-            self._layers.append(layer)
-            self.totals.append(torch.zeros(num_samples, num_heads, self._rest + 1, dtype=exact, device=device))
-        segment_BK = self._segment_BK.narrow(1, first_key, num_keys)
-        self.totals[-1].scatter_add_(2, segment_BK[:, None].expand_as(mass_BHK), mass_BHK.to(exact))
-
-    def names(self) -> list[tuple[int, int]]:
-        """(layer, head) of the columns of `segment_heads`."""
-        if self.heads is not None:
-            return sorted(self.heads)
-        layers = zip(self._layers, self.totals, strict=True)
-        return [(layer, head) for layer, total in layers for head in range(total.shape[1])]
-
-    def segment_heads(self) -> list[torch.Tensor]:
-        """Mean attention per token of each segment, averaged over response tokens: for each sample (S, H), float64, on the CPU; the
-        last segment over its own tokens."""
-        self.check()
-        if lacking := {layer for layer, _ in self.heads or ()} - set(self._layers):
-            raise ValueError(
-                f"The model has no attention layer {min(lacking)}, of which heads were chosen; choose heads anew."
-            )
-        found = []
-        sums_BHS = torch.cat(to_host(self.totals), 1)
-        for sums_HS, sample, places in zip(sums_BHS, self.samples, self._places, strict=True):
-            sizes = [min(self.cut.length, len(sample.context) - place * self.cut.length) for place in places]
-            found.append((sums_HS[:, list(places)] / torch.tensor(sizes, dtype=sums_HS.dtype)).T)
-        return found
 
 
 @dataclass(frozen=True)  # no tuple: accelerate would move the layer in it to a device
@@ -211,9 +77,9 @@ def gateau_attention(
 ):
     """Attention of one layer, (B, H, T, head size) each, as transformers' interface asks; returns (B, T, H, size), None.
 
-    Rows go through SDPA where that can serve them, else through the model's own eager function in chunks of rows. Of the
-    response's rows, `response_attention` gets the weights of those heads of the layer that it wants; where these give the
-    outputs too, the rows go by them alone.
+    Rows go through SDPA where that can serve them, else through FlexAttention, or the model's own eager function in chunks
+    of rows. Of the response's rows, `response_attention` gets the weights of those heads of the layer that it wants; where
+    these give the outputs too, the rows go by them alone.
     """
     kw.pop("output_attentions", None)
     layer = _Layer(module, query, key, value, attention_mask, scaling, kw)
@@ -229,6 +95,9 @@ def gateau_attention(
     if first_read > layer.start:
         outputs.append(query.new_zeros(query.shape[0], first_read - layer.start, query.shape[1], value.shape[-1]))
     outputs += layer.plain(first_read, split)
+    if first_row < layer.end and layer.mass_is_fused:
+        response_attention.add_mass(*layer.mass(first_row, heads, response_attention))
+        first_row = layer.end
     for weights, output, start, first_key in layer.weights(first_row, heads):
         response_attention.add(weights, start, first_key)
         if split < layer.end:
@@ -244,13 +113,17 @@ class _Layer:
         self.kw = {"scaling": scaling, **kw}
         self.end = key.shape[2]
         self.start = self.end - query.shape[2]
+        self.has_window = bool(kw.get("sliding_window"))
         self.window = kw.get("sliding_window") or self.end
         self.sdpa_serves = all(kw.get(name) is None for name in EAGER_ALONE)
+        self.mass_is_fused = getattr(module, IS_FUSED, False) and kw.get(BIAS) is None
 
     def plain(self, start: int, end: int) -> list[torch.Tensor]:
         """Some rows, without their weights, by the fastest way that can serve this layer."""
         if start == end:
             return []
+        if self.flex_serves:
+            return [self.flex(start, end)]
         if self.mask is not None or not self.sdpa_serves:
             forward = self.sdpa if self.sdpa_serves else self.eager
             return [forward(*rows)[0] for rows in self.chunks(start, end)]
@@ -271,8 +144,8 @@ class _Layer:
 
     def chunks(self, start: int, end: int, num_heads: int | None = None):
         """(start, end, first key) of chunks of query rows, bounded by the weights they give rise to, of all heads or of so many."""
-        per_row = self.query.shape[0] * (num_heads or self.query.shape[1]) * min(self.window, self.end)
-        step = max(1, weights_per_chunk(self.query.device) // per_row)
+        all_heads = self.query.shape[0] * (num_heads or self.query.shape[1])
+        step = chunk_rows(weights_per_chunk(self.query.device), all_heads, self.window, self.end)
         for a in range(start, end, step):
             yield a, min(a + step, end), max(0, a - self.window + 1)
 
@@ -298,8 +171,37 @@ class _Layer:
         mask.masked_fill_(~allowed, torch.finfo(query.dtype).min)
         return eager_attention_forward(self.module)(self.module, query, key, value, mask, **self.kw)
 
+    @property
+    def flex_serves(self) -> bool:
+        """Whether FlexAttention is to compute what SDPA cannot, or by a mask alone: of masks it is told the sliding window's."""
+        if self.mask is None:
+            return self.mass_is_fused and not self.sdpa_serves
+        return self.mass_is_fused and self.has_window
+
+    def flex(self, start: int, end: int) -> torch.Tensor:
+        """Some rows by FlexAttention."""
+        window = None if self.mask is None else self.window
+        how = {"softcap": self.kw.get(SOFTCAP), "sinks_H": self.kw.get(SINKS), "window": window}
+        from .flex import flex_output  # with which torch reads its compiler
+
+        return flex_output(*self._slices(start, end, 0), scaling=self.kw["scaling"], **how)
+
+    def mass(
+        self, start: int, heads: tuple[int, ...] | None, collected: ResponseAttention
+    ) -> tuple[torch.Tensor, int]:
+        """What rows from `start` on pay to keys, of some heads or of all, as `ResponseAttention.add_mass` takes it."""
+        first_key = 0 if self.mask is None else max(0, start - self.window + 1)
+        query, key, _ = self._slices(start, self.end, first_key)
+        share_BQ = collected.share(start, query.shape[2], query.device)
+        how = {"scaling": self.kw["scaling"], "softcap": self.kw.get(SOFTCAP), "sinks_H": self.kw.get(SINKS)}
+        if self.mask is not None:
+            how |= {"window": self.window} if self.has_window else {"mask": self._mask(start, self.end, first_key)}
+        return key_mass(query, key, share_BQ, heads=heads, **how), first_key
+
     def weights_give_outputs(self, heads: tuple[int, ...] | None) -> bool:
         """Whether rows whose weights are computed, of some heads or of all, need no other pass for their outputs."""
+        if self.mass_is_fused:
+            return False
         if not self.sdpa_serves:
             return True
         return heads is None and self.query.device.type not in OUTPUTS_ARE_FUSED
@@ -324,7 +226,8 @@ class _Layer:
         query, key = self.query[:, :, start - self.start :], self.key
         if heads is not None:
             groups = query.shape[1] // key.shape[1]
-            query, key = query[:, list(heads)], key[:, [head // groups for head in heads]]
+            wanted = to_device(torch.tensor(heads), query.device)
+            query, key = query.index_select(1, wanted), key.index_select(1, wanted // groups)
         (batch, num_heads, _, size), kv_heads = query.shape, key.shape[1]
         has_outputs, dtype = self.weights_give_outputs(heads), self.query.dtype
         # Scaled first: one pass over the scores less, for a rounding that queries had before.
@@ -350,6 +253,13 @@ class _Layer:
             return
         ones = torch.ones(end - start, end - start, dtype=torch.bool, device=scores.device)
         scores[..., start - first_key :].masked_fill_(ones.triu(1), lowest)  # they see all keys before the chunk's
+
+
+def key_mass(query: torch.Tensor, key: torch.Tensor, share_BQ: torch.Tensor, **how) -> torch.Tensor:
+    """`key_mass.key_mass`, where somebody asks for it: Triton comes with torch where there are GPUs alone."""
+    from .key_mass import key_mass
+
+    return key_mass(query, key, share_BQ, **how)
 
 
 def factors(*tensors: torch.Tensor) -> list[torch.Tensor]:

@@ -49,6 +49,7 @@ class ModelPairConfig:
         "load_in_4bit",
         "device_map",
         "attn_implementation",
+        "use_fused_attention",
         "use_liger_kernel",
         "trust_remote_code",
         "short_rope_scale",
@@ -123,6 +124,14 @@ class ModelPairConfig:
         metadata={
             "help": "Attention of the passes that collect no weights, e.g. 'flash_attention_2'. Default: SDPA, or the "
             "model's own function in chunks of rows where SDPA cannot serve the architecture."
+        },
+    )
+    use_fused_attention: bool = field(
+        default=False,
+        metadata={
+            "help": "On a GPU compute attention with soft-capped scores, attention sinks or sliding windows by FlexAttention, and the "
+            "weights of responses' rows by a kernel that writes none to memory. For models in half precision. Numbers differ by "
+            "rounding alone, which is tried when the model is loaded."
         },
     )
     use_liger_kernel: bool = field(

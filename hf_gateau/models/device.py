@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 
@@ -34,6 +35,14 @@ def synchronise(device) -> None:
         import torch
 
         getattr(torch, device.type).synchronize()
+
+
+def current(device: torch.device) -> AbstractContextManager:
+    """Make a GPU the process's current one for the time of a block: kernels written in Triton start there, wherever their tensors
+    are."""
+    import torch
+
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:

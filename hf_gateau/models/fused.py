@@ -1,6 +1,9 @@
-"""Norms, rotary embedding and gated MLPs of a model in one GPU kernel each, by liger-kernel, where `use_liger_kernel` asks for it.
+"""Kernels of a GPU that take the place of several, where somebody asks for them, once a few tokens have shown that the numbers stay.
 
-transformers computes each of these in several kernels, which read and write all rows of a layer every time, and on a fast card
+`use_fused_attention`: attention that torch's SDPA does not know (soft-capped scores, attention sinks) or knows by a mask alone
+(sliding windows) by torch's FlexAttention, and the weights of responses' rows by kernels of our own (key_mass.py).
+
+`use_liger_kernel`: norms, rotary embedding and gated MLPs in one kernel each, by liger-kernel. transformers computes each of these in several kernels, which read and write all rows of a layer every time, and on a fast card
 this is no small part of a pass over short sequences. The numbers differ by rounding alone.
 
 Liger exchanges functions and classes in transformers' own modules, where all models of a type would find them: others of the
@@ -10,17 +13,66 @@ rotary embedding, which is no module of a model, takes Liger's function on a GPU
 
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 
 from ..settings import a_type
+from .attention import IS_FUSED, attention_layers, decoder_of
+from .kernels import AMPERE, HALF
 from .loading import check_installed
-from .trial import are_alike, told_in_a_line, trial_nll
+from .trial import are_alike, told_in_a_line, trial_nll, trial_numbers
 
 
+# Share of the attention to a segment that kernels may differ by: queries and keys are rounded before their product, or it after
+ATTENTION_TOLERANCE = 0.05
 ROTARY = "apply_rotary_pos_emb"
 # The loss, which is not computed here; and torch's own layer norm, which would be exchanged for all models
 LEFT_OUT = {"cross_entropy": False, "fused_linear_cross_entropy": False, "layer_norm": False}
+
+
+def check_fused_attention(device: torch.device, dtype: str) -> None:
+    """Refuse `use_fused_attention` where it cannot serve, before weights are loaded.
+
+    Raises:
+        ImportError: Triton is not installed, in which the kernels are written.
+        ValueError: the device is no GPU that they serve, or the dtype none.
+    """
+    if device.type != "cuda":
+        raise ValueError(f"use_fused_attention needs an NVIDIA or AMD GPU, and the device is {device}; leave it out.")
+    if dtype not in HALF:
+        raise ValueError(f"use_fused_attention serves {' and '.join(HALF)}, and the dtype is {dtype}; leave it out.")
+    if not has_triton():
+        raise ImportError("use_fused_attention needs triton, which comes with torch for GPUs on Linux; leave it out.")
+    if torch.version.hip is None and (capability := torch.cuda.get_device_capability(device)) < AMPERE:
+        found = ".".join(map(str, capability))
+        raise ValueError(
+            f"use_fused_attention needs a GPU of compute capability 8.0, and this has {found}; leave it out."
+        )
+
+
+def has_triton() -> bool:
+    """Whether the language of the kernels is there."""
+    return find_spec("triton") is not None
+
+
+def use_fused_attention(name: str, model) -> None:
+    """Let a loaded model's attention go by fused kernels, once a few tokens have shown that its numbers stay.
+
+    Raises:
+        ValueError: they do not, or the kernels fail on this model or this device.
+    """
+    own, own_attention = trial_numbers(model)
+    for layer in attention_layers(decoder_of(model)):
+        setattr(layer, IS_FUSED, True)
+    with told_in_a_line(f"use_fused_attention: the kernels fail on {name!r}, {a_type(model)}", "leave it out"):
+        found, attention = trial_numbers(model)
+    far = max(abs(a - b) / max(b, 1e-9) for a, b in zip(attention, own_attention, strict=True))
+    if not (are_alike(found, own, model.dtype) and far <= ATTENTION_TOLERANCE):
+        raise ValueError(
+            f"use_fused_attention: with its kernels the numbers of {name!r}, {a_type(model)}, are others: {found:.4f} nats a "
+            f"token on a trial, without {own:.4f}, and attention differs by {far:.0%}; leave it out."
+        )
 
 
 def check_liger(name: str, model_config, device: torch.device) -> None:
@@ -53,6 +105,11 @@ def use_liger(name: str, model) -> None:
     Raises:
         ValueError: they do not, or Liger does not work with this model.
     """
+    if len(places := {x.device for x in model.parameters()}) > 1:  # its kernels start on the current GPU alone
+        raise ValueError(
+            f"use_liger_kernel needs a model on one GPU, and {name!r} is on {', '.join(sorted(map(str, places)))}; leave it "
+            "or device_map out."
+        )
     own = trial_nll(model)
     # It may have been made for another version of transformers
     with told_in_a_line(f"use_liger_kernel: Liger's kernels fail on {name!r}, {a_type(model)}", "leave it out"):

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .attention import attention_layers, decoder_of
+from .attention import IS_FUSED, attention_layers, decoder_of
 from .device import free_bytes
 from .packing import Limits, tokens_in_flight
 
 
 logger = logging.getLogger(__name__)
 
-CUDNN, FLASH, EFFICIENT, MATH, EAGER = NAMES = ("cuDNN", "flash", "efficient", "math", "eager")  # the fastest first
+# The fastest first
+CUDNN, FLASH, FLEX, EFFICIENT, MATH, EAGER = NAMES = ("cuDNN", "flash", "FlexAttention", "efficient", "math", "eager")
 # torch's numbers of its kernels, in which it says in which order it tries them
 NUMBERS = {0: MATH, 1: FLASH, 2: EFFICIENT, 3: CUDNN}
 HOPPER, AMPERE = (9, 0), (8, 0)
@@ -38,6 +39,7 @@ class AttentionCase:
         enabled: for each kernel whether torch may use it at all, by its flags.
         cudnn, built_with (*optional*): versions, such as (9, 10, 2), of the cuDNN that is loaded and of the one that torch was built with.
         sdpa (`bool`): whether SDPA serves the architecture.
+        flex (`bool`): whether FlexAttention serves it where SDPA does not (`use_fused_attention`).
     """
 
     capability: tuple[int, int]
@@ -49,6 +51,7 @@ class AttentionCase:
     cudnn: tuple[int, ...] | None = None
     built_with: tuple[int, ...] | None = None
     sdpa: bool = True
+    flex: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,12 @@ class AttentionKernel:
 
 def chosen_kernel(case: AttentionCase) -> AttentionKernel:
     """What serves a case: the first kernel in torch's order that it can use."""
+    if not case.sdpa and case.flex:
+        return AttentionKernel(FLEX)
     if not case.sdpa:
-        return AttentionKernel(EAGER, "torch's kernels do not serve soft-capped scores or attention sinks")
+        return AttentionKernel(
+            EAGER, "SDPA does not serve soft-capped scores or attention sinks; try use_fused_attention"
+        )
     name = next((x for x in case.order if case.enabled.get(x, True) and case.usable.get(x, False)), MATH)
     best = _best(case.capability)
     if NAMES.index(name) <= NAMES.index(best):
@@ -156,6 +163,7 @@ def _cases(model) -> list[AttentionCase]:
         "cudnn": None if library is None else tuple(library.getRuntimeVersion()),
         "built_with": None if library is None else tuple(library.getCompileVersion()),
         "sdpa": sdpa_serves(model),
+        "flex": any(getattr(x, IS_FUSED, False) for x in layers),
     }
     sizes = {getattr(x, "head_dim", None) or config.hidden_size // heads for x in layers}
     return [

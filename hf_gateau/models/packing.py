@@ -15,6 +15,8 @@ MOST_PADDING = 1 / 8  # share of a sequence that may be padding: less is cheaper
 # 7B model in half precision that is 65,000; a small one needs more tokens in flight to keep a GPU busy.
 ACTIVATION_BYTES, ACTIVATION_SHARE = 8 << 30, 1 / 3
 LEAST_TOKENS, MOST_TOKENS = 1_024, 1 << 18
+# Rows of a chunk of attention where each sees a window of keys: those of the window, and no fewer than so many
+LEAST_CHUNK_ROWS = 1_024
 HIDDEN_SIZES = ("hidden_size", "n_embd", "d_model", "dim", "emb_dim", "model_dim")
 
 
@@ -77,6 +79,21 @@ def activations_per_token(config) -> int:
     chosen = said.get("num_experts_per_tok") or 1
     experts = chosen * (said.get("moe_intermediate_size") or max(widths, default=0))
     return 3 * max([*widths, experts] if widths or experts else [4 * hidden]) + 8 * hidden
+
+
+def chunk_rows(most_weights: int, num_heads: int, window: int, num_keys: int) -> int:
+    """Query rows whose attention is computed at a time.
+
+    All rows of a chunk go over the keys of each of them: where rows see a window, one that is much longer would be mostly in vain.
+
+    Args:
+        most_weights (`int`): attention weights that a chunk may give rise to.
+        num_heads (`int`): heads of all sequences of a batch.
+        window (`int`): most keys that a row sees.
+        num_keys (`int`): keys of a sequence.
+    """
+    rows = max(1, most_weights // (num_heads * min(window, num_keys)))
+    return rows if window >= num_keys else min(rows, max(window, LEAST_CHUNK_ROWS))
 
 
 def pack(lengths: Sequence[int], batch_tokens: int, kinds: Sequence[int] | None = None) -> list[list[int]]:

@@ -62,6 +62,10 @@ class ModelPair:
                 f"short_pass='reuse' needs keys that do not depend on the length of the sequence, and {config.long_model!r} has "
                 f"a RoPE of type {next(iter(unsettled_after(self.long_config)))!r}; take short_pass='own'."
             )
+        if config.use_fused_attention:
+            from .fused import check_fused_attention
+
+            check_fused_attention(self.device, self.dtype)
         if config.use_liger_kernel:
             from .fused import check_liger
 
@@ -304,6 +308,10 @@ class ModelPair:
             )
         model = model.eval() if "device_map" in options else model.to(self.device).eval()
         check_measurable(name, model)
+        if self.config.use_fused_attention:
+            from .fused import use_fused_attention
+
+            use_fused_attention(name, model)
         if self.config.use_liger_kernel:
             from .fused import use_liger
 

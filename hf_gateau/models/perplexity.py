@@ -13,7 +13,7 @@ from torch import nn
 
 from .abilities import abilities_of
 from .attention import decoder_of
-from .device import exact_dtype, free_bytes, is_out_of_memory, release_memory, to_device
+from .device import current, exact_dtype, free_bytes, is_out_of_memory, release_memory, to_device
 from .last_layer import exchanged_forward, rows_read
 from .masks import one_sequence_a_row
 from .packing import Limits, pack
@@ -92,7 +92,7 @@ def batch_nlls(
     starts = [len(prompt) - 1 for prompt in prompts]
     ids_BT = padded(sequences, model.device)
     forget_lengths(model)
-    with one_sequence_a_row(), rows_read(model, min(starts)) as keywords:
+    with current(model.device), one_sequence_a_row(), rows_read(model, min(starts)) as keywords:
         outputs = decoder_of(model)(input_ids=ids_BT, use_cache=False, **keywords, **kwargs)
     hidden_BTD = outputs.last_hidden_state
     hidden_ND = torch.cat(

@@ -12,6 +12,7 @@ import torch
 from transformers import DynamicCache
 
 from .attention import decoder_of
+from .device import current
 from .last_layer import rows_read
 from .perplexity import batch_nlls, padded
 
@@ -34,7 +35,7 @@ class Prefill:
         # transformers 5.24 calls it `cache`, and warns of the name before
         self._name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
         ids_BT = padded(contexts, model.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), current(model.device):
             for piece_BT in ids_BT.split(int(min(piece_tokens, self.num_tokens)), dim=1):
                 with rows_read(model, piece_BT.shape[1]) as keywords:
                     decoder(input_ids=piece_BT, use_cache=True, **keywords, **{self._name: self._cache})

@@ -7,12 +7,13 @@ import torch
 
 from ..rows.samples import Sample
 from ..settings import a_type
-from .attention import ATTENTION_NAME, ResponseAttention
+from .attention import ATTENTION_NAME
+from .collected import ResponseAttention
 from .packing import Cut
 from .perplexity import batch_nlls
 
 
-NUM_TOKENS, NUM_RESPONSE = 24, 8
+NUM_TOKENS, NUM_RESPONSE, NUM_SEGMENT = 24, 8, 4
 # Nats a token that the two may differ by: in half precision experts are chosen anew by the last bit
 TOLERANCE = {torch.float32: 1e-3}
 HALF_TOLERANCE = 0.1
@@ -48,12 +49,17 @@ def told_in_a_line(what: str, advice: str) -> Iterator[None]:
 
 def trial_nll(model) -> float:
     """Mean negative log-likelihood of the trial's response as rows are measured, in nats a token."""
+    return trial_numbers(model)[0]
+
+
+def trial_numbers(model) -> tuple[float, list[float]]:
+    """The same, and the response's attention to each segment of the trial."""
     start = NUM_TOKENS - NUM_RESPONSE
     sample = Sample(_trial_ids(model).tolist(), 1, start - 1, start, NUM_TOKENS)
     attention = ResponseAttention([sample])
     nlls = batch_nlls(model, [sample.prompt], [sample.response], full=True, response_attention=attention)
-    attention.segment_means(Cut(NUM_TOKENS))
-    return nlls[0].mean().item()
+    [means] = attention.segment_means(Cut(NUM_SEGMENT))
+    return nlls[0].mean().item(), means
 
 
 @torch.inference_mode()

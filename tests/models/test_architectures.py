@@ -6,7 +6,9 @@ models themselves. Some types stand for their kind in the fast tests; all of the
 
 import json
 import math
+from collections.abc import Callable
 from importlib.resources import files
+from typing import Any
 
 import pytest
 import transformers
@@ -42,8 +44,9 @@ KINDS = (
 FOUND = json.loads((files("hf_gateau.models") / "architectures.json").read_text(encoding="utf-8"))
 
 
-def holds(model_type: str, folder: str, tokenizer) -> None:
-    """Assert that a type is refused before any row, or measured like its own full passes in every way."""
+def holds(model_type: str, folder: str, tokenizer, change: Callable[[str, Any], None] | None = None) -> None:
+    """Assert that a type is refused before any row, or measured like its own full passes in every way; also with a change to the
+    loaded model."""
     tiny_model(model_type, folder, tokenizer)
     if abilities_of(tiny_config(model_type)).refusal is not None:
         with pytest.raises((ValueError, KeyError)) as refused:
@@ -52,6 +55,8 @@ def holds(model_type: str, folder: str, tokenizer) -> None:
         return
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", attn_implementation="eager").eval()
     expectations, pair = [expected(model, sample) for sample in SAMPLES], open_pair(folder)
+    if change is not None:
+        change(model_type, pair.long)
     for way in WAYS:
         assert farthest(pair, way, expectations) <= TOLERANCE, way
     assert model_shape(pair.long).layers  # costs are reckoned

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from hf_gateau.models import attention
-from hf_gateau.models.attention import HeadAttention, ResponseAttention
+from hf_gateau.models.collected import HeadAttention, ResponseAttention
 from hf_gateau.models.config import ModelPairConfig
 from hf_gateau.models.packing import Cut
 from hf_gateau.models.pair import ModelPair
