@@ -9,11 +9,13 @@
   long pass with its attention, a window of 4k, the segments of 128. At the longest context also the whole row with
   retrieval heads in place of the segments. Shares are of the matrix rate; memory is what is above the loaded weights.
 - **long pass beside the plain decoder**: transformers' own decoder with SDPA, without logits or attention weights, by each kernel.
-- **fused kernels**: the long pass and the segments with transformers' own norms and gated MLPs, with `torch.compile`'s of them, and
-  with Liger's (`use_liger_kernel`), where it is installed; and how far the numbers are from the first.
+- **fused kernels**: the long pass and the segments with transformers' own kernels, with `use_fused_attention`, with `torch.compile`'s
+  norms and gated MLPs, and with Liger's (`use_liger_kernel`), where it is installed; how far the numbers are from the first, and the
+  memory. Then the long pass of four layers of models that SDPA serves in part or not at all (Gemma 2's soft-capped scores, GPT-OSS's
+  sinks, Gemma 3's windows), without and with `use_fused_attention`.
 - **rows from end to end**: `measure_together` of 100 rows of real text, about 7,500 tokens each, after loading; and what
   `make_plan` had said of them. Models of 135M and 1B parameters, random weights in SmolLM2's and Llama 3.2's shapes, a tokenizer
-  trained on the text. Random weights take the time of real ones.
+  trained on the text. Random weights take the time of real ones. Without fused kernels, and with all that there are.
 
 Parts that would begin after `--seconds` are left out, and named.
 """
@@ -23,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,13 +37,12 @@ from hf_gateau.measuring.costs import RowShape, Way, flops, model_shape, row_wor
 from hf_gateau.models.attention import ATTENTION_NAME
 from hf_gateau.models.collected import HeadAttention
 from hf_gateau.models.device import matrix_rate, synchronise
-from hf_gateau.models.fused import check_liger, use_liger
 from hf_gateau.models.kernels import attention_kernel
 from hf_gateau.models.packing import Cut
 from hf_gateau.models.perplexity import batch_nlls
 from hf_gateau.planning.pilot import Memory
 
-from . import common
+from . import common, fused
 from .long_context import SHORT_WINDOW, parts, random_model, random_sample
 
 
@@ -69,6 +70,7 @@ class Sizes:
     shape: str = "7b"
     contexts: tuple[int, ...] = (8_192, 32_768, 65_536)
     compared: int = 32_768  # the context of the plain decoder
+    of_types: int = 16_384  # that of models that SDPA does not serve
     response: int = 500
     segment: int = 128
     window: int = SHORT_WINDOW
@@ -84,7 +86,7 @@ class Sizes:
 
 ON_A_CARD = Sizes()
 AT_TOY_SIZE = Sizes(
-    "tiny", (256, 512), 512, 20, 64, 100, 1, ((2, 4, 64, 16),), 1 << 20, (("toy", TOY),), 4, 400, 2.0, "float32"
+    "tiny", (256, 512), 512, 256, 20, 64, 100, 1, ((2, 4, 64, 16),), 1 << 20, (("toy", TOY),), 4, 400, 2.0, "float32"
 )
 
 
@@ -191,8 +193,23 @@ def parts_of_rows(report: Report, sizes: Sizes, model, rate: float) -> None:
         header = (f"{sizes.compared:,} tokens, attention by", "plain decoder", "long pass", "plain / long pass")
         report.table(header, _beside_plain(sizes, model, rate))
     if report.has_time("fused kernels"):
-        header = (f"{sizes.compared:,} tokens, norms and MLPs", "long pass", "segments", "farthest, nats a token")
-        report.table(header, _fused(sizes, model, rate))
+        sample = random_sample(sizes.compared, sizes.response, model.config.vocab_size)
+        report.table(
+            (f"{sizes.compared:,} tokens, kernels", *fused.HEADER),
+            fused.ways(model, sample, _way(sizes), rate, _timed(sizes, model.device)),
+        )
+
+
+def types_of_models(report: Report, sizes: Sizes, device: torch.device) -> None:
+    """The long pass of models that SDPA serves in part or not at all, without and with fused attention."""
+    if report.has_time("models that SDPA does not serve"):
+        how = (_way(sizes), device, getattr(torch, sizes.dtype), _timed(sizes, device))
+        header = (f"{sizes.of_types:,} tokens, four layers of", *fused.HEADER_OF_TYPES)
+        report.table(header, fused.types(sizes.of_types, sizes.response, *how))
+
+
+def _timed(sizes: Sizes, device: torch.device) -> Callable[[Callable[[], object]], float]:
+    return lambda call: timed(call, device, sizes.repeats)
 
 
 def _way(sizes: Sizes, heads=None) -> Way:
@@ -261,59 +278,16 @@ def _beside_plain(sizes: Sizes, model, rate: float) -> Iterator[Sequence[str]]:
         yield kernel or "torch's choice", *cells, f"{both[0] / both[1]:.2f}"
 
 
-def _fused(sizes: Sizes, model, rate: float) -> Iterator[Sequence[str]]:
-    """Ways to compute what is neither a matrix product nor attention; the last cannot be undone."""
-    sample, shape = random_sample(sizes.compared, sizes.response, model.config.vocab_size), model_shape(model)
-    work = row_work(shape, shape, RowShape.of(sample), _way(sizes))
-    calls, own = parts(model, sample, _way(sizes)), None
-    for name, change in FUSED.items():
-        try:
-            with change(model):
-                cells = [
-                    f"{x:.3f} s, {flops(work[part]) / x / rate:.0%}"
-                    for part in ("long", "segments")
-                    for x in [timed(calls[part], model.device, sizes.repeats)]
-                ]
-                nlls = batch_nlls(model, [sample.prompt], [sample.response])[0]
-        except (ImportError, RuntimeError, ValueError) as error:
-            yield name, *[f"not measured: {' '.join(str(error).split())[:80]}"] * 2, ""
-            continue
-        own = nlls if own is None else own
-        yield name, *cells, f"{(nlls - own).abs().max().item():.1e}"
-
-
-@contextmanager
-def _compiled(model) -> Iterator[None]:
-    """Every norm and MLP by `torch.compile`, for any number of rows."""
-    if model.device.type != "cuda":
-        raise RuntimeError("on a GPU alone")
-    modules = [x for x in model.modules() if type(x).__name__.endswith(("RMSNorm", "MLP"))]
-    for module in modules:
-        module.forward = torch.compile(module.forward, dynamic=True)
-    try:
-        yield
-    finally:
-        for module in modules:
-            del module.forward
-
-
-@contextmanager
-def _liger(model) -> Iterator[None]:
-    check_liger("the model", model.config, model.device)
-    use_liger("the model", model)
-    yield
-
-
-FUSED = {"transformers'": nullcontext, "torch.compile's": _compiled, "Liger's": _liger}
-
-
 # Rows from end to end
+
+END_TO_END = {"transformers'": {}, "fused": {"use_fused_attention": True, "use_liger_kernel": True}}
 
 
 def rows_end_to_end(report: Report, sizes: Sizes, device: torch.device) -> None:
     """`make_plan`, then `measure_together`, of the same rows."""
     header = (
         "model",
+        "kernels",
         "rows",
         "tokens",
         "planned s",
@@ -346,15 +320,23 @@ def _end_to_end(report: Report, sizes: Sizes, device: torch.device) -> Iterator[
             measure = {"segment_length": sizes.segment, "store": str(Path(folder, "store.sqlite"))}
             plan = make_plan(ds, ModelPairConfig(**pair), MeasureConfig(**measure), pilot_seconds=sizes.pilot_seconds)
             said = plan["seconds"]["total"] - plan["seconds"]["loading"] - plan["seconds"]["laying_out"]
-            scorer, told = GateauScorer(**pair, **measure), []
-            scorer.start().get_ready()
-            measure_together(ds, scorer, told.append)
-            [summary] = told
-            assert summary.measured == len(ds), summary.lines()
-            seconds = summary.measuring_seconds
-            speed, share = f"{summary.tokens_per_second:,.0f}", f"{summary.share_of_matrix_rate:.0%}"
-            cells = f"{said:.2f}", f"{seconds:.2f}", f"{said / seconds:.2f}", speed, share
-            yield name, str(len(ds)), f"{summary.tokens:,}", *cells
+            for kernels, options in END_TO_END.items():
+                told = []
+                try:
+                    scorer = GateauScorer(
+                        **pair, **measure | {"store": str(Path(folder, f"{kernels}.sqlite"))}, **options
+                    )
+                    scorer.start().get_ready()
+                except fused.FAILURES as error:
+                    yield name, kernels, str(len(ds)), "", "", fused.why_not(error), "", "", ""
+                    continue
+                measure_together(ds, scorer, told.append)
+                [summary] = told
+                assert summary.measured == len(ds), summary.lines()
+                seconds = summary.measuring_seconds
+                speed, share = f"{summary.tokens_per_second:,.0f}", f"{summary.share_of_matrix_rate:.0%}"
+                cells = f"{said:.2f}", f"{seconds:.2f}", f"{said / seconds:.2f}", speed, share
+                yield name, kernels, str(len(ds)), f"{summary.tokens:,}", *cells
 
 
 def save_model(folder: Path, shape: dict, dtype: str, text: str, device: torch.device) -> str:
@@ -418,6 +400,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
     rows_end_to_end(report, sizes, device)
+    types_of_models(report, sizes, device)
     report.say(f"\n{time.monotonic() - report.started:.0f} seconds in all.")
     if args.output:
         Path(args.output).write_text("\n".join(report.lines) + "\n", encoding="utf-8")

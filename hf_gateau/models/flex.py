@@ -98,7 +98,7 @@ def seen_blocks(num_rows: int, num_keys: int, window: int | None, device: torch.
     any_seen = (first_key <= last_row) & (last_key > first_row - width)
     all_seen = (last_key <= first_row) & (first_key > last_row - width)
     partly, wholly = (_places(x[None, None]) for x in (any_seen & ~all_seen, all_seen))
-    return BlockMask.from_kv_blocks(*partly, *wholly, BLOCK, sees, (num_rows, num_keys), compute_q_blocks=False)
+    return BlockMask.from_kv_blocks(*partly, *wholly, BLOCK, sees, (num_rows, num_keys))
 
 
 def _places(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

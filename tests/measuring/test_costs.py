@@ -199,6 +199,23 @@ def test_chunks_shrink_what_a_long_row_computes():
     assert forward_work(chunked, 1, 400, 0)[2] < 4 * 8 * 400 * 60
 
 
+def test_rows_that_see_a_window_go_in_chunks_no_longer_than_that():
+    """However many weights a device has room for: a chunk of 1,024 rows computes 1,073 keys for each of them, not 8,000."""
+    model = ModelShape(0, 0, ((LayerShape(8, 2, 50), 1),), sdpa=True, weights_per_chunk=1 << 40)
+    assert forward_work(model, 1, 8_000, 0)[2] <= 4 * 8 * 8_000 * (1_024 + 49)
+
+
+def test_fused_attention_by_hand():
+    """FlexAttention computes what rows see; the sum of weights takes two products of queries and keys a pair."""
+    layers = ((LayerShape(8, 2, 4), 1), (LayerShape(8, 2, None), 2))
+    model = ModelShape(0, 0, layers, sdpa=False, weights_per_chunk=1 << 21, flex=True)
+    seen = 1 + 2 + 3 + 7 * 4 + 2 * 55  # of ten rows, in one layer by a window of 4
+    assert forward_work(model, 2, 10, 0)[2:4].tolist() == [4 * 8 * 2 * seen, 0]
+    rectangle = 4 * 10  # of four rows and the keys up to the last; where they see a window, of the seven that they see
+    weights = 2 * 2 * 2 * 4 * (4 * 7 + 2 * rectangle)
+    assert forward_work(model, 1, 10, 4, split=6)[3] == weights
+
+
 def test_no_part_needs_torch_at_import():
     import subprocess
     import sys

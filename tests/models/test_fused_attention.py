@@ -4,6 +4,7 @@ a slow and obvious stand-in for the kernel that adds up weights; the kernel itse
 import importlib.util
 import itertools
 import json
+import math
 import subprocess
 import sys
 
@@ -12,15 +13,15 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from hf_gateau import GateauScorer
+from hf_gateau.measuring.passes import measure_samples
 from hf_gateau.models import attention, flex, fused
-from hf_gateau.models.attention import attention_layers, decoder_of
 from hf_gateau.models.collected import HeadAttention
 from hf_gateau.models.config import ModelPairConfig
-from hf_gateau.models.packing import Cut
+from hf_gateau.models.packing import Cut, Limits
 from hf_gateau.models.pair import ModelPair
 from hf_gateau.models.perplexity import batch_nlls
 from tests.architectures import MODEL_TYPES, SAMPLES, open_pair, tiny_model
-from tests.measured import SETTINGS
+from tests.measured import SETTINGS, make_sample
 from tests.models.attention_references import slow_key_mass, slow_output
 from tests.models.test_architectures import KINDS, holds
 
@@ -230,5 +231,8 @@ def test_the_kernels_on_a_card(shape, size, dtype):
 def test_a_model_on_a_card_has_the_same_numbers_with_and_without(model_type, tmp_path, tokenizer):
     tiny_model(model_type, str(tmp_path), tokenizer)
     how = {"long_model": str(tmp_path), "short_window": 64, "device": "cuda", "dtype": "bfloat16"}
-    for layer in attention_layers(decoder_of(ModelPair(ModelPairConfig(**how, use_fused_attention=True)).long)):
-        assert getattr(layer, attention.IS_FUSED)  # the trial at loading compared them
+    pairs = [ModelPair(ModelPairConfig(**how, use_fused_attention=x)) for x in (False, True)]
+    samples, cut = [make_sample(3_000, 30, 60), make_sample(700, 9, 7)], Cut(64)
+    for without, with_ in zip(*(measure_samples(pair, samples, cut, Limits(8_192)) for pair in pairs), strict=True):
+        assert math.log(with_.ppl_long) == pytest.approx(math.log(without.ppl_long), abs=0.05)
+        assert with_.segment_attention == pytest.approx(without.segment_attention, rel=0.05)

@@ -12,6 +12,7 @@ from hf_gateau.models.kernels import (
     EAGER,
     EFFICIENT,
     FLASH,
+    FLEX,
     MATH,
     AttentionCase,
     attention_kernel,
@@ -48,7 +49,9 @@ FLASH_FIRST = (FLASH, EFFICIENT, MATH, CUDNN)
         (A100, "bfloat16", 512, (CUDNN, FLASH), {}, EFFICIENT, "flash does not serve heads of 512"),
         (T4, "float16", 128, (CUDNN, FLASH, EFFICIENT), {}, MATH, "torch cannot use efficient"),
         (T4, "float16", 128, (CUDNN, FLASH), {"enabled": ALL | {EFFICIENT: False}}, MATH, "enable_mem_efficient_sdp"),
-        (H100, "bfloat16", 128, (), {"sdpa": False}, EAGER, "soft-capped scores or attention sinks"),
+        (H100, "bfloat16", 128, (), {"sdpa": False}, EAGER, "soft-capped scores or attention sinks; try use_fused_attention"),
+        (H100, "bfloat16", 128, (), {"sdpa": False, "flex": True}, FLEX, None),
+        (H100, "bfloat16", 128, (), {"flex": True}, CUDNN, None),
     ],
 )  # fmt: skip
 def test_tables(capability, dtype, size, lacks, more, name, reason):

@@ -10,7 +10,14 @@ from transformers import AutoConfig
 
 from hf_gateau.models import kernels
 from hf_gateau.models.kernels import AttentionKernel, fit_to_device
-from hf_gateau.models.packing import LEAST_TOKENS, MOST_TOKENS, Limits, activations_per_token, tokens_in_flight
+from hf_gateau.models.packing import (
+    LEAST_TOKENS,
+    MOST_TOKENS,
+    Limits,
+    activations_per_token,
+    chunk_rows,
+    tokens_in_flight,
+)
 from tests.architectures import MODEL_TYPES, tiny_config
 from tests.models.test_kernels import OnACard
 
@@ -36,6 +43,22 @@ SMALL = AutoConfig.for_model("llama", hidden_size=576, intermediate_size=1536)
 )
 def test_tokens_in_flight(config, itemsize, free, expected):
     assert tokens_in_flight(config, itemsize, free) == expected
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "most, heads, window, keys, rows",
+    [
+        (1 << 21, 4, 8_000, 8_000, 65),  # as many as give rise to so many weights
+        (1 << 21, 4, 500, 400, 1_310),  # the window shows all
+        (1 << 27, 8, 1_024, 32_768, 1_024),  # a GPU has room for 16,384 rows, which would all go over 17,407 keys
+        (1 << 27, 8, 4_096, 32_768, 4_096),
+        (1 << 27, 64, 128, 32_768, 1_024),
+        (1 << 10, 8, 1_024, 32_768, 1),
+    ],
+)
+def test_rows_of_a_chunk(most, heads, window, keys, rows):
+    assert chunk_rows(most, heads, window, keys) == rows
 
 
 def test_every_architecture_has_a_size():
