@@ -11,11 +11,12 @@ from hf_gateau.models.attention import ATTENTION_NAME, IS_FUSED
 from hf_gateau.models.fused import check_fused_attention, check_liger, use_fused_attention, use_liger
 from hf_gateau.models.perplexity import batch_nlls
 from hf_gateau.planning.pilot import Memory
+from hf_gateau.rows.samples import Sample
 
 from .long_context import GIB, parts, random_sample
 
 
-HEADER = ("long pass", "segments", "farthest, nats a token", "GiB above the weights")
+HEADER = ("farthest, nats a token", "GiB above the weights")
 FAILURES = (ImportError, RuntimeError, ValueError)  # of a kernel that is not there, or does not run here
 HEADER_OF_TYPES = ("without", "with fused attention", "without / with", "farthest, nats a token")
 # Four layers in the widths of real models, fewer experts
@@ -38,24 +39,27 @@ TYPES: dict[str, tuple[str, dict[str, Any]]] = {
 NUM_LAYERS, VOCAB_SIZE = 4, 32_000
 
 
-def ways(model, sample, way: Way, rate: float, timed: Callable[[Callable], float]) -> Iterator[Sequence[str]]:
-    """A line for each way to compute, the last of which cannot be undone."""
-    shape, memory = model_shape(model), Memory(model.device)
-    work, calls, own = row_work(shape, shape, RowShape.of(sample), way), parts(model, sample, way), None
+def ways(
+    model, samples: dict[str, Sample], way: Way, rate: float, timed: Callable[[Callable], float]
+) -> Iterator[Sequence[str]]:
+    """A line for each way to compute parts of samples, the last of which cannot be undone."""
+    shape, memory, own = model_shape(model), Memory(model.device), None
+    work = {part: flops(row_work(shape, shape, RowShape.of(sample), way)[part]) for part, sample in samples.items()}
+    calls = {part: parts(model, sample, way)[part] for part, sample in samples.items()}
     for name, change in WAYS.items():
         try:
             with change(model):
-                seconds = {part: timed(calls[part]) for part in ("long", "segments")}
+                seconds = {part: timed(call) for part, call in calls.items()}
                 loaded = memory.now()
                 memory.reset_peak()
                 calls["long"]()
                 above = (memory.peak() - loaded) / GIB
-                nlls = batch_nlls(model, [sample.prompt], [sample.response])[0]
+                nlls = batch_nlls(model, [samples["long"].prompt], [samples["long"].response])[0]
         except FAILURES as error:
             yield name, why_not(error), "", "", ""
             continue
         own = nlls if own is None else own
-        cells = [f"{x:.3f} s, {flops(work[part]) / x / rate:.0%}" for part, x in seconds.items()]
+        cells = [f"{x:.3f} s, {work[part] / x / rate:.0%}" for part, x in seconds.items()]
         yield name, *cells, f"{(nlls - own).abs().max().item():.1e}", f"{above:.1f}"
 
 
