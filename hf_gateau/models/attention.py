@@ -15,6 +15,7 @@ Shapes: B batch, H heads, K keys (all tokens so far), T rows computed now, Q row
 import sys
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -180,11 +181,10 @@ class _Layer:
 
     def flex(self, start: int, end: int) -> torch.Tensor:
         """Some rows by FlexAttention."""
-        window = None if self.mask is None else self.window
-        how = {"softcap": self.kw.get(SOFTCAP), "sinks_H": self.kw.get(SINKS), "window": window}
         from .flex import flex_output  # with which torch reads its compiler
 
-        return flex_output(*self._slices(start, end, 0), scaling=self.kw["scaling"], **how)
+        window = None if self.mask is None else self.window
+        return flex_output(*self._slices(start, end, 0), **self._scoring(), window=window)
 
     def mass(
         self, start: int, heads: tuple[int, ...] | None, collected: ResponseAttention
@@ -193,10 +193,14 @@ class _Layer:
         first_key = 0 if self.mask is None else max(0, start - self.window + 1)
         query, key, _ = self._slices(start, self.end, first_key)
         share_BQ = collected.share(start, query.shape[2], query.device)
-        how = {"scaling": self.kw["scaling"], "softcap": self.kw.get(SOFTCAP), "sinks_H": self.kw.get(SINKS)}
+        seen = {}
         if self.mask is not None:
-            how |= {"window": self.window} if self.has_window else {"mask": self._mask(start, self.end, first_key)}
-        return key_mass(query, key, share_BQ, heads=heads, **how), first_key
+            seen = {"window": self.window} if self.has_window else {"mask": self._mask(start, self.end, first_key)}
+        return key_mass(query, key, share_BQ, heads=heads, **self._scoring(), **seen), first_key
+
+    def _scoring(self) -> dict[str, Any]:
+        """What scores are made by, as fused kernels take it."""
+        return {"scaling": self.kw["scaling"], "softcap": self.kw.get(SOFTCAP), "sinks_H": self.kw.get(SINKS)}
 
     def weights_give_outputs(self, heads: tuple[int, ...] | None) -> bool:
         """Whether rows whose weights are computed, of some heads or of all, need no other pass for their outputs."""

@@ -27,7 +27,7 @@ def key_mass(
     key: torch.Tensor,
     share_BQ: torch.Tensor,
     *,
-    scaling: float,
+    scaling: float | None = None,
     heads: tuple[int, ...] | None = None,
     softcap: float | None = None,
     sinks_H: torch.Tensor | None = None,
@@ -42,7 +42,7 @@ def key_mass(
         query: (B, H, Q, D), the last Q rows of their sequences.
         key: (B, G, K, D); H is a multiple of G.
         share_BQ: float32 (B, Q).
-        scaling (`float`): of the scores.
+        scaling (`float`, *optional*): of the scores; default 1 / sqrt(D).
         heads (*optional*): those that are wanted; default all.
         softcap (`float`, *optional*): c of c tanh(score / c).
         sinks_H (*optional*): of each head a score more, that no key has.
@@ -67,7 +67,7 @@ def key_mass(
     parts = triton.cdiv(num_keys, part_keys)
     masks = query if mask is None else mask.expand(batch, -1, -1, -1)[:, 0].view(torch.uint8)
     shared = {
-        "window": window or num_keys, "scale": scaling, "cap": softcap or 0.0,
+        "window": window or num_keys, "scale": size**-0.5 if scaling is None else scaling, "cap": softcap or 0.0,
         "num_heads": num_heads, "num_rows": num_rows, "num_keys": num_keys,
         "qb": query.stride(0), "qh": query.stride(1), "qr": query.stride(2),
         "kb": key.stride(0), "kh": key.stride(1), "kk": key.stride(2),
@@ -100,7 +100,7 @@ def _scores(
     IS_CAPPED: tl.constexpr, IS_MASKED: tl.constexpr,
 ):  # fmt: skip
     """Scores of a tile of rows and keys in units of log 2; minus infinity where a row may not look."""
-    scores = tl.dot(queries, tl.trans(key_tile)) * scale
+    scores = tl.dot(queries, tl.trans(key_tile), input_precision="ieee") * scale
     if IS_CAPPED:  # tanh
         scores = cap * (2 * tl.sigmoid(2 * scores / cap) - 1)
     seen = in_rows[:, None] & in_keys[None, :]

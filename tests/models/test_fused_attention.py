@@ -87,7 +87,7 @@ def test_a_model_whose_numbers_are_others_is_refused(tmp_path, tokenizer, monkey
     monkeypatch.setattr(
         attention, "key_mass", lambda query, key, share_BQ, **how: 2 * slow_key_mass(query, key, share_BQ, **how)
     )
-    with pytest.raises(ValueError, match="are others: .* and attention differs by 100%; leave it out"):
+    with pytest.raises(ValueError, match="are others: .* and attention to a segment differs by 100%; leave it out"):
         fused.use_fused_attention("its name", model)
 
     def fails(*args, **how):
