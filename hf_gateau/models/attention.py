@@ -43,8 +43,8 @@ KERNELS_KNOW_PAST = ("cuda",)
 OUTPUTS_ARE_FUSED = ("cuda",)
 # What SDPA cannot serve, by the names that transformers hands it to attention functions under; the last no fused kernel either
 EAGER_ALONE = (SOFTCAP, SINKS, BIAS) = ("softcap", "s_aux", "position_bias")
-# Of an attention layer: whether fused kernels may compute what SDPA does not
-IS_FUSED = "gateau_is_fused"
+# Of an attention layer: whether fused kernels may compute what SDPA does not; whether sinks are seen in its weights, once that is known
+IS_FUSED, SINKS_WEIGH = "gateau_is_fused", "gateau_sinks_weigh"
 
 
 class LowerRight(CausalBias):
@@ -196,7 +196,23 @@ class _Layer:
         seen = {}
         if self.mask is not None:
             seen = {"window": self.window} if self.has_window else {"mask": self._mask(start, self.end, first_key)}
-        return key_mass(query, key, share_BQ, heads=heads, **self._scoring(), **seen), first_key
+        scoring = self._scoring()
+        if scoring["sinks_H"] is not None and not self._sinks_weigh():
+            scoring["sinks_H"] = None
+        return key_mass(query, key, share_BQ, heads=heads, **scoring, **seen), first_key
+
+    def _sinks_weigh(self) -> bool:
+        """Whether the weights that the model's eager function gives leave to a sink what it takes: those of Granite add up to 1, and
+        what the sink takes is taken from the outputs alone."""
+        if (known := getattr(self.module, SINKS_WEIGH, None)) is not None:
+            return known
+        query, key, value = (
+            torch.zeros_like(x[:1, :, :1], dtype=torch.float32) for x in (self.query, self.key, self.value)
+        )
+        mask = query.new_zeros(1, 1, 1, 1)
+        _, weights = eager_attention_forward(self.module)(self.module, query, key, value, mask, **self.kw)
+        setattr(self.module, SINKS_WEIGH, bool((weights < 1 - 1e-6).any()))
+        return getattr(self.module, SINKS_WEIGH)
 
     def _scoring(self) -> dict[str, Any]:
         """What scores are made by, as fused kernels take it."""

@@ -81,5 +81,6 @@ def are_alike(found: float, other: float, dtype: torch.dtype) -> bool:
 
 def _trial_ids(model) -> torch.Tensor:
     config = model.config.get_text_config()
-    most = min(config.vocab_size, getattr(config, "vocab_size_per_layer_input", config.vocab_size))
+    embedded = len(model.get_input_embeddings().weight)  # of a decoder's own vocabulary, such as Marian's
+    most = min(config.vocab_size, getattr(config, "vocab_size_per_layer_input", config.vocab_size), embedded)
     return torch.randint(most, (NUM_TOKENS,), generator=torch.Generator().manual_seed(0))
