@@ -17,7 +17,6 @@ from .long_context import GIB, parts, random_sample
 
 
 HEADER = ("farthest, nats a token", "GiB above the weights")
-FAILURES = (ImportError, RuntimeError, ValueError)  # of a kernel that is not there, or does not run here
 HEADER_OF_TYPES = ("without", "with fused attention", "without / with", "farthest, nats a token")
 # Four layers in the widths of real models, fewer experts
 TYPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -40,13 +39,15 @@ NUM_LAYERS, VOCAB_SIZE = 4, 32_000
 
 
 def ways(
-    model, samples: dict[str, Sample], way: Way, rate: float, timed: Callable[[Callable], float]
+    report, model, samples: dict[str, Sample], way: Way, rate: float, timed: Callable[[Callable], float]
 ) -> Iterator[Sequence[str]]:
     """A line for each way to compute parts of samples, the last of which cannot be undone."""
     shape, memory, own = model_shape(model), Memory(model.device), None
     work = {part: flops(row_work(shape, shape, RowShape.of(sample), way)[part]) for part, sample in samples.items()}
     calls = {part: parts(model, sample, way)[part] for part, sample in samples.items()}
     for name, change in WAYS.items():
+        if not report.has_time(f"{name} kernels"):
+            return
         try:
             with change(model):
                 seconds = {part: timed(call) for part, call in calls.items()}
@@ -55,7 +56,7 @@ def ways(
                 calls["long"]()
                 above = (memory.peak() - loaded) / GIB
                 nlls = batch_nlls(model, [samples["long"].prompt], [samples["long"].response])[0]
-        except FAILURES as error:
+        except Exception as error:  # whatever a kernel's own code raises
             yield name, why_not(error), "", "", ""
             continue
         own = nlls if own is None else own
@@ -64,10 +65,18 @@ def ways(
 
 
 def types(
-    context: int, response: int, way: Way, device: torch.device, dtype: torch.dtype, timed: Callable[[Callable], float]
+    report,
+    context: int,
+    response: int,
+    way: Way,
+    device: torch.device,
+    dtype: torch.dtype,
+    timed: Callable[[Callable], float],
 ) -> Iterator[Sequence[str]]:
     """A line for each type of model that SDPA serves in part or not at all: its long pass without and with fused attention."""
     for name, (model_type, sizes) in TYPES.items():
+        if not report.has_time(name):
+            return
         try:
             check_fused_attention(device, str(dtype).removeprefix("torch."))
             model = _random_model(model_type, sizes, device, dtype)
@@ -76,7 +85,7 @@ def types(
                 with change(model):
                     seconds.append(timed(parts(model, sample, way)["long"]))
                     nlls += batch_nlls(model, [sample.prompt], [sample.response])
-        except FAILURES as error:
+        except Exception as error:  # whatever a kernel's own code raises
             yield name, why_not(error), "", "", ""
             continue
         ratio, far = f"{seconds[0] / seconds[1]:.2f}", f"{(nlls[1] - nlls[0]).abs().max().item():.1e}"
@@ -102,7 +111,7 @@ def why_not(error: Exception) -> str:
 def fused_attention(model) -> Iterator[None]:
     """`use_fused_attention` for the time of a block."""
     check_fused_attention(model.device, str(model.dtype).removeprefix("torch."))
-    use_fused_attention("the model", model)
+    use_fused_attention("the model", model)  # which takes itself back where it fails
     try:
         yield
     finally:

@@ -199,7 +199,7 @@ def parts_of_rows(report: Report, sizes: Sizes, model, rate: float) -> None:
         contexts = {"long": sizes.compared, "segments": sizes.contexts[0]}
         samples = {x: random_sample(n, sizes.response, model.config.vocab_size) for x, n in contexts.items()}
         header = ("kernels", *(f"{x}, {n:,} tokens" for x, n in contexts.items()), *fused.HEADER)
-        report.table(header, fused.ways(model, samples, _way(sizes), rate, _timed(sizes, model.device)))
+        report.table(header, fused.ways(report, model, samples, _way(sizes), rate, _timed(sizes, model.device)))
 
 
 def types_of_models(report: Report, sizes: Sizes, device: torch.device) -> None:
@@ -207,7 +207,7 @@ def types_of_models(report: Report, sizes: Sizes, device: torch.device) -> None:
     if report.has_time("models that SDPA does not serve"):
         how = (_way(sizes), device, getattr(torch, sizes.dtype), _timed(sizes, device))
         header = (f"{sizes.of_types:,} tokens, four layers of", *fused.HEADER_OF_TYPES)
-        report.table(header, fused.types(sizes.of_types, sizes.response, *how))
+        report.table(header, fused.types(report, sizes.of_types, sizes.response, *how))
 
 
 def _timed(sizes: Sizes, device: torch.device) -> Callable[[Callable[[], object]], float]:
@@ -331,16 +331,15 @@ def _end_to_end(report: Report, sizes: Sizes, device: torch.device) -> Iterator[
                     measure["store"] = str(Path(folder, f"{kernels}.sqlite"))
                     scorer = GateauScorer(**pair, **measure, **options)
                     scorer.start().get_ready()
-                except fused.FAILURES as error:
+                    measure_together(ds, scorer, told.append)
+                except Exception as error:  # whatever a kernel's own code raises
                     yield name, kernels, str(len(ds)), "", "", fused.why_not(error), "", "", ""
                     continue
-                measure_together(ds, scorer, told.append)
                 [summary] = told
-                assert summary.measured == len(ds), summary.lines()
                 seconds = summary.measuring_seconds
                 speed, share = f"{summary.tokens_per_second:,.0f}", f"{summary.share_of_matrix_rate:.0%}"
                 cells = f"{said:.2f}", f"{seconds:.2f}", f"{said / seconds:.2f}", speed, share
-                yield name, kernels, str(len(ds)), f"{summary.tokens:,}", *cells
+                yield name, kernels, f"{summary.measured} of {len(ds)}", f"{summary.tokens:,}", *cells
 
 
 def save_model(folder: Path, shape: dict, dtype: str, text: str, device: torch.device) -> str:
@@ -389,9 +388,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes, device = (AT_TOY_SIZE, torch.device("cpu")) if args.toy else (ON_A_CARD, torch.device("cuda", 0))
     sizes = sizes if args.rows is None else replace(sizes, rows=args.rows)
     report = Report(args.seconds)
+    try:
+        run(report, sizes, device)
+    finally:  # what was measured is not lost to a part that fails
+        if args.output:
+            Path(args.output).write_text("\n".join(report.lines) + "\n", encoding="utf-8")
+
+
+def run(report: Report, sizes: Sizes, device: torch.device) -> None:
+    """All parts, one after the other."""
     dtype = getattr(torch, sizes.dtype)
     model, rate = random_model(sizes.shape, dtype, device), matrix_rate(device, dtype)
-    if args.toy:
+    if device.type == "cpu":
         report.say(f"{NO_GPU}\n\n{common.hardware()}, torch {torch.__version__}")
     else:
         kernel = attention_kernel(model)
@@ -403,11 +411,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     del model
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    rows_end_to_end(report, sizes, device)
     types_of_models(report, sizes, device)
+    rows_end_to_end(report, sizes, device)
     report.say(f"\n{time.monotonic() - report.started:.0f} seconds in all.")
-    if args.output:
-        Path(args.output).write_text("\n".join(report.lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

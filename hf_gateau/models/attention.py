@@ -247,7 +247,7 @@ class _Layer:
         if heads is not None:
             groups = query.shape[1] // key.shape[1]
             wanted = to_device(torch.tensor(heads), query.device)
-            query, key = query.index_select(1, wanted), key.index_select(1, wanted // groups)
+            query, key = query[:, wanted], key[:, wanted // groups]
         (batch, num_heads, _, size), kv_heads = query.shape, key.shape[1]
         has_outputs, dtype = self.weights_give_outputs(heads), self.query.dtype
         # Scaled first: one pass over the scores less, for a rounding that queries had before.

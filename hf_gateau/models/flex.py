@@ -1,26 +1,31 @@
 """Attention that SDPA does not know how to compute, or by a mask alone, by torch's FlexAttention: soft-capped scores, attention sinks,
 sliding windows.
 
-Compiled for any number of rows and keys, so that rows of many lengths need a compilation for each kind of layer alone. What is
-compiled anew for one sequence or several, for rows at the start or after a past, is few and told by the shapes.
+Compiled for any number of sequences, rows and keys: of one kind of layer some four times, for one sequence or several, and one row or
+several, whatever their lengths are.
 
 Shapes: B batch, H heads, G heads of keys, Q rows, K keys, D head size.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 
 import torch
 from torch._dynamo import config as dynamo
+from torch.fx.experimental import _config as shapes
 from torch.nn.attention import flex_attention
 from torch.nn.attention.flex_attention import BlockMask
 
 
 BLOCK = 128  # rows and keys that are left out or computed together
-# Of one kind of layer: torch's own limit, 8, is less than the kinds of shapes, and beyond it scores would be whole matrices
-MOST_COMPILED = 64
+# torch counts the compilations for all models of a process together, and beyond 8 scores would be whole matrices
+LIMITS = dict.fromkeys(("cache_size_limit", "accumulated_cache_size_limit"), 1 << 20)
 # One kernel for few rows and many: that for few has limits of its own
 OPTIONS = {"FORCE_USE_FLEX_ATTENTION": True}
+# What a backward pass needs of a mask, which newer torch leaves out where it is told so
+HAS_CHOICE = "compute_q_blocks" in inspect.signature(BlockMask.from_kv_blocks).parameters
+NO_GRADIENT = {"compute_q_blocks": False} if HAS_CHOICE else {}
 
 
 def flex_output(
@@ -50,13 +55,20 @@ def flex_output(
     how["block_mask"] = seen_blocks(query.shape[2], key.shape[2], window, query.device)
     if softcap is not None:
         how["score_mod"] = _capping(softcap, query.device)
-    attend = _compiled()
-    with dynamo.patch(recompile_limit=MOST_COMPILED):
+    attend, tensors = _compiled(), [_laid_out(x) for x in (query, key, value)]
+    # Lengths that happen to be equal are no kind of their own
+    with dynamo.patch(**LIMITS), shapes.patch(use_duck_shape=False):
         if sinks_H is None:
-            return attend(query, key, value, **how).transpose(1, 2)
-        output, lse = attend(query, key, value, **how, **_asked_for_sums())
+            return attend(*tensors, **how).transpose(1, 2)
+        output, lse = attend(*tensors, **how, **_asked_for_sums())
     kept = torch.sigmoid(getattr(lse, "lse", lse) - sinks_H.float()[:, None])  # what the sink leaves of a row
-    return (output * kept[..., None]).to(query.dtype).transpose(1, 2)
+    return (output * kept[..., None].to(output.dtype)).transpose(1, 2)
+
+
+def _laid_out(tensor: torch.Tensor) -> torch.Tensor:
+    """(B, H, T, D) as models mostly have it, token by token: keys that were kept, or some rows of a pass, are not."""
+    tokens = tensor.transpose(1, 2)
+    return tokens.reshape(-1).view(tokens.shape).transpose(1, 2)  # the strides of one sequence or one row too
 
 
 @functools.cache
@@ -75,18 +87,18 @@ def _asked_for_sums() -> dict:
 @functools.cache
 def _capping(softcap: float, device: torch.device) -> Callable:
     """What soft-caps a score. The number is a tensor, for which nothing is compiled anew."""
-    cap = torch.tensor(softcap, device=device)
+    cap = torch.full((), softcap, device=device)
     return lambda score, batch, head, row, key: cap * torch.tanh(score / cap)
 
 
-@functools.lru_cache(maxsize=8)  # the kinds of layers of a pass, and of the one before
+@functools.lru_cache(maxsize=4)  # the kinds of layers of a pass
 def seen_blocks(num_rows: int, num_keys: int, window: int | None, device: torch.device) -> BlockMask:
     """What the last rows of a sequence see, in blocks: all keys up to themselves, or the last so many of those.
 
     transformers and torch make the same by looking at every row and key.
     """
-    first = torch.tensor(num_keys - num_rows, device=device)  # a tensor, for which nothing is compiled anew
-    width = torch.tensor(num_keys if window is None else window, device=device)
+    # Tensors, for which nothing is compiled anew
+    first, width = (torch.full((), n, device=device) for n in (num_keys - num_rows, window or num_keys))
 
     def sees(batch, head, row, key):
         return (key <= row + first) & (key > row + first - width)
@@ -98,10 +110,13 @@ def seen_blocks(num_rows: int, num_keys: int, window: int | None, device: torch.
     any_seen = (first_key <= last_row) & (last_key > first_row - width)
     all_seen = (last_key <= first_row) & (first_key > last_row - width)
     partly, wholly = (_places(x[None, None]) for x in (any_seen & ~all_seen, all_seen))
-    return BlockMask.from_kv_blocks(*partly, *wholly, BLOCK, sees, (num_rows, num_keys))
+    return BlockMask.from_kv_blocks(*partly, *wholly, BLOCK, sees, (num_rows, num_keys), **NO_GRADIENT)
 
 
 def _places(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each row of blocks how many are True, and their places first."""
+    """Of each row of blocks how many are True, and their places first. One row or column of blocks gets another, of which none is
+    seen: nothing is compiled anew for it."""
+    lacking = [max(0, 2 - n) for n in blocks.shape[2:]]
+    blocks = torch.nn.functional.pad(blocks, (0, lacking[1], 0, lacking[0]))
     places = blocks.int().argsort(dim=-1, descending=True, stable=True)
     return blocks.sum(-1, dtype=torch.int32), places.int().contiguous()

@@ -12,20 +12,25 @@ rotary embedding, which is no module of a model, takes Liger's function on a GPU
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
 from ..settings import a_type
+from .abilities import abilities_of
 from .attention import IS_FUSED, attention_layers, decoder_of
 from .kernels import AMPERE, HALF
 from .loading import check_installed
-from .trial import are_alike, told_in_a_line, trial_nll, trial_numbers
+from .rope import context_window, is_settled
+from .trial import NUM_TOKENS, are_alike, told_in_a_line, trial_nll, trial_numbers
 
 
 # Share of the attention to a segment that kernels may differ by: in half precision experts are chosen anew by the last bit
 ATTENTION_TOLERANCE = 0.1
+# Tokens of a trial of attention: more than one block of FlexAttention, and than the windows, unless they are very long
+LEAST_TRIAL_TOKENS, MOST_TRIAL_TOKENS = 300, 8_192
 ROTARY = "apply_rotary_pos_emb"
 # The loss, which is not computed here; and torch's own layer norm, which would be exchanged for all models
 LEFT_OUT = {"cross_entropy": False, "fused_linear_cross_entropy": False, "layer_norm": False}
@@ -62,18 +67,38 @@ def use_fused_attention(name: str, model) -> None:
     Raises:
         ValueError: they do not, or the kernels fail on this model or this device.
     """
-    own, own_attention = trial_numbers(model)
-    for layer in attention_layers(decoder_of(model)):
-        setattr(layer, IS_FUSED, True)
-    with told_in_a_line(f"use_fused_attention: the kernels fail on {name!r}, {a_type(model)}", "leave it out"):
-        found, attention = trial_numbers(model)
-    pairs = list(zip(attention, own_attention, strict=True))
-    if not (are_alike(found, own, model.dtype) and all(abs(a - b) <= ATTENTION_TOLERANCE * b for a, b in pairs)):
-        far = max(abs(a / b - 1) for a, b in pairs)
-        raise ValueError(
-            f"use_fused_attention: with its kernels the numbers of {name!r}, {a_type(model)}, are others: {found:.4f} nats a "
-            f"token on a trial, without {own:.4f}, and attention to a segment differs by {far:.0%}; leave it out."
-        )
+    layers = attention_layers(decoder_of(model))
+    trials = _attention_trials(model, layers)
+    own = [trial_numbers(model, **trial) for trial in trials]
+    try:
+        for layer in layers:
+            setattr(layer, IS_FUSED, True)
+        for trial, (nll, attention) in zip(trials, own, strict=True):
+            with told_in_a_line(f"use_fused_attention: the kernels fail on {name!r}, {a_type(model)}", "leave it out"):
+                found_nll, found = trial_numbers(model, **trial)
+            far = [abs(a - b) / max(b, 1e-9) for a, b in zip(found, attention, strict=True)]
+            if not (are_alike(found_nll, nll, model.dtype) and all(x <= ATTENTION_TOLERANCE for x in far)):
+                raise ValueError(
+                    f"use_fused_attention: with its kernels the numbers of {name!r}, {a_type(model)}, are others: "
+                    f"{found_nll:.4f} nats a token on a trial, without {nll:.4f}, and attention to a segment differs by "
+                    f"{max(far):.0%}; leave it out."
+                )
+    except BaseException:
+        for layer in layers:
+            delattr(layer, IS_FUSED)
+        raise
+
+
+def _attention_trials(model, layers: Sequence[torch.nn.Module]) -> list[dict[str, Any]]:
+    """Trials in which every kind of a model's attention layers runs in every way that kernels are made for: beyond its window, one
+    sequence and several, at the start and after a past."""
+    windows = {getattr(layer, "sliding_window", None) for layer in layers} - {None}
+    seen = [window for window in windows if window <= MOST_TRIAL_TOKENS]
+    num_tokens = min(max([LEAST_TRIAL_TOKENS, *seen]) + NUM_TOKENS, context_window(model.config))
+    ways = [{"batch": 1}, {"batch": 2}]
+    if abilities_of(model.config).keeps_past and is_settled(model.config, num_tokens):
+        ways += [{"batch": 1, "past": True}, {"batch": 2, "past": True}]
+    return [{"num_tokens": num_tokens} | way for way in ways]
 
 
 def check_liger(name: str, model_config, device: torch.device) -> None:

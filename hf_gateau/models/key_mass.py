@@ -56,7 +56,7 @@ def key_mass(
     wanted = torch.arange(query.shape[1], device=query.device)
     if heads is not None:
         wanted = to_device(torch.tensor(heads), query.device)
-        query, sinks_H = query.index_select(1, wanted), None if sinks_H is None else sinks_H[wanted]
+        query, sinks_H = query[:, wanted], None if sinks_H is None else sinks_H[wanted]
     kv_heads = (wanted // groups).int()
     query, key = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key))
     (batch, num_heads, num_rows, size), num_keys = query.shape, key.shape[2]

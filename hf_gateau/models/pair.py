@@ -311,7 +311,8 @@ class ModelPair:
         if self.config.use_fused_attention:
             from .fused import use_fused_attention
 
-            use_fused_attention(name, model)
+            with announced(f"Compiling attention kernels for {name}", after=1.0):
+                use_fused_attention(name, model)
         if self.config.use_liger_kernel:
             from .fused import use_liger
 

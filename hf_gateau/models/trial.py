@@ -11,9 +11,10 @@ from .attention import ATTENTION_NAME
 from .collected import ResponseAttention
 from .packing import Cut
 from .perplexity import batch_nlls
+from .prefill import Prefill
 
 
-NUM_TOKENS, NUM_RESPONSE, NUM_SEGMENT = 24, 8, 4
+NUM_TOKENS, NUM_RESPONSE, NUM_SEGMENTS = 24, 8, 6
 # Nats a token that the two may differ by: in half precision experts are chosen anew by the last bit
 TOLERANCE = {torch.float32: 1e-3}
 HALF_TOLERANCE = 0.1
@@ -52,14 +53,22 @@ def trial_nll(model) -> float:
     return trial_numbers(model)[0]
 
 
-def trial_numbers(model) -> tuple[float, list[float]]:
-    """The same, and the response's attention to each segment of the trial."""
-    start = NUM_TOKENS - NUM_RESPONSE
-    sample = Sample(_trial_ids(model).tolist(), 1, start - 1, start, NUM_TOKENS)
-    attention = ResponseAttention([sample])
-    nlls = batch_nlls(model, [sample.prompt], [sample.response], full=True, response_attention=attention)
-    [means] = attention.segment_means(Cut(NUM_SEGMENT))
-    return nlls[0].mean().item(), means
+def trial_numbers(
+    model, num_tokens: int = NUM_TOKENS, batch: int = 1, past: bool = False
+) -> tuple[float, list[float]]:
+    """The same of the last of some sequences in a batch, and its response's attention to each of its segments; `past`: after a pass
+    over what stands before the response."""
+    start = num_tokens - NUM_RESPONSE
+    samples = [Sample(_trial_ids(model, num_tokens).tolist(), 1, start - 1, start, num_tokens)] * batch
+    attention = ResponseAttention(samples)
+    collected = {"full": True, "response_attention": attention}
+    if past:
+        prefill = Prefill(model, [x.prefix + x.context for x in samples])
+        nlls = prefill.nlls(samples[0].instruction, samples[0].response, **collected)
+    else:
+        nlls = batch_nlls(model, [x.prompt for x in samples], [x.response for x in samples], **collected)
+    means = attention.segment_means(Cut(num_tokens // NUM_SEGMENTS))
+    return nlls[-1].mean().item(), means[-1]
 
 
 @torch.inference_mode()
@@ -79,8 +88,8 @@ def are_alike(found: float, other: float, dtype: torch.dtype) -> bool:
     return abs(found - other) <= TOLERANCE.get(dtype, HALF_TOLERANCE)
 
 
-def _trial_ids(model) -> torch.Tensor:
+def _trial_ids(model, num_tokens: int = NUM_TOKENS) -> torch.Tensor:
     config = model.config.get_text_config()
     embedded = len(model.get_input_embeddings().weight)  # of a decoder's own vocabulary, such as Marian's
     most = min(config.vocab_size, getattr(config, "vocab_size_per_layer_input", config.vocab_size), embedded)
-    return torch.randint(most, (NUM_TOKENS,), generator=torch.Generator().manual_seed(0))
+    return torch.randint(most, (num_tokens,), generator=torch.Generator().manual_seed(0))

@@ -47,15 +47,18 @@ def test_fused_kernels_are_compared_as_on_a_card(monkeypatch):
     few = {"num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 64}
     tiny = {name: (model_type, sizes | few) for name, (model_type, _) in fused.TYPES.items()}
     monkeypatch.setattr(fused, "TYPES", tiny)
+    report = gpu.Report(60.0)
     way, cpu = gpu._way(gpu.AT_TOY_SIZE), torch.device("cpu")
-    lines = list(fused.types(200, 20, way, cpu, torch.float32, gpu._timed(gpu.AT_TOY_SIZE, cpu)))
+    lines = list(fused.types(report, 200, 20, way, cpu, torch.float32, gpu._timed(gpu.AT_TOY_SIZE, cpu)))
     assert [line[0] for line in lines] == [*tiny]
     assert all(float(line[3]) > 0 and float(line[4]) < 1e-4 for line in lines)
     monkeypatch.setattr(
         fused, "WAYS", {"plain": nullcontext, "fused attention": fused.fused_attention, "again": nullcontext}
     )
     model, sample = random_model("tiny", torch.float32, cpu), random_sample(200, 20, 32_000)
-    lines = list(fused.ways(model, {"long": sample, "segments": sample}, way, 1e10, gpu._timed(gpu.AT_TOY_SIZE, cpu)))
+    lines = list(
+        fused.ways(report, model, {"long": sample, "segments": sample}, way, 1e10, gpu._timed(gpu.AT_TOY_SIZE, cpu))
+    )
     assert [float(line[3]) < 1e-4 for line in lines] == [True] * 3 and lines[2][3] == "0.0e+00"
 
 
