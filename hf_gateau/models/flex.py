@@ -19,8 +19,9 @@ from torch.nn.attention.flex_attention import BlockMask
 
 
 BLOCK = 128  # rows and keys that are left out or computed together
-# torch counts the compilations for all models of a process together, and beyond 8 scores would be whole matrices
-LIMITS = dict.fromkeys(("cache_size_limit", "accumulated_cache_size_limit"), 1 << 20)
+# torch counts the compilations for all models of a process together, and beyond 8 scores would be whole matrices; what scores are
+# scaled by is a number of the model
+COMPILING = {"cache_size_limit": 1 << 20, "accumulated_cache_size_limit": 1 << 20, "specialize_float": True}
 # One kernel for few rows and many: that for few has limits of its own
 OPTIONS = {"FORCE_USE_FLEX_ATTENTION": True}
 # What a backward pass needs of a mask, which newer torch leaves out where it is told so
@@ -57,7 +58,7 @@ def flex_output(
         how["score_mod"] = _capping(softcap, query.device)
     attend, tensors = _compiled(), [_laid_out(x) for x in (query, key, value)]
     # Lengths that happen to be equal are no kind of their own
-    with dynamo.patch(**LIMITS), shapes.patch(use_duck_shape=False):
+    with dynamo.patch(**COMPILING), shapes.patch(use_duck_shape=False):
         if sinks_H is None:
             return attend(*tensors, **how).transpose(1, 2)
         output, lse = attend(*tensors, **how, **_asked_for_sums())
