@@ -57,7 +57,7 @@ def test_every_type_that_both_know_has_the_numbers_of_transformers():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not HAS_LIGER, reason='liger-kernel is not installed (`pip install "hf-gateau[liger]"`)')
+@pytest.mark.skipif(not (HAS_LIGER and torch.cuda.is_available()), reason="there is no GPU, or no liger-kernel")
 def test_a_card_has_the_same_numbers_with_and_without(tiny_model, rows):
     how = {**SETTINGS, "long_model": tiny_model, "device": "cuda", "store": False}
     with_, without = (

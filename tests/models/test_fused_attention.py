@@ -250,6 +250,7 @@ def test_the_kernels_compiled_for_cards_that_are_not_here():
     assert [x for x in found if not x["fits"]] == []
 
 
+needs_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 # Each takes seconds to compile
 ON_A_CARD = [(shape, size, torch.bfloat16) for shape in SHAPES for size in (64, 80, 128, 256)]
 ON_A_CARD += [(shape, 128, torch.float16) for shape in SHAPES]
@@ -257,7 +258,7 @@ LONG = ((1, 8, 2, 500, 65_536), None, False, None)
 
 
 @pytest.mark.gpu
-@needs_triton
+@needs_a_card
 @pytest.mark.parametrize("shape, size, dtype", [*ON_A_CARD, (LONG, 128, torch.bfloat16)], ids=str)
 def test_sums_of_weights_on_a_card(shape, size, dtype):
     (query, key, _), how, window = made(*shape, dtype=dtype, size=size, device="cuda")
@@ -268,6 +269,7 @@ def test_sums_of_weights_on_a_card(shape, size, dtype):
 
 
 @pytest.mark.gpu
+@needs_a_card
 @pytest.mark.parametrize("shape, size", [*((shape, 64) for shape in SHAPES), (SHAPES[1], 256)], ids=str)
 def test_flex_attention_on_a_card(shape, size):
     tensors, how, window = made(*shape, dtype=torch.bfloat16, size=size, device="cuda")
@@ -277,7 +279,7 @@ def test_flex_attention_on_a_card(shape, size):
 
 
 @pytest.mark.gpu
-@needs_triton
+@needs_a_card
 @pytest.mark.parametrize("model_type", IN_CI)
 def test_a_model_on_a_card_has_the_same_numbers_with_and_without(model_type, tmp_path, tokenizer):
     tiny_model(model_type, str(tmp_path), tokenizer)
