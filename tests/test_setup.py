@@ -17,7 +17,8 @@ pytestmark = pytest.mark.quick
 PACKAGE = ROOT / "hf_gateau"
 # Module -> its distribution, where the names differ by more than a hyphen
 DISTRIBUTIONS = {"markdown_it": "markdown-it-py", "yaml": "pyyaml", "sklearn": "scikit-learn"}
-NOT_OURS = {"vllm"}  # depends on one exact torch: an extra would decide about it; the message says `pip install vllm`
+# vLLM depends on one exact torch, and torch for GPUs on one exact Triton: an extra would decide about it; messages say what to do
+NOT_OURS = {"vllm", "triton"}
 FORM = re.compile(r"hf-gateau\[(\w+)\]")
 
 
