@@ -3,6 +3,7 @@
 import ast
 import re
 import runpy
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ PACKAGE = ROOT / "hf_gateau"
 DISTRIBUTIONS = {"markdown_it": "markdown-it-py", "yaml": "pyyaml", "sklearn": "scikit-learn"}
 # vLLM depends on one exact torch, and torch for GPUs on one exact Triton: an extra would decide about it; messages say what to do
 NOT_OURS = {"vllm", "triton"}
+KERNELS = "hf_gateau/models/key_mass.py"  # written in Triton, and read where somebody asks for them
 FORM = re.compile(r"hf-gateau\[(\w+)\]")
 
 
@@ -59,7 +61,14 @@ def test_every_import_is_declared(declared):
     assert len({name for name, *_ in found}) > 15
     for name, file, is_at_once in found:
         assert name in needed | optional | NOT_OURS, f"{file} imports {name}, which setup.py does not name"
-        assert name in needed or not is_at_once, f"{file} imports {name} at once, and only an extra has it"
+        assert name in needed or not is_at_once or file == KERNELS, (
+            f"{file} imports {name} at once, and only an extra has it"
+        )
+
+
+def test_kernels_are_read_by_nobody_at_once():
+    code = "import sys, hf_gateau.measuring.passes, hf_gateau.models.fused; sys.exit('hf_gateau.models.key_mass' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_nothing_is_declared_in_vain(declared):
