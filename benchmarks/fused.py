@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from hf_gateau.measuring.costs import RowShape, Way, flops, model_shape, row_work
-from hf_gateau.models.attention import ATTENTION_NAME, IS_FUSED
+from hf_gateau.models.attention import IS_FUSED
 from hf_gateau.models.fused import check_fused_attention, check_liger, use_fused_attention, use_liger
 from hf_gateau.models.perplexity import batch_nlls
 from hf_gateau.planning.pilot import Memory
 from hf_gateau.rows.samples import Sample
 
-from .long_context import GIB, parts, random_sample
+from .long_context import GIB, parts, random_sample, random_weights
 
 
 HEADER = ("farthest, nats a token", "GiB above the weights")
@@ -35,7 +35,8 @@ TYPES: dict[str, tuple[str, dict[str, Any]]] = {
          "sliding_window": 1024, "sliding_window_pattern": 4},
     ),
 }  # fmt: skip
-NUM_LAYERS, VOCAB_SIZE = 4, 32_000
+VOCAB_SIZE = 32_000
+SHAPE = {"num_hidden_layers": 4, "vocab_size": VOCAB_SIZE, "max_position_embeddings": 1 << 17}
 
 
 def ways(
@@ -74,12 +75,15 @@ def types(
     timed: Callable[[Callable], float],
 ) -> Iterator[Sequence[str]]:
     """A line for each type of model that SDPA serves in part or not at all: its long pass without and with fused attention."""
+    from transformers import AutoConfig
+
     for name, (model_type, sizes) in TYPES.items():
         if not report.has_time(name):
             return
         try:
             check_fused_attention(device, str(dtype).removeprefix("torch."))
-            model = _random_model(model_type, sizes, device, dtype)
+            config = AutoConfig.for_model(model_type, **sizes, **SHAPE)
+            model = random_weights(config, dtype, device)
             sample, seconds, nlls = random_sample(context, response, VOCAB_SIZE), [], []
             for change in (nullcontext, fused_attention):
                 with change(model):
@@ -90,17 +94,6 @@ def types(
             continue
         ratio, far = f"{seconds[0] / seconds[1]:.2f}", f"{(nlls[1] - nlls[0]).abs().max().item():.1e}"
         yield name, *(f"{x:.3f} s" for x in seconds), ratio, far
-
-
-def _random_model(model_type: str, sizes: dict[str, Any], device: torch.device, dtype: torch.dtype):
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    shape = {"num_hidden_layers": NUM_LAYERS, "vocab_size": VOCAB_SIZE, "max_position_embeddings": 1 << 17}
-    config = AutoConfig.for_model(model_type, **sizes, **shape)
-    torch.manual_seed(0)
-    with device:
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION_NAME)
-    return model.eval()
 
 
 def why_not(error: Exception) -> str:

@@ -126,7 +126,7 @@ def timed(call: Callable[[], object], device: torch.device, repeats: int) -> flo
         call()
         synchronise(device)
         best = min(best, time.perf_counter() - started) if i else best
-        if best > LONG and best < float("inf"):
+        if LONG < best < float("inf"):
             break
     return best
 

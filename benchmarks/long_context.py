@@ -43,9 +43,16 @@ HEADER = ("context", "part", "seconds", "tokens/s", "share of matrix rate", "pea
 
 def random_model(shape: str, dtype: torch.dtype, device: torch.device):
     """A Llama of that shape with random weights, ready to be measured with."""
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    from transformers import LlamaConfig
 
     config = LlamaConfig(**SHAPES[shape], max_position_embeddings=1 << 18, rope_parameters={"rope_theta": 1e7})
+    return random_weights(config, dtype, device)
+
+
+def random_weights(config, dtype: torch.dtype, device: torch.device):
+    """A model of a configuration with random weights, ready to be measured with."""
+    from transformers import AutoModelForCausalLM
+
     torch.manual_seed(0)
     with device:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION_NAME)

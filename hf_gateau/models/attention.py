@@ -114,8 +114,9 @@ class _Layer:
         self.kw = {"scaling": scaling, **kw}
         self.end = key.shape[2]
         self.start = self.end - query.shape[2]
-        self.has_window = bool(kw.get("sliding_window"))
-        self.window = kw.get("sliding_window") or self.end
+        # Some models hand a window on that their mask does not have, such as OLMoE
+        window = kw.get("sliding_window") if mask is not None else None
+        self.has_window, self.window = bool(window), window or self.end
         self.sdpa_serves = all(kw.get(name) is None for name in EAGER_ALONE)
         self.mass_is_fused = getattr(module, IS_FUSED, False) and kw.get(BIAS) is None
 
@@ -175,27 +176,23 @@ class _Layer:
     @property
     def flex_serves(self) -> bool:
         """Whether FlexAttention is to compute what SDPA cannot, or by a mask alone: of masks it is told the sliding window's."""
-        if self.mask is None:
-            return self.mass_is_fused and not self.sdpa_serves
-        return self.mass_is_fused and self.has_window
+        return self.mass_is_fused and (self.has_window or (self.mask is None and not self.sdpa_serves))
 
     def flex(self, start: int, end: int) -> torch.Tensor:
         """Some rows by FlexAttention."""
         from .flex import flex_output  # with which torch reads its compiler
 
-        window = None if self.mask is None else self.window
-        return flex_output(*self._slices(start, end, 0), **self._scoring(), window=window)
+        return flex_output(*self._slices(start, end, 0), **self._scoring(), window=self.window)
 
     def mass(
         self, start: int, heads: tuple[int, ...] | None, collected: ResponseAttention
     ) -> tuple[torch.Tensor, int]:
         """What rows from `start` on pay to keys, of some heads or of all, as `ResponseAttention.add_mass` takes it."""
-        first_key = 0 if self.mask is None else max(0, start - self.window + 1)
+        first_key = max(0, start - self.window + 1)
         query, key, _ = self._slices(start, self.end, first_key)
         share_BQ = collected.share(start, query.shape[2], query.device)
-        seen = {}
-        if self.mask is not None:
-            seen = {"window": self.window} if self.has_window else {"mask": self._mask(start, self.end, first_key)}
+        is_known = self.mask is None or self.has_window
+        seen = {"window": self.window} if is_known else {"mask": self._mask(start, self.end, first_key)}
         scoring = self._scoring()
         if scoring["sinks_H"] is not None and not self._sinks_weigh():
             scoring["sinks_H"] = None

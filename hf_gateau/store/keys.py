@@ -16,9 +16,10 @@ What other scorers than the pair measure is kept by what a row says and where it
 tokenizer too, unless the model's commit tells it.
 
 In none of them, since it changes no number by more than rounding does: where files are and what they are called, how a model is
-named, `device`, `device_map`, `attn_implementation`, `use_fused_attention`, `use_liger_kernel`, `batch_tokens`, `store`, `on_error`, the order
-of rows and what stands beside them, columns that measuring does not read, a `generation_config.json`; and the versions of libraries: an upgrade must not
-throw away what took days, and where one is known to have changed numbers the version of the measuring code is raised.
+named, `device`, `device_map`, `attn_implementation`, `use_fused_attention`, `use_liger_kernel`, `batch_tokens`, `store`, `on_error`,
+the order of rows and what stands beside them, columns that measuring does not read, a `generation_config.json`; and the versions of
+libraries: an upgrade must not throw away what took days, and where one is known to have changed numbers the version of the measuring
+code is raised.
 
 `layout_key` stands for what makes tokens of rows, without any row: so two ways of laying out compare, and what `datasets` keeps of
 one is not taken for the other's.

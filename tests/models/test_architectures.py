@@ -44,10 +44,12 @@ KINDS = (
 FOUND = json.loads((files("hf_gateau.models") / "architectures.json").read_text(encoding="utf-8"))
 
 
-def holds(model_type: str, folder: str, tokenizer, change: Callable[[str, Any], None] | None = None) -> None:
+def holds(
+    model_type: str, folder: str, tokenizer, change: Callable[[str, Any], None] | None = None, **settings
+) -> None:
     """Assert that a type is refused before any row, or measured like its own full passes in every way; also with a change to the
-    loaded model."""
-    tiny_model(model_type, folder, tokenizer)
+    loaded model, or other settings of its configuration."""
+    tiny_model(model_type, folder, tokenizer, **settings)
     if abilities_of(tiny_config(model_type)).refusal is not None:
         with pytest.raises((ValueError, KeyError)) as refused:
             open_pair(folder)
@@ -75,6 +77,25 @@ def test_a_type_whose_outputs_a_fused_kernel_gives(model_type, tmp_path, tokeniz
     """As on a GPU: the response's rows too go through SDPA, and their weights are computed beside it."""
     monkeypatch.setattr(attention, "OUTPUTS_ARE_FUSED", ("cpu",))
     holds(model_type, str(tmp_path), tokenizer)
+
+
+def test_a_window_that_a_model_hands_on_and_its_mask_does_not_have(tmp_path, tokenizer):
+    """OLMoE's layers tell of a window, and transformers' own pass sees everything."""
+    holds("olmoe", str(tmp_path), tokenizer, sliding_window=24)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_every_type_with_a_window(model_type, tmp_path, tokenizer):
+    """Those that have one, and none by default."""
+    try:
+        config = tiny_config(model_type)
+        if getattr(config, "sliding_window", 0) is not None:
+            pytest.skip("as in the test of every type")
+        tiny_model(model_type, str(tmp_path / "tried"), tokenizer, sliding_window=24)
+    except Exception as error:  # what cannot be built tiny is told as such
+        pytest.skip(f"not built: {error}")
+    holds(model_type, str(tmp_path), tokenizer, sliding_window=24)
 
 
 @pytest.mark.slow
